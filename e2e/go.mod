@@ -1,0 +1,3 @@
+module github.com/sluicesync/sluice/e2e
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module github.com/sluicesync/sluice/libs/kit
+
+go 1.26.0

@@ -1,0 +1,112 @@
+package model
+
+// Checkpoint is a consistent cut: the ops up to Op are exactly the effect of
+// the source transactions up to Position (D1).
+type Checkpoint struct {
+	Op       OpID
+	Position Position
+}
+
+// WriteCheckpoint is a number handed to a client, acknowledged once a
+// checkpoint's position reaches Head.
+type WriteCheckpoint struct {
+	UserKey string // "user" or "user/client"
+	ID      uint64
+	Head    Position
+}
+
+// StreamState is the life of a replication stream (spec/05 §1).
+type StreamState uint8
+
+const (
+	Processing StreamState = iota + 1 // snapshot or catch-up running
+	Active                            // consistent, serving clients
+	Errored                           // serving frozen data, being replaced
+	Stopped                           // replaced, to be cleaned
+	Terminated                        // cleaned, kept for history
+)
+
+func (s StreamState) String() string {
+	switch s {
+	case Processing:
+		return "PROCESSING"
+	case Active:
+		return "ACTIVE"
+	case Errored:
+		return "ERRORED"
+	case Stopped:
+		return "STOP"
+	case Terminated:
+		return "TERMINATED"
+	}
+	return "StreamState"
+}
+
+// Stream is a replication stream: one sync config version with its own
+// snapshot and its own buckets.
+type Stream struct {
+	ID   StreamID
+	Name string // of the stream, and of its slot in Postgres
+	// Config is the sync config's YAML.
+	Config string
+	// Tables that the config reads and how source values become SQLite values:
+	// what the replicator needs of a plan.
+	Tables  []TablePattern
+	Values  ValueOptions
+	State   StreamState
+	Head    StreamHead
+	Created Micros
+}
+
+// StreamHead is how far a stream is: the state that one commit moves.
+type StreamHead struct {
+	Epoch Epoch
+	// Applied is the end of the last committed batch, perhaps within a source
+	// transaction; Persisted is the highest op id used.
+	Applied   Cursor
+	Persisted OpID
+	// Checkpoint is what readers see.
+	Checkpoint         Checkpoint
+	SnapshotDone       bool
+	NoCheckpointBefore Position
+	CommitTime         Micros
+	Heartbeat          Micros
+	PublishedAt        Micros
+	EvaluatedAt        Micros
+	StoredAt           Micros
+	// LastError is the last fatal error of replication, "" after a success.
+	LastError   string
+	LastErrorAt Micros
+}
+
+// ValueOptions say how source values become SQLite values: the compatibility
+// options of a sync config that concern conversion (spec/03 §2 and §9).
+type ValueOptions struct {
+	// ISO8601: timestamps with T and a fixed number of digits.
+	ISO8601 bool
+	// MaxDigits of sub-second precision plus one; 0 = the source's default.
+	// (So the zero ValueOptions is edition 1.)
+	MaxDigits uint8
+	// CustomTypes: Postgres domains, composites, ranges and arrays of them are
+	// decoded rather than passed as text.
+	CustomTypes bool
+}
+
+// CheckpointNotice tells gateways that a stream's checkpoint moved, or that
+// write checkpoints were reached. It is a hint: losing one costs latency only.
+type CheckpointNotice struct {
+	Stream     StreamID
+	Sequence   uint64 // consecutive per bucket-store writer run; a gap means: re-read
+	Run        uint64 // which run
+	Checkpoint Checkpoint
+	// Buckets and Lookups changed since the previous notice; if Everything is
+	// set they are too many to list.
+	Buckets    []string
+	Lookups    []string
+	Everything bool
+	// Reached write checkpoints since the previous notice.
+	Reached    []WriteCheckpoint
+	CommitTime Micros
+	Heartbeat  Micros
+	StoredAt   Micros
+}

@@ -1,0 +1,3 @@
+module github.com/sluicesync/sluice/libs/model
+
+go 1.26.0

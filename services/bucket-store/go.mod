@@ -1,0 +1,3 @@
+module github.com/sluicesync/sluice/services/bucket-store
+
+go 1.26.0

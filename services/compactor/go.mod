@@ -1,0 +1,3 @@
+module github.com/sluicesync/sluice/services/compactor
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module github.com/sluicesync/sluice/services/rules-evaluator
+
+go 1.26.0

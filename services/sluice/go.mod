@@ -1,0 +1,3 @@
+module github.com/sluicesync/sluice/services/sluice
+
+go 1.26.0

@@ -1,0 +1,3 @@
+module github.com/sluicesync/sluice/services/sync-gateway
+
+go 1.26.0
