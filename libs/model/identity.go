@@ -25,8 +25,8 @@ func UUID5(name []byte) [16]byte {
 
 // RowIdentity returns the RowID of a row of t: UUID v5 over the BSON document
 // of its key columns, in column order (spec/04 §1.4, conformance
-// checksums.json row_identity). ok is false if t has no key columns or row
-// lacks one. scratch is reused if large enough.
+// checksums.json row_identity). ok is false if t has no key columns (id is then
+// the same for every row) or row lacks one. scratch is reused if large enough.
 func RowIdentity(t *SourceTable, row []Value, scratch []byte) (id RowID, ok bool, _ []byte) {
 	b := append(scratch[:0], 0, 0, 0, 0)
 	for i := range t.Columns {
@@ -41,10 +41,7 @@ func RowIdentity(t *SourceTable, row []Value, scratch []byte) (id RowID, ok bool
 	}
 	b = append(b, 0)
 	binary.LittleEndian.PutUint32(b, uint32(len(b)))
-	if !ok {
-		return RowID{}, false, b
-	}
-	return RowID(UUID5(b)), true, b
+	return RowID(UUID5(b)), ok, b
 }
 
 // appendBSON appends an element as the reference writes it: integers as int64,
