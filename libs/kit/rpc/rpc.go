@@ -1,0 +1,164 @@
+// Package rpc is how services serve and call gRPC: one set of limits, keepalive
+// and error mapping for both ends, over TCP or within a process.
+//
+// Invariants:
+//
+//   - An errs.Error that a handler returns arrives at the caller as an
+//     errs.Error with the same code, for unary calls and streams alike
+//     (TestErrorCrosses).
+//   - Serve returns only when no handler runs any more (TestServeStops).
+//   - A handler that panics costs its own call only (TestPanic).
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/service"
+)
+
+const (
+	// MaxMessage bounds one message in either direction.
+	MaxMessage = 64 << 20
+	// drainTime is how long Serve waits for running calls before it cuts them.
+	drainTime = 5 * time.Second
+	// pingInterval is how soon a dead connection is noticed, about.
+	pingInterval = 5 * time.Second
+	window       = 4 << 20
+)
+
+// Serve serves what register registers on lis until ctx ends, then lets running
+// calls end (their contexts are cancelled after 5 s) and returns nil. It owns
+// lis. The standard health service answers SERVING.
+func Serve(ctx context.Context, lis net.Listener, env service.Env, register func(grpc.ServiceRegistrar)) error {
+	s := grpc.NewServer(
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(2*window),
+		grpc.ReadBufferSize(128<<10),
+		grpc.WriteBufferSize(128<<10),
+		grpc.MaxConcurrentStreams(100_000),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingInterval, Timeout: pingInterval}),
+		grpc.UnaryInterceptor(unaryServer(env.Log)),
+		grpc.StreamInterceptor(streamServer(env.Log)),
+		grpc.WaitForHandlers(true),
+	)
+	register(s)
+	h := health.NewServer()
+	healthpb.RegisterHealthServer(s, h)
+	done := make(chan error, 1) // one value: Serve's
+	go func() { done <- s.Serve(lis) }()
+	select {
+	case err := <-done:
+		s.Stop()
+		return fmt.Errorf("serve %s: %w", lis.Addr(), err)
+	case <-ctx.Done():
+	}
+	h.Shutdown()
+	cut := time.AfterFunc(drainTime, s.Stop)
+	s.GracefulStop()
+	cut.Stop()
+	if err := <-done; err != nil {
+		return fmt.Errorf("serve %s: %w", lis.Addr(), err)
+	}
+	return nil
+}
+
+// Dial returns a connection to target (host:port) without waiting for it: a
+// server that is not there yet is tried again at least once a second. Calls
+// made with grpc.WaitForReady(true) wait for it.
+func Dial(target string) (*grpc.ClientConn, error) {
+	c, err := grpc.NewClient(target, options()...)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", target, err)
+	}
+	return c, nil
+}
+
+// Pipe returns the two ends of a connection within the process. The listener
+// behaves like any other; close the connection before it is dropped.
+func Pipe() (net.Listener, *grpc.ClientConn) {
+	lis := bufconn.Listen(1 << 20)
+	c, err := grpc.NewClient("passthrough:///in-process", append(options(),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }))...)
+	if err != nil {
+		panic(fmt.Sprintf("rpc: dial in process: %v", err)) // the target is a constant
+	}
+	return lis, c
+}
+
+func options() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: pingInterval, PermitWithoutStream: true}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: time.Second,
+		}),
+		grpc.WithInitialWindowSize(window),
+		grpc.WithInitialConnWindowSize(2 * window),
+		grpc.WithReadBufferSize(128 << 10),
+		grpc.WithWriteBufferSize(128 << 10),
+		grpc.WithIdleTimeout(0),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithUnaryInterceptor(unaryClient),
+		grpc.WithStreamInterceptor(streamClient),
+	}
+}
+
+func unaryServer(log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (_ any, err error) {
+		defer recovered(log, info.FullMethod, &err)
+		resp, err := next(ctx, req)
+		return resp, errs.ToGRPC(err)
+	}
+}
+
+func streamServer(log *slog.Logger) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+		defer recovered(log, info.FullMethod, &err)
+		return errs.ToGRPC(next(srv, ss))
+	}
+}
+
+// recovered turns a panic, which is a bug in one handler, into that call's
+// error.
+func recovered(log *slog.Logger, method string, err *error) {
+	if r := recover(); r != nil {
+		log.Error("panic in gRPC handler", "method", method, "panic", r, "stack", string(debug.Stack()))
+		*err = errs.ToGRPC(errs.New(errs.S0001, "internal error in %s", method))
+	}
+}
+
+func unaryClient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return errs.FromGRPC(invoke(ctx, method, req, reply, cc, opts...))
+}
+
+func streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := open(ctx, desc, cc, method, opts...)
+	if err != nil {
+		return nil, errs.FromGRPC(err)
+	}
+	return clientStream{s}, nil
+}
+
+type clientStream struct{ grpc.ClientStream }
+
+func (s clientStream) RecvMsg(m any) error { return errs.FromGRPC(s.ClientStream.RecvMsg(m)) }
+func (s clientStream) SendMsg(m any) error { return errs.FromGRPC(s.ClientStream.SendMsg(m)) }
