@@ -39,7 +39,7 @@ type Ident struct {
 
 // Unsupported is a clause that parses but that no edition supports. Its place
 // is the clause's content (LIMIT ⟦5⟧, ORDER BY ⟦id⟧, FOR ⟦UPDATE⟧); for
-// DISTINCT, WITH and set operations the whole statement; in a call the
+// DISTINCT and statements that are not a SELECT the whole statement; in a call the
 // function's name.
 type Unsupported struct {
 	Loc
@@ -53,9 +53,9 @@ type Select struct {
 	From    []Source       // in text order; empty without FROM
 	Where   Expr           // or nil
 	// Unsupported clauses, in text order: DISTINCT, GROUP BY, HAVING, WINDOW,
-	// ORDER BY, LIMIT, OFFSET, FETCH, FOR, UNION, INTERSECT, EXCEPT, WITH. For a
-	// statement of another kind (INSERT, VALUES, …) the only entry is that
-	// keyword with the span of the whole statement, and NotSelect is set.
+	// ORDER BY, LIMIT, OFFSET, FETCH, FOR. For a statement of another kind (WITH,
+	// VALUES, INSERT, UNION, INTERSECT, EXCEPT, …) the only entry is that keyword
+	// with the span of the whole statement, and NotSelect is set.
 	Unsupported []Unsupported
 	NotSelect   bool
 	// More are the statements after the first (top level only): legacy rules
@@ -333,4 +333,3 @@ func (*Array) expr()     {}
 func (*List) expr()      {}
 func (*Subquery) expr()  {}
 func (*Other) expr()     {}
-

@@ -7,7 +7,9 @@
 //
 // Invariants:
 //
-//   - No input makes Parse panic or nest deeper than MaxDepth (FuzzParse).
+//   - No input makes Parse panic, and recursion is bounded by MaxDepth, except
+//     for chains of left-associative operators, whose tree is as deep as the
+//     chain is long (FuzzParse).
 //   - Spans lie within the text and children lie within their parents, lists'
 //     and subqueries' parentheses belonging to the parent (FuzzParse,
 //     TestParse).
