@@ -1,0 +1,3 @@
+module github.com/sluicesync/sluice/tools/arrows
+
+go 1.26.0
