@@ -3,10 +3,17 @@ module github.com/sluicesync/sluice/libs/wire
 go 1.26.0
 
 require (
-	github.com/google/go-cmp v0.7.0
 	github.com/sluicesync/sluice/libs/model v0.0.0
 	github.com/sluicesync/sluice/proto v0.0.0
 	google.golang.org/protobuf v1.36.12
+)
+
+require (
+	golang.org/x/net v0.60.0 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
+	google.golang.org/grpc v1.85.0 // indirect
 )
 
 replace (
