@@ -1,0 +1,271 @@
+package postgres
+
+import (
+	"encoding/hex"
+	"math"
+	"strconv"
+	"unsafe"
+
+	"github.com/sluicesync/sluice/libs/model"
+)
+
+// converter makes SQLite values of the text forms of Postgres values: spec/04
+// §2.7, exactly as testdata/pg_types.json (TestPgTypes). Texts live in its
+// arena.
+type converter struct {
+	options model.ValueOptions
+	arena   *arena
+}
+
+// digits is the number of sub-second digits with ISO 8601 timestamps.
+func (c *converter) digits() int {
+	if c.options.MaxDigits == 0 {
+		return 6
+	}
+	return min(int(c.options.MaxDigits)-1, 6)
+}
+
+// value converts the text b of type t.
+func (c *converter) value(t *pgType, b []byte) model.Value {
+	switch t.kind {
+	case kindInteger:
+		return integer(b)
+	case kindReal:
+		return model.RealValue(float(b))
+	case kindBool:
+		return model.BoolValue(len(b) == 1 && b[0] == 't')
+	case kindBytes:
+		return c.bytes(b)
+	case kindDate:
+		switch {
+		case len(b) > 0 && b[0] == 'i':
+			return model.TextValue("9999-12-31")
+		case len(b) > 0 && b[0] == '-' && string(b) == "-infinity":
+			return model.TextValue("0000-01-01")
+		}
+	case kindTimestamp, kindTimestampTZ:
+		dst, ok := c.appendTimestamp(c.arena.reserve(len(b)+16), b, t.kind == kindTimestampTZ)
+		if !ok {
+			return model.NullValue
+		}
+		return model.TextValue(c.arena.take(dst))
+	case kindTime:
+		return model.TextValue(c.arena.take(c.appendTime(c.arena.reserve(len(b)+8), b)))
+	case kindLSN:
+		return model.TextValue(c.arena.take(appendLSN(c.arena.reserve(17), b)))
+	case kindArray:
+		if !t.custom || c.options.CustomTypes {
+			return model.TextValue(c.arena.take(c.appendArray(c.arena.reserve(2*len(b)+16), t.elem, b)))
+		}
+	case kindDomain:
+		if c.options.CustomTypes && t.elem != nil {
+			return c.value(t.elem, b)
+		}
+	case kindComposite:
+		if c.options.CustomTypes {
+			return model.TextValue(c.arena.take(c.appendComposite(c.arena.reserve(4*len(b)+64), t, b)))
+		}
+	case kindRange:
+		if c.options.CustomTypes && t.elem != nil && string(b) != "empty" {
+			return model.TextValue(c.arena.take(c.appendRange(c.arena.reserve(4*len(b)+64), t.elem, b)))
+		}
+	case kindMultirange:
+		if c.options.CustomTypes && t.elem != nil && t.elem.elem != nil {
+			return model.TextValue(c.arena.take(c.appendMultirange(c.arena.reserve(4*len(b)+64), t.elem.elem, b)))
+		}
+	}
+	return model.TextValue(c.arena.text(b))
+}
+
+// integer parses what the server prints for an integer: digits that fit int64.
+func integer(b []byte) model.Value {
+	digits := b
+	negative := false
+	if len(digits) > 0 && digits[0] == '-' {
+		negative = true
+		digits = digits[1:]
+	}
+	if len(digits) == 0 || len(digits) > 19 {
+		return model.NullValue
+	}
+	var n uint64
+	for _, d := range digits {
+		if d -= '0'; d > 9 {
+			return model.NullValue
+		}
+		n = n*10 + uint64(d)
+	}
+	if negative {
+		return model.IntegerValue(-int64(n))
+	}
+	return model.IntegerValue(int64(n))
+}
+
+func float(b []byte) float64 {
+	if len(b) == 0 {
+		return math.NaN()
+	}
+	f, err := strconv.ParseFloat(unsafe.String(&b[0], len(b)), 64)
+	if err != nil && !math.IsInf(f, 0) {
+		return math.NaN()
+	}
+	return f
+}
+
+// bytes decodes the hex form of bytea.
+func (c *converter) bytes(b []byte) model.Value {
+	if len(b) < 2 || b[0] != '\\' || b[1] != 'x' {
+		return model.BlobValue(c.arena.text(b))
+	}
+	b = b[2:]
+	dst := c.arena.reserve(len(b) / 2)[:len(b)/2]
+	if _, err := hex.Decode(dst, b); err != nil {
+		return model.NullValue
+	}
+	return model.BlobValue(c.arena.take(dst))
+}
+
+// appendLSN pads both halves of a pg_lsn to eight upper-case digits, so that
+// texts compare as positions do.
+func appendLSN(dst, b []byte) []byte {
+	pad := func(half []byte) {
+		for i := len(half); i < 8; i++ {
+			dst = append(dst, '0')
+		}
+		for _, d := range half {
+			if 'a' <= d && d <= 'f' {
+				d -= 'a' - 'A'
+			}
+			dst = append(dst, d)
+		}
+	}
+	for i, d := range b {
+		if d == '/' {
+			pad(b[:i])
+			dst = append(dst, '/')
+			pad(b[i+1:])
+			return dst
+		}
+	}
+	return append(dst, b...)
+}
+
+// appendJSON appends a value inside an array, composite or range.
+func (c *converter) appendJSON(dst []byte, t *pgType, b []byte) []byte {
+	switch t.kind {
+	case kindInteger:
+		return append(dst, b...)
+	case kindReal:
+		return appendFloat(dst, float(b))
+	case kindBool:
+		if len(b) == 1 && b[0] == 't' {
+			return append(dst, '1')
+		}
+		return append(dst, '0')
+	case kindBytes:
+		return append(dst, "null"...) // JSON has no blobs
+	case kindJSON:
+		return append(dst, b...)
+	case kindArray:
+		if !t.custom || c.options.CustomTypes {
+			return c.appendArray(dst, t.elem, b)
+		}
+	case kindDomain:
+		if c.options.CustomTypes && t.elem != nil {
+			return c.appendJSON(dst, t.elem, b)
+		}
+	case kindComposite:
+		if c.options.CustomTypes {
+			return c.appendComposite(dst, t, b)
+		}
+	case kindRange:
+		if c.options.CustomTypes && t.elem != nil && string(b) != "empty" {
+			return c.appendRange(dst, t.elem, b)
+		}
+	case kindMultirange:
+		if c.options.CustomTypes && t.elem != nil && t.elem.elem != nil {
+			return c.appendMultirange(dst, t.elem.elem, b)
+		}
+	case kindTimestamp, kindTimestampTZ:
+		dst = append(dst, '"')
+		with, ok := c.appendTimestamp(dst, b, t.kind == kindTimestampTZ)
+		if !ok {
+			return append(dst[:len(dst)-1], "null"...)
+		}
+		return append(with, '"')
+	case kindTime:
+		return append(c.appendTime(append(dst, '"'), b), '"')
+	case kindLSN:
+		return append(appendLSN(append(dst, '"'), b), '"')
+	case kindDate:
+		switch string(b) {
+		case "infinity":
+			return append(dst, `"9999-12-31"`...)
+		case "-infinity":
+			return append(dst, `"0000-01-01"`...)
+		}
+	}
+	return appendQuoted(dst, b)
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendQuoted appends b as a JSON string.
+func appendQuoted(dst, b []byte) []byte {
+	dst = append(dst, '"')
+	start := 0
+	for i, ch := range b {
+		if ch >= 0x20 && ch != '"' && ch != '\\' {
+			continue
+		}
+		dst = append(dst, b[start:i]...)
+		start = i + 1
+		switch ch {
+		case '"', '\\':
+			dst = append(dst, '\\', ch)
+		case '\b':
+			dst = append(dst, '\\', 'b')
+		case '\f':
+			dst = append(dst, '\\', 'f')
+		case '\n':
+			dst = append(dst, '\\', 'n')
+		case '\r':
+			dst = append(dst, '\\', 'r')
+		case '\t':
+			dst = append(dst, '\\', 't')
+		default:
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[ch>>4], hexDigits[ch&15])
+		}
+	}
+	dst = append(dst, b[start:]...)
+	return append(dst, '"')
+}
+
+// appendFloat appends a real in JSON as the reference server does: shortest
+// digits, JavaScript's choice of exponent, and .0 after a whole number.
+func appendFloat(dst []byte, f float64) []byte {
+	switch {
+	case math.IsNaN(f):
+		return append(dst, "NaN"...)
+	case math.IsInf(f, 1):
+		return append(dst, "Infinity"...)
+	case math.IsInf(f, -1):
+		return append(dst, "-Infinity"...)
+	}
+	if a := math.Abs(f); a != 0 && (a < 1e-6 || a >= 1e21) {
+		n := len(dst)
+		dst = strconv.AppendFloat(dst, f, 'e', -1, 64)
+		// e-07 becomes e-7
+		for i := n; i < len(dst); i++ {
+			if dst[i] == 'e' && i+2 < len(dst) && dst[i+2] == '0' {
+				dst = append(dst[:i+2], dst[i+3:]...)
+			}
+		}
+		return dst
+	}
+	dst = strconv.AppendFloat(dst, f, 'f', -1, 64)
+	if f == math.Trunc(f) {
+		dst = append(dst, '.', '0')
+	}
+	return dst
+}
