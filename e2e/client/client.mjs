@@ -179,6 +179,13 @@ const operations = {
   async query(request) {
     return await find(request).db.getAll(request.sql, request.args ?? []);
   },
+  async raw_query(request) {
+    // Rows as arrays, in the order of the columns.
+    return await find(request).db.readLock(async (tx) => {
+      const { rawRows, columnNames } = await tx.executeRaw(request.sql, request.args ?? []);
+      return { columns: columnNames, rows: rawRows };
+    });
+  },
   async execute(request) {
     // A list of statements is one local transaction, which is one upload.
     const { db } = find(request);

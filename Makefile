@@ -1,0 +1,84 @@
+# `make` lists the targets. Every target works from a fresh clone on a machine with
+# Go, Node and, for the tests, a Postgres (installed by itself on Debian as root).
+
+MODULES  := ./libs/... ./services/... ./proto/... ./tools/arrows/...
+EVERY    := $(MODULES) ./e2e/...
+SERVICES := bucket-store compactor replicator rules-evaluator sluice sync-gateway
+CONFIG   ?= powersync.yaml
+DATA     ?= data
+REPLICAS ?= 1
+FUZZTIME ?= 20s
+SIM_N    ?= 1000
+
+.DEFAULT_GOAL := help
+.PHONY: help build client generate lint arrows tidy test race unit e2e fuzz sim bench conformance demo verify up down clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## bin/sluice (all in one process) and one binary a service
+	go build -o bin/ $(foreach s,$(SERVICES),./services/$(s)/cmd/$(s))
+
+client: ## install the client SDK that the tests and the demo use
+	cd e2e/client && npm ci --ignore-scripts --no-audit --no-fund
+
+generate: ## make the Go code of proto/ again
+	cd tools/generate && GOWORK=off go run . ../../proto
+
+bin/tools/staticcheck: tools/staticcheck/go.mod
+	cd tools/staticcheck && GOWORK=off go build -o ../../bin/tools/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+lint: bin/tools/staticcheck ## gofmt, go vet, staticcheck
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs -r gofmt -l); \
+	  [ -z "$$unformatted" ] || { echo "gofmt -w is needed for:"; echo "$$unformatted"; exit 1; }
+	go vet $(EVERY)
+	bin/tools/staticcheck $(EVERY)
+
+arrows: ## fail on an import that the house plan does not allow
+	go run ./tools/arrows .
+
+tidy: ## fail unless every go.mod is what `go mod tidy` makes
+	@for m in $$(git ls-files -co --exclude-standard '*go.mod'); do \
+	  (cd "$$(dirname $$m)" && GOWORK=off go mod tidy -diff) || { echo "$$m is not tidy"; exit 1; }; done
+
+verify: ## what CI checks besides tests: generate and diff, lint, arrows, tidy
+	$(MAKE) generate
+	git diff --exit-code -- proto
+	$(MAKE) lint arrows tidy
+
+test: client ## every test once, with -race, against real servers
+	e2e/client/run --test client.test.mjs
+	go test -race -timeout 20m $(MODULES)
+	go test -race -timeout 40m -p 1 ./e2e/...
+
+race: test ## the same as test
+
+unit: ## the tests that need no server, without -race
+	go test -short $(EVERY)
+
+e2e: client ## the suites against real servers and the real client SDK
+	go test -race -timeout 40m -p 1 -v ./e2e/...
+
+sim: ## the deterministic simulation; SIM_N=100000 widens it
+	go test ./e2e/sim -sim.n=$(SIM_N)
+
+fuzz: ## every fuzz target for FUZZTIME each
+	scripts/fuzz $(FUZZTIME)
+
+bench: ## the speed of every path; prints JSON
+	scripts/bench
+
+conformance: ## run the recorded reference vectors and print what differs
+	scripts/conformance
+
+demo: ## a running instance, live changes and a real client, in one command
+	scripts/demo
+
+up: build ## start the suite of processes: CONFIG, DATA, REPLICAS
+	scripts/suite up --replicas $(REPLICAS) --config $(CONFIG) --data $(DATA)
+
+down: ## stop it
+	scripts/suite down --config $(CONFIG) --data $(DATA)
+
+clean: ## remove what the targets have made
+	rm -rf bin e2e/client/node_modules

@@ -1,0 +1,115 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Postgres is a real server with logical replication, of one test.
+type Postgres struct {
+	t   testing.TB
+	dir string
+	URL string
+}
+
+// StartPostgres starts a server in dir. It does not fsync: the tests crash its
+// processes, not the machine.
+func StartPostgres(t testing.TB, dir string) *Postgres {
+	t.Helper()
+	p := &Postgres{t: t, dir: filepath.Join(dir, "postgres")}
+	t.Cleanup(func() { p.Stop("immediate") })
+	p.Start()
+	return p
+}
+
+// Start starts the server, on the port it had before if it had one.
+func (p *Postgres) Start() {
+	p.t.Helper()
+	out, err := script(p.t, nil, "postgres", "up", p.dir, "0", "-c", "fsync=off", "-c", "max_connections=200")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.URL = strings.TrimSpace(out)
+}
+
+// Stop stops the server: "fast" disconnects everybody, "immediate" is a crash.
+func (p *Postgres) Stop(mode string) {
+	p.t.Helper()
+	if _, err := script(p.t, nil, "postgres", "down", p.dir, mode); err != nil {
+		p.t.Error(err)
+	}
+}
+
+// Connect returns a connection that is closed with the test.
+func (p *Postgres) Connect() *pgx.Conn {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, p.URL)
+	if err != nil {
+		p.t.Fatalf("connect to the source: %v", err)
+	}
+	p.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := conn.Close(ctx); err != nil {
+			p.t.Logf("close a source connection: %v", err)
+		}
+	})
+	return conn
+}
+
+// Exec runs statements on a connection of their own: one statement that has
+// arguments, or several that have none.
+func (p *Postgres) Exec(sql string, args ...any) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 60*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, p.URL)
+	if err != nil {
+		p.t.Fatalf("connect to the source: %v", err)
+	}
+	defer conn.Close(ctx)
+	if len(args) == 0 {
+		_, err = conn.PgConn().Exec(ctx, sql).ReadAll()
+	} else {
+		_, err = conn.Exec(ctx, sql, args...)
+	}
+	if err != nil {
+		p.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// Rows returns the result of a query, every value in Postgres' text form, NULL
+// as "NULL", one line a row.
+func (p *Postgres) Rows(sql string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(p.t.Context(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, p.URL)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the source: %w", err)
+	}
+	defer conn.Close(ctx)
+	results, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", sql, err)
+	}
+	var lines []string
+	for _, row := range results[len(results)-1].Rows {
+		fields := make([]string, len(row))
+		for i, v := range row {
+			fields[i] = "NULL"
+			if v != nil {
+				fields[i] = string(v)
+			}
+		}
+		lines = append(lines, strings.Join(fields, "|"))
+	}
+	return lines, nil
+}
