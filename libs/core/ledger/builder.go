@@ -1,0 +1,217 @@
+package ledger
+
+import (
+	"slices"
+
+	"github.com/sluicesync/sluice/libs/model"
+)
+
+// builder makes a Commit of rows, keeping the state of each row it has seen,
+// so that several changes of one row in one commit see one another.
+type builder struct {
+	op model.OpID // last one used
+
+	index map[model.RowKey]int // into rows
+	rows  []rowState
+	keys  []model.RowKey // asked for by want, to be told by know
+	first int            // index in rows of the first of keys
+
+	bucketIndex map[string]int // into buckets
+	buckets     []BucketChange
+	ops         []BucketOp
+	entries     []EntryWrite
+	writes      []RowWrite
+	memberships []Membership // backs the records made here
+	subkey      []byte
+}
+
+type rowState struct {
+	key    model.RowKey
+	record *Record // nil = not known
+	dirty  bool
+}
+
+func (b *builder) init() {
+	b.index = map[model.RowKey]int{}
+	b.bucketIndex = map[string]int{}
+}
+
+// reset forgets everything but its memory; op is the last op id used.
+func (b *builder) reset(op model.OpID) {
+	const keep = 1 << 16 // entries; a map's memory never shrinks by itself
+	if len(b.index) > keep || len(b.bucketIndex) > keep {
+		*b = builder{}
+		b.init()
+	}
+	b.op = op
+	clear(b.index)
+	clear(b.bucketIndex)
+	clear(b.rows)
+	clear(b.buckets)
+	clear(b.ops)
+	clear(b.entries)
+	clear(b.writes)
+	b.rows, b.keys = b.rows[:0], b.keys[:0]
+	b.buckets, b.ops, b.entries, b.writes = b.buckets[:0], b.ops[:0], b.entries[:0], b.writes[:0]
+	b.memberships = nil // may live on in an observer of the commit
+	b.first = 0
+}
+
+// want notes that the record of key is needed.
+func (b *builder) want(keys []model.RowKey, key model.RowKey) []model.RowKey {
+	if _, ok := b.index[key]; ok {
+		return keys
+	}
+	if len(keys) == 0 {
+		b.first = len(b.rows)
+	}
+	b.index[key] = len(b.rows)
+	b.rows = append(b.rows, rowState{key: key})
+	return append(keys, key)
+}
+
+// know takes the records of the keys wanted.
+func (b *builder) know(records []*Record) {
+	for i, r := range records {
+		b.rows[b.first+i].record = r
+	}
+	b.keys = b.keys[:0]
+}
+
+// stored takes the record of a key that was not asked for.
+func (b *builder) stored(key model.RowKey, r *Record) {
+	if i, ok := b.index[key]; ok {
+		b.rows[i].record = r
+		return
+	}
+	b.index[key] = len(b.rows)
+	b.rows = append(b.rows, rowState{key: key, record: r})
+}
+
+// touches tells whether a row of the table was seen.
+func (b *builder) touches(table model.TableID) bool {
+	for i := range b.rows {
+		if b.rows[i].key.Table == table {
+			return true
+		}
+	}
+	return false
+}
+
+// row applies one change.
+func (b *builder) row(r *model.EvaluatedRow) {
+	if r.Before != nil && *r.Before != r.Key.Row {
+		b.remove(model.RowKey{Table: r.Key.Table, Row: *r.Before})
+	}
+	switch r.Kind {
+	case model.RowDelete:
+		b.remove(r.Key)
+	case model.RowSnapshot:
+		if b.rows[b.index[r.Key]].record == nil {
+			b.put(r)
+		}
+	case model.RowPut:
+		b.put(r)
+	default:
+		panic("ledger: unknown kind of row")
+	}
+}
+
+// put makes the row's puts and lookups the only ones of its key. REMOVEs come
+// first: where the same object leaves and enters a bucket under two ids, the
+// newest op is a PUT.
+func (b *builder) put(r *model.EvaluatedRow) {
+	s := &b.rows[b.index[r.Key]]
+	old := s.record
+	if old != nil {
+		var removed model.Checksum
+		summed := false
+		for i := range old.Buckets {
+			m := &old.Buckets[i]
+			if !slices.ContainsFunc(r.Puts, func(p model.Put) bool {
+				return p.Bucket == m.Bucket && p.ObjectID == m.ObjectID && p.ObjectType == m.ObjectType
+			}) {
+				if !summed {
+					removed, summed = b.removeChecksum(r.Key), true
+				}
+				b.add(m.Bucket, model.Op{Kind: model.OpRemove, Checksum: removed, Key: r.Key, ObjectType: m.ObjectType, ObjectID: m.ObjectID})
+			}
+		}
+		for _, e := range old.Lookups {
+			if !slices.ContainsFunc(r.Lookups, func(n model.ParameterEntry) bool { return n.Lookup == e.Lookup }) {
+				b.entry(r.Key, e.Lookup, "")
+			}
+		}
+	}
+	start := len(b.memberships)
+	for i := range r.Puts {
+		p := &r.Puts[i]
+		b.add(p.Bucket, model.Op{Kind: model.OpPut, Checksum: p.Checksum, Key: r.Key, ObjectType: p.ObjectType, ObjectID: p.ObjectID, Data: p.Data})
+		b.memberships = append(b.memberships, Membership{p.Bucket, p.ObjectType, p.ObjectID})
+	}
+	for _, e := range r.Lookups {
+		// An unchanged entry is not written again: it would wake its readers.
+		if old == nil || !slices.Contains(old.Lookups, e) {
+			b.entry(r.Key, e.Lookup, e.Values)
+		}
+	}
+	s.record = &Record{Buckets: slices.Clip(b.memberships[start:]), Lookups: r.Lookups, Source: r.Source}
+	s.dirty = true
+}
+
+// remove takes the row out of all its buckets and lookups and forgets it.
+func (b *builder) remove(key model.RowKey) {
+	s := &b.rows[b.index[key]]
+	if s.record == nil {
+		return
+	}
+	var removed model.Checksum
+	if len(s.record.Buckets) > 0 {
+		removed = b.removeChecksum(key)
+	}
+	for _, m := range s.record.Buckets {
+		b.add(m.Bucket, model.Op{Kind: model.OpRemove, Checksum: removed, Key: key, ObjectType: m.ObjectType, ObjectID: m.ObjectID})
+	}
+	for _, e := range s.record.Lookups {
+		b.entry(key, e.Lookup, "")
+	}
+	s.record = nil
+	s.dirty = true
+}
+
+func (b *builder) removeChecksum(key model.RowKey) model.Checksum {
+	b.subkey = key.AppendSubkey(b.subkey[:0])
+	return model.RemoveChecksum(string(b.subkey))
+}
+
+func (b *builder) add(bucket string, op model.Op) {
+	b.op++
+	op.ID = b.op
+	i, ok := b.bucketIndex[bucket]
+	if !ok {
+		i = len(b.buckets)
+		b.bucketIndex[bucket] = i
+		b.buckets = append(b.buckets, BucketChange{Bucket: bucket, First: op.ID})
+	}
+	c := &b.buckets[i]
+	c.Checksum += op.Checksum
+	c.Count++
+	c.Last = op.ID
+	b.ops = append(b.ops, BucketOp{Bucket: i, Op: op})
+}
+
+func (b *builder) entry(key model.RowKey, lookup, values string) {
+	b.op++
+	b.entries = append(b.entries, EntryWrite{ID: b.op, Key: key, Lookup: lookup, Values: values})
+}
+
+// fill gives c what the builder has made. A row that came and went in the same
+// commit is removed though it may never have been stored: harmless.
+func (b *builder) fill(c *Commit) {
+	for i := range b.rows {
+		if s := &b.rows[i]; s.dirty {
+			b.writes = append(b.writes, RowWrite{Key: s.key, Record: s.record})
+		}
+	}
+	c.Buckets, c.Ops, c.Entries, c.Rows = b.buckets, b.ops, b.entries, b.writes
+}

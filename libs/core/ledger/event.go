@@ -1,0 +1,57 @@
+package ledger
+
+import "github.com/sluicesync/sluice/libs/model"
+
+// Event is what happened: one of the types of this file.
+type Event interface{ event() }
+
+// Arrived: a batch was handed in. It, and everything that its strings point
+// to, must not change until it is answered. Size is its encoded size.
+type Arrived struct {
+	Ticket uint64
+	Batch  *model.EvaluatedBatch
+	Size   int
+}
+
+// Loaded answers Load: the records in the order of its keys, nil where the row
+// is not known.
+type Loaded struct {
+	Records []*Record
+}
+
+// TableLoaded answers LoadTable. More tells whether rows follow the last one.
+type TableLoaded struct {
+	Rows []KeyedRecord
+	More bool
+}
+
+// Committed: the commit is durable.
+type Committed struct{}
+
+// Failed: the Load, LoadTable or Commit under way failed, and Head is what the
+// store has now, read after everything of that attempt has ended.
+type Failed struct {
+	Head model.StreamHead
+}
+
+// SessionOpened: the store raised the stream's epoch.
+type SessionOpened struct {
+	Head model.StreamHead
+}
+
+// StateChanged: the stream is in another state now.
+type StateChanged struct {
+	State model.StreamState
+}
+
+// Stalled: Waiting has been true for too long.
+type Stalled struct{}
+
+func (Arrived) event()       {}
+func (Loaded) event()        {}
+func (TableLoaded) event()   {}
+func (Committed) event()     {}
+func (Failed) event()        {}
+func (SessionOpened) event() {}
+func (StateChanged) event()  {}
+func (Stalled) event()       {}
