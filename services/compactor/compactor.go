@@ -1,0 +1,145 @@
+// Package compactor rewrites the history of buckets so that new clients
+// download less: on a schedule, and on demand through its gRPC service.
+//
+// It owns no state. Whatever instance runs, how many at once, and wherever one
+// stops, bucket-store refuses what would do harm and the next run goes on.
+//
+// Invariants:
+//
+//   - INV-17, INV-18: what clients end up with does not change (TestCompact
+//     here; core/compact has the laws).
+//   - INV-20: a run may stop at any call and be repeated, and two may run at
+//     once (TestFaults, TestTwoAtOnce).
+//   - A bucket that cannot be compacted is logged and counted and does not keep
+//     the others from their turn (TestBadBucket).
+package compactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
+
+	"github.com/sluicesync/sluice/libs/core/compact"
+	"github.com/sluicesync/sluice/libs/kit/rpc"
+	"github.com/sluicesync/sluice/libs/kit/service"
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/compactor/internal/schedule"
+)
+
+// Config is the compactor's part of the configuration. Zero means default.
+type Config struct {
+	// Interval from one full round to the next: every bucket with at least
+	// MinChanges new ops that are at least MinRatio of its ops, and the
+	// parameter index. Default 1 h; negative: only what is asked for by Compact.
+	Interval time.Duration
+	// Look is the pause between looks for buckets that cannot wait for the next
+	// full round: those with UrgentChanges new ops, at least half of theirs.
+	// Default 1 min.
+	Look time.Duration
+	// MinChanges and MinRatio say what is worth compacting. Default 10 and 0.1.
+	MinChanges uint64
+	MinRatio   float64
+	// UrgentChanges: see Look. Default 10,000.
+	UrgentChanges uint64
+	// MemoryMB bounds what one bucket's compaction remembers. Buckets with more
+	// rows than fit are compacted less. Default 64.
+	MemoryMB int
+	// MoveBatch is how many MOVEs bucket-store commits at once, ClearBatch how
+	// many ops one CLEAR step folds. Default 2000 and 5000 (at least 2).
+	MoveBatch  int
+	ClearBatch int
+	// Parallel is how many buckets are compacted at the same time, over all
+	// runs. Default 2.
+	Parallel int
+}
+
+// Validate returns every problem at once.
+func (c Config) Validate() error {
+	var problems []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			problems = append(problems, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.Look >= 0, "look must not be negative: %s", c.Look)
+	check(c.MinRatio >= 0 && c.MinRatio <= 1, "min_ratio must be from 0 to 1: %g", c.MinRatio)
+	check(c.MemoryMB >= 0, "memory_mb must not be negative: %d", c.MemoryMB)
+	check(c.MoveBatch >= 0, "move_batch must not be negative: %d", c.MoveBatch)
+	check(c.ClearBatch == 0 || c.ClearBatch >= 2, "clear_batch must be at least 2: %d", c.ClearBatch)
+	check(c.Parallel >= 0, "parallel must not be negative: %d", c.Parallel)
+	return errors.Join(problems...)
+}
+
+func (c Config) withDefaults() Config {
+	def(&c.Interval, time.Hour)
+	def(&c.Look, time.Minute)
+	def(&c.MinChanges, 10)
+	def(&c.MinRatio, 0.1)
+	def(&c.UrgentChanges, 10_000)
+	def(&c.MemoryMB, 64)
+	def(&c.Parallel, 2)
+	return c
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Conns are the compactor's connections.
+type Conns struct {
+	// Store is bucket-store. The compactor may list streams, scan and replace;
+	// it cannot append.
+	Store grpc.ClientConnInterface
+	// Listener takes the calls of the Compactor service; nil: none. Run owns it.
+	Listener net.Listener
+}
+
+// Run compacts until ctx ends or a part fails, and leaves nothing running.
+func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("compactor config: %w", err)
+	}
+	cfg = cfg.withDefaults()
+	m, err := newMetrics(env.Metrics)
+	if err != nil {
+		return err
+	}
+	c := &compactor{
+		catalog: pb.NewCatalogClient(conns.Store),
+		store:   pb.NewCompactionClient(conns.Store),
+		cfg:     cfg,
+		limits:  compact.Limits{Memory: cfg.MemoryMB << 20, Moves: cfg.MoveBatch, Clear: cfg.ClearBatch},
+		slots:   semaphore.NewWeighted(int64(cfg.Parallel)),
+		log:     env.Log,
+		metrics: m,
+	}
+	eg, ctx := errgroup.WithContext(ctx)
+	if conns.Listener != nil {
+		eg.Go(func() error {
+			return rpc.Serve(ctx, conns.Listener, env, func(r grpc.ServiceRegistrar) {
+				pb.RegisterCompactorServer(r, server{compactor: c})
+			})
+		})
+	}
+	env.Health.Start()
+	eg.Go(func() error {
+		schedule.Run(ctx, schedule.Plan{Full: cfg.Interval, Look: cfg.Look}, func(ctx context.Context, round schedule.Round) error {
+			err := c.round(ctx, round)
+			if ctx.Err() == nil {
+				env.Health.SetReady(err)
+			}
+			return err
+		}, env.Health.Touch)
+		return nil
+	})
+	return eg.Wait()
+}

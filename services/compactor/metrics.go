@@ -1,0 +1,75 @@
+package compactor
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicesync/sluice/services/compactor/internal/scan"
+)
+
+type metrics struct {
+	read, moved, cleared, untracked, lookups prometheus.Counter
+	buckets                                  *prometheus.CounterVec // result: ok, failed
+	runs                                     *prometheus.CounterVec // result: ok, stopped
+	seconds                                  prometheus.Histogram
+	lastDone                                 prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_compactor_" + name, Help: help})
+	}
+	vec := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_compactor_" + name, Help: help}, []string{"result"})
+	}
+	m := &metrics{
+		read:      counter("ops_read_total", "Ops read."),
+		moved:     counter("ops_moved_total", "Ops turned into MOVEs."),
+		cleared:   counter("ops_cleared_total", "Ops removed by CLEARs."),
+		untracked: counter("ops_untracked_total", "Ops beyond the memory limit, compacted less than possible."),
+		lookups:   counter("lookups_removed_total", "Superseded parameter entries removed."),
+		buckets:   vec("buckets_total", "Buckets compacted."),
+		runs:      vec("runs_total", "Runs, by the schedule and on demand."),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sluice_compactor_run_seconds", Help: "Duration of runs.",
+			Buckets: prometheus.ExponentialBuckets(0.01, 4, 9),
+		}),
+		lastDone: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sluice_compactor_last_run_timestamp_seconds", Help: "When a run last ended well.",
+		}),
+	}
+	for _, result := range []string{"ok", "failed"} {
+		m.buckets.WithLabelValues(result)
+	}
+	for _, result := range []string{"ok", "stopped"} {
+		m.runs.WithLabelValues(result)
+	}
+	for _, c := range []prometheus.Collector{m.read, m.moved, m.cleared, m.untracked, m.lookups, m.buckets, m.runs, m.seconds, m.lastDone} {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("register compactor metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) ops(r scan.Result) {
+	m.read.Add(float64(r.Read))
+	m.moved.Add(float64(r.Moved))
+	m.cleared.Add(float64(r.Cleared))
+	m.untracked.Add(float64(r.Untracked))
+}
+
+func (m *metrics) ran(t *tally, err error, d time.Duration) {
+	m.lookups.Add(float64(t.lookups))
+	m.buckets.WithLabelValues("ok").Add(float64(t.buckets))
+	m.buckets.WithLabelValues("failed").Add(float64(t.failed))
+	m.seconds.Observe(d.Seconds())
+	if err != nil {
+		m.runs.WithLabelValues("stopped").Inc()
+		return
+	}
+	m.runs.WithLabelValues("ok").Inc()
+	m.lastDone.SetToCurrentTime()
+}
