@@ -73,8 +73,9 @@ func start(t *testing.T, f *fakeStore, cfg Config) running {
 	storeCtx, stopStore := context.WithCancel(context.Background())
 	go func() { storeDone <- rpc.Serve(storeCtx, storeLis, env, f.register) }()
 	metrics := prometheus.NewRegistry()
-	env.Metrics = metrics
-	go func() { done <- Run(ctx, cfg, Conns{Store: store, Listener: lis}, env) }()
+	runEnv := env
+	runEnv.Metrics = metrics
+	go func() { done <- Run(ctx, cfg, Conns{Store: store, Listener: lis}, runEnv) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
