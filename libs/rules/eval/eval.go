@@ -102,5 +102,5 @@ func EachKey(i int) Expr {
 // each.go
 //   JSONEach(v model.Value, o Options, dst []EachRow) ([]EachRow, error)
 //
-// In package value: Truthy(v), Compare(a, b), Equal(a, b), Text(v), Cast…, and
-// AppendJSON(dst []byte, v) (row JSON).
+// In package value: Truthy(v), Compare(a, b), Equal(a, b), Text(v), Cast….
+// model.AppendJSON(dst []byte, v) appends row JSON.

@@ -9,8 +9,6 @@
 //     arithmetic between integers and reals (TestCompareLaws).
 //   - Cutting text in UTF-16 units and joining the parts gives the text again,
 //     surrogate halves included (FuzzSlice).
-//   - AppendJSON gives JSON that reads back as the same value; text is escaped
-//     exactly as JSON.stringify escapes it (FuzzAppendJSON).
 //
 // Absent reads as NULL everywhere.
 package value

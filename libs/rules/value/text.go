@@ -14,19 +14,11 @@ const (
 	replacement   = "\ufffd"
 )
 
-// surrogateAt returns the lone surrogate that s starts with, or 0.
-func surrogateAt(s string) uint16 {
-	if len(s) < 3 || s[0] != surrogateLead || s[1] < 0xa0 {
-		return 0
-	}
-	return 0xd000 | uint16(s[1]&0x3f)<<6 | uint16(s[2]&0x3f)
-}
-
 // AppendUnit appends a UTF-16 code unit that is a surrogate as text; a low one
 // joins a high one that dst ends with.
 func AppendUnit(dst []byte, u uint16) []byte {
 	if n := len(dst); u >= 0xdc00 && n >= 3 {
-		if high := surrogateAt(string(dst[n-3:])); high != 0 && high < 0xdc00 {
+		if high := model.Surrogate(string(dst[n-3:])); high != 0 && high < 0xdc00 {
 			return utf8.AppendRune(dst[:n-3], 0x10000+rune(high-0xd800)<<10+rune(u-0xdc00))
 		}
 	}
@@ -35,8 +27,8 @@ func AppendUnit(dst []byte, u uint16) []byte {
 
 // Concat joins two texts; surrogate halves that meet become one character.
 func Concat(a, b string) string {
-	if low := surrogateAt(b); low >= 0xdc00 && len(a) >= 3 {
-		if high := surrogateAt(a[len(a)-3:]); high != 0 && high < 0xdc00 {
+	if low := model.Surrogate(b); low >= 0xdc00 && len(a) >= 3 {
+		if high := model.Surrogate(a[len(a)-3:]); high != 0 && high < 0xdc00 {
 			dst := make([]byte, 0, len(a)+len(b))
 			dst = append(dst, a...)
 			return string(append(AppendUnit(dst, low), b[3:]...))
@@ -151,7 +143,7 @@ func compareText(a, b string) int {
 
 // firstUnit returns the first UTF-16 unit of the character at i.
 func firstUnit(s string, i int) uint16 {
-	if u := surrogateAt(s[i:]); u != 0 {
+	if u := model.Surrogate(s[i:]); u != 0 {
 		return u
 	}
 	if s[i] >= 0xf0 {
@@ -181,7 +173,7 @@ func Index(s, sub string) int {
 
 func hasSurrogate(s string) bool {
 	for i := strings.IndexByte(s, surrogateLead); i >= 0; {
-		if surrogateAt(s[i:]) != 0 {
+		if model.Surrogate(s[i:]) != 0 {
 			return true
 		}
 		next := strings.IndexByte(s[i+1:], surrogateLead)
@@ -250,7 +242,7 @@ func Bytes(s string) string {
 	}
 	var b strings.Builder
 	for i := 0; i < len(s); {
-		if surrogateAt(s[i:]) != 0 {
+		if model.Surrogate(s[i:]) != 0 {
 			b.WriteString(replacement)
 			i += 3
 			continue
@@ -270,7 +262,7 @@ func Text(v model.Value) string {
 		return strconv.FormatInt(v.Int(), 10)
 	case model.Real:
 		var b [32]byte
-		return string(AppendReal(b[:0], v.Float()))
+		return string(model.AppendReal(b[:0], v.Float()))
 	case model.Blob:
 		return FromBytes(v.Str())
 	}

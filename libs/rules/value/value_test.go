@@ -1,7 +1,6 @@
 package value
 
 import (
-	"encoding/json"
 	"math"
 	"math/rand/v2"
 	"strconv"
@@ -12,28 +11,6 @@ import (
 	"github.com/sluicesync/sluice/libs/model"
 )
 
-// TestRealText holds ECMAScript's number format and row JSON's.
-func TestRealText(t *testing.T) {
-	for _, c := range []struct {
-		f          float64
-		text, json string
-	}{
-		{0, "0", "0.0"}, {math.Copysign(0, -1), "0", "0.0"}, {2, "2", "2.0"}, {-0.5, "-0.5", "-0.5"}, {0.1, "0.1", "0.1"},
-		{1e21, "1e+21", "1e+21"}, {1e20, "100000000000000000000", "100000000000000000000.0"}, {1e-6, "0.000001", "0.000001"},
-		{1e-7, "1e-7", "1e-7"}, {1.5e-10, "1.5e-10", "1.5e-10"}, {1e300, "1e+300", "1e+300"},
-		{5e-324, "5e-324", "5e-324"}, {math.MaxFloat64, "1.7976931348623157e+308", "1.7976931348623157e+308"},
-		{9007199254740993, "9007199254740992", "9007199254740992.0"}, {math.Inf(1), "Infinity", "Infinity"},
-		{math.Inf(-1), "-Infinity", "-Infinity"}, {math.NaN(), "NaN", "NaN"},
-	} {
-		if got := string(AppendReal(nil, c.f)); got != c.text {
-			t.Errorf("AppendReal(%v) = %s, want %s", c.f, got, c.text)
-		}
-		if got := string(AppendJSONReal(nil, c.f)); got != c.json {
-			t.Errorf("AppendJSONReal(%v) = %s, want %s", c.f, got, c.json)
-		}
-	}
-}
-
 func TestNumberRoundTrip(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 20000 {
@@ -41,7 +18,7 @@ func TestNumberRoundTrip(t *testing.T) {
 		if math.IsNaN(f) || math.IsInf(f, 0) {
 			continue
 		}
-		for _, s := range []string{string(AppendReal(nil, f)), string(AppendJSONReal(nil, f))} {
+		for _, s := range []string{string(model.AppendReal(nil, f)), string(model.AppendJSONReal(nil, f))} {
 			back, err := strconv.ParseFloat(s, 64)
 			if err != nil || back != f {
 				t.Fatalf("%v is written %s and reads %v, %v", f, s, back, err)
@@ -117,7 +94,7 @@ func TestCompareLaws(t *testing.T) {
 func units(s string) []uint16 {
 	var us []uint16
 	for i := 0; i < len(s); {
-		if u := surrogateAt(s[i:]); u != 0 {
+		if u := model.Surrogate(s[i:]); u != 0 {
 			us = append(us, u)
 			i += 3
 			continue
@@ -202,25 +179,6 @@ func FuzzSlice(f *testing.F) {
 	})
 }
 
-// FuzzAppendJSON: text reads back, and encoding/json agrees on what it is.
-func FuzzAppendJSON(f *testing.F) {
-	f.Add("plain text of some length, \"quoted\" \\ and\n\x01 more é😀\x7f\u2028")
-	f.Add("í\xed\xa0\xbdx")
-	f.Fuzz(func(t *testing.T, s string) {
-		if !hasSurrogate(s) {
-			s = FromBytes(s)
-		}
-		b := AppendString(nil, s)
-		var back string
-		if err := json.Unmarshal(b, &back); err != nil {
-			t.Fatalf("%q is written %s: %v", s, b, err)
-		}
-		if want := FromBytes(Bytes(s)); back != want && !hasSurrogate(s) {
-			t.Fatalf("%q is written %s and reads %q", s, b, back)
-		}
-	})
-}
-
 // TestArithmetic holds that integers grow instead of overflowing.
 func TestArithmetic(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
@@ -241,30 +199,4 @@ func TestArithmetic(t *testing.T) {
 			}
 		}
 	}
-}
-
-func BenchmarkAppendRow(b *testing.B) {
-	row := []model.Value{
-		model.TextValue("4b2c6a1e-5d1f-4c0e-9a5e-0242ac120002"), model.TextValue("A title of a usual length, in English"),
-		model.IntegerValue(1), model.IntegerValue(1709210096), model.RealValue(12.25), model.NullValue,
-		model.TextValue("2024-02-29T12:34:56.123456Z"), model.TextValue("user@example.com"), model.TextValue("é ü 😀 text"),
-		model.TextValue(`{"a":1,"b":[1,2,3]}`),
-	}
-	buf := make([]byte, 0, 1024)
-	n := 0
-	b.ReportAllocs()
-	for b.Loop() {
-		buf = append(buf[:0], '{')
-		for i, v := range row {
-			if i > 0 {
-				buf = append(buf, ',')
-			}
-			buf = AppendString(buf, "column_name")
-			buf = append(buf, ':')
-			buf = AppendJSON(buf, v)
-		}
-		buf = append(buf, '}')
-		n += len(buf)
-	}
-	b.SetBytes(int64(len(buf)))
 }

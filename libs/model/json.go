@@ -1,25 +1,71 @@
-package value
+package model
 
 import (
+	"math"
 	"strconv"
-
-	"github.com/sluicesync/sluice/libs/model"
 )
 
 // AppendJSON appends v as row JSON has it. Blobs and Absent have no JSON form:
 // the caller leaves them out, and here they are null.
-func AppendJSON(dst []byte, v model.Value) []byte {
+func AppendJSON(dst []byte, v Value) []byte {
 	switch v.Kind() {
-	case model.Integer:
+	case Integer:
 		return strconv.AppendInt(dst, v.Int(), 10)
-	case model.Text:
-		return AppendString(dst, v.Str())
-	case model.Real:
+	case Text:
+		return AppendJSONString(dst, v.Str())
+	case Real:
 		return AppendJSONReal(dst, v.Float())
-	case model.BigInteger:
+	case BigInteger:
 		return append(dst, v.Str()...)
 	}
 	return append(dst, "null"...)
+}
+
+// AppendReal appends f as ECMAScript's Number::toString writes it: 2, 0.1,
+// 1e+21, 1e-7, Infinity, NaN; minus zero is 0.
+func AppendReal(dst []byte, f float64) []byte {
+	switch {
+	case f == 0:
+		return append(dst, '0')
+	case math.IsNaN(f):
+		return append(dst, "NaN"...)
+	case math.IsInf(f, 1):
+		return append(dst, "Infinity"...)
+	case math.IsInf(f, -1):
+		return append(dst, "-Infinity"...)
+	}
+	if a := math.Abs(f); a >= 1e-6 && a < 1e21 {
+		return strconv.AppendFloat(dst, f, 'f', -1, 64)
+	}
+	dst = strconv.AppendFloat(dst, f, 'e', -1, 64)
+	// Go pads the exponent to two digits.
+	if n := len(dst); dst[n-2] == '0' && (dst[n-3] == '-' || dst[n-3] == '+') {
+		dst[n-2] = dst[n-1]
+		dst = dst[:n-1]
+	}
+	return dst
+}
+
+// AppendJSONReal appends f as row JSON has it: as AppendReal, with .0 if it
+// would look like an integer.
+func AppendJSONReal(dst []byte, f float64) []byte {
+	dst = AppendReal(dst, f)
+	if f == math.Trunc(f) && math.Abs(f) < 1e21 {
+		dst = append(dst, '.', '0')
+	}
+	return dst
+}
+
+// surrogateLead is the first byte of a lone surrogate in WTF-8, and of U+D000 to
+// U+D7FF.
+const surrogateLead = 0xed
+
+// Surrogate returns the lone surrogate that the text s starts with, or 0.
+func Surrogate(s string) uint16 {
+	if len(s) < 3 || s[0] != surrogateLead || s[1] < 0xa0 {
+		return 0
+	}
+	return 0xd000 | uint16(s[1]&0x3f)<<6 | uint16(s[2]&0x3f)
 }
 
 const (
@@ -31,9 +77,9 @@ const (
 // perhaps of later ones); it is 0 exactly if no byte is.
 func zeroByte(x uint64) uint64 { return (x - ones) &^ x & highs }
 
-// AppendString appends s as a JSON string, escaped as JSON.stringify does:
+// AppendJSONString appends s as a JSON string, escaped as JSON.stringify does:
 // quotes, backslashes, control characters and lone surrogates only.
-func AppendString(dst []byte, s string) []byte {
+func AppendJSONString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	start, i := 0, 0
 	for i < len(s) {
@@ -53,7 +99,7 @@ func AppendString(dst []byte, s string) []byte {
 			continue
 		}
 		if c == surrogateLead {
-			u := surrogateAt(s[i:])
+			u := Surrogate(s[i:])
 			if u == 0 {
 				i++
 				continue
