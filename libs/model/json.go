@@ -62,7 +62,7 @@ const surrogateLead = 0xed
 
 // Surrogate returns the lone surrogate that the text s starts with, or 0.
 func Surrogate(s string) uint16 {
-	if len(s) < 3 || s[0] != surrogateLead || s[1] < 0xa0 {
+	if len(s) < 3 || s[0] != surrogateLead || s[1]&0xe0 != 0xa0 || s[2]&0xc0 != 0x80 {
 		return 0
 	}
 	return 0xd000 | uint16(s[1]&0x3f)<<6 | uint16(s[2]&0x3f)
