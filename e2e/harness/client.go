@@ -55,6 +55,10 @@ type Crud struct {
 	Data  map[string]any `json:"data"`
 }
 
+// Use makes t the test that later calls fail: a subtest calls it first. It lasts
+// until the subtest ends.
+func (d *Driver) Use(t testing.TB) { use(&d.t, t) }
+
 // StartDriver starts the process; it ends with the test.
 func StartDriver(t testing.TB, dir string) *Driver {
 	t.Helper()
@@ -232,7 +236,6 @@ type ClientOptions struct {
 
 // Client is one database of the official SDK.
 type Client struct {
-	t       testing.TB
 	driver  *Driver
 	name    string
 	options ClientOptions
@@ -242,7 +245,7 @@ type Client struct {
 // Open opens the client's database; it does not connect.
 func (d *Driver) Open(o ClientOptions) *Client {
 	d.t.Helper()
-	c := &Client{t: d.t, driver: d, name: o.Name, options: o}
+	c := &Client{driver: d, name: o.Name, options: o}
 	var opened struct {
 		ClientID string `json:"client_id"`
 	}
@@ -270,25 +273,25 @@ func orElse(s, otherwise string) string {
 }
 
 func (c *Client) call(op string, request map[string]any, result any, within time.Duration) {
-	c.t.Helper()
+	c.driver.t.Helper()
 	if request == nil {
 		request = map[string]any{}
 	}
 	request["client"] = c.name
 	if err := c.driver.call(op, request, result, within); err != nil {
-		c.t.Fatalf("client %s: %v", c.name, err)
+		c.driver.t.Fatalf("client %s: %v", c.name, err)
 	}
 }
 
 // Connect starts syncing; the SDK retries by itself until Disconnect.
-func (c *Client) Connect() { c.t.Helper(); c.call("connect", nil, nil, 10*time.Second) }
+func (c *Client) Connect() { c.driver.t.Helper(); c.call("connect", nil, nil, 10*time.Second) }
 
 // Disconnect stops syncing and keeps the data.
-func (c *Client) Disconnect() { c.t.Helper(); c.call("disconnect", nil, nil, 20*time.Second) }
+func (c *Client) Disconnect() { c.driver.t.Helper(); c.call("disconnect", nil, nil, 20*time.Second) }
 
 // Close closes the database; Open with the same name opens it again.
 func (c *Client) Close() {
-	c.t.Helper()
+	c.driver.t.Helper()
 	c.call("close", nil, nil, 20*time.Second)
 	c.driver.mu.Lock()
 	delete(c.driver.clients, c.name)
@@ -297,19 +300,19 @@ func (c *Client) Close() {
 
 // SetToken gives the credentials that the SDK gets at its next attempt.
 func (c *Client) SetToken(token string) {
-	c.t.Helper()
+	c.driver.t.Helper()
 	c.call("set", map[string]any{"options": map[string]any{"token": token}}, nil, 10*time.Second)
 }
 
 // FirstSync waits until a whole checkpoint was applied once.
 func (c *Client) FirstSync(within time.Duration) {
-	c.t.Helper()
+	c.driver.t.Helper()
 	c.call("first_sync", map[string]any{"timeout_ms": within.Milliseconds()}, nil, within+10*time.Second)
 }
 
 // Execute runs local statements as one transaction, which is one upload.
 func (c *Client) Execute(statements ...Statement) {
-	c.t.Helper()
+	c.driver.t.Helper()
 	var list [][]any
 	for _, s := range statements {
 		list = append(list, []any{s.SQL, s.Args})
@@ -325,7 +328,7 @@ type Statement struct {
 
 // Subscribe subscribes to a sync stream and waits for its first sync if within is not 0.
 func (c *Client) Subscribe(as, stream string, params map[string]any, within time.Duration) {
-	c.t.Helper()
+	c.driver.t.Helper()
 	c.call("subscribe", map[string]any{
 		"as": as, "stream": stream, "params": params, "timeout_ms": within.Milliseconds(),
 	}, nil, within+10*time.Second)
@@ -333,13 +336,13 @@ func (c *Client) Subscribe(as, stream string, params map[string]any, within time
 
 // Unsubscribe drops a subscription; the SDK keeps the data until its time to live.
 func (c *Client) Unsubscribe(as string) {
-	c.t.Helper()
+	c.driver.t.Helper()
 	c.call("unsubscribe", map[string]any{"as": as}, nil, 10*time.Second)
 }
 
 // RequestCheckpoint makes a checkpoint request and waits until it is applied.
 func (c *Client) RequestCheckpoint(within time.Duration) {
-	c.t.Helper()
+	c.driver.t.Helper()
 	c.call("request_checkpoint", map[string]any{"timeout_ms": within.Milliseconds()}, nil, within+10*time.Second)
 }
 
@@ -390,7 +393,7 @@ type Status struct {
 
 // Status asks the SDK.
 func (c *Client) Status() Status {
-	c.t.Helper()
+	c.driver.t.Helper()
 	var s Status
 	c.call("status", nil, &s, 10*time.Second)
 	return s
@@ -425,7 +428,7 @@ type Bucket struct {
 
 // Stats asks the driver.
 func (c *Client) Stats() Stats {
-	c.t.Helper()
+	c.driver.t.Helper()
 	var s Stats
 	c.call("stats", nil, &s, 10*time.Second)
 	return s
@@ -433,12 +436,12 @@ func (c *Client) Stats() Stats {
 
 // Sound fails the test if the client has seen a wrong checksum or ops out of order.
 func (c *Client) Sound() {
-	c.t.Helper()
+	c.driver.t.Helper()
 	s := c.Stats()
 	if len(s.ChecksumFailures) > 0 {
-		c.t.Errorf("client %s: checksum failures: %v", c.name, s.ChecksumFailures)
+		c.driver.t.Errorf("client %s: checksum failures: %v", c.name, s.ChecksumFailures)
 	}
 	if len(s.OutOfOrder) > 0 {
-		c.t.Errorf("client %s: INV-24: ops out of order: %v", c.name, s.OutOfOrder)
+		c.driver.t.Errorf("client %s: INV-24: ops out of order: %v", c.name, s.OutOfOrder)
 	}
 }

@@ -28,6 +28,9 @@ func StartPostgres(t testing.TB, dir string) *Postgres {
 	return p
 }
 
+// Use is like Driver.Use.
+func (p *Postgres) Use(t testing.TB) { use(&p.t, t) }
+
 // Start starts the server, on the port it had before if it had one.
 func (p *Postgres) Start() {
 	p.t.Helper()
@@ -35,7 +38,10 @@ func (p *Postgres) Start() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.URL = strings.TrimSpace(out)
+	// The port stays what it was, so that whoever reads URL meanwhile is right.
+	if url := strings.TrimSpace(out); url != p.URL {
+		p.URL = url
+	}
 }
 
 // Stop stops the server: "fast" disconnects everybody, "immediate" is a crash.

@@ -41,3 +41,10 @@ func Equal[T comparable](got, want T) error {
 	}
 	return nil
 }
+
+// use sets a holder's test and puts the old one back when the new one ends.
+func use(holder *testing.TB, t testing.TB) {
+	before := *holder
+	*holder = t
+	t.Cleanup(func() { *holder = before })
+}

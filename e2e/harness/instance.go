@@ -1,0 +1,365 @@
+package harness
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Mode is how the services run.
+type Mode string
+
+const (
+	// Dev is `sluice dev`: all five and NATS in one process.
+	Dev Mode = "dev"
+	// Suite is scripts/suite: each service and NATS a process of its own.
+	Suite Mode = "suite"
+)
+
+// Names of the processes in Suite mode; those that may have several carry a number.
+const (
+	NATS        = "nats"
+	BucketStore = "bucket-store"
+	Compactor   = "compactor"
+	Replicator  = "replicator"
+	Replicator2 = "replicator-2" // a standby; Start starts it
+	Evaluator1  = "rules-evaluator-1"
+	Evaluator2  = "rules-evaluator-2"
+	Gateway1    = "sync-gateway-1"
+	Gateway2    = "sync-gateway-2"
+	// All is the one process of Dev mode.
+	All = "sluice"
+)
+
+// Options are of one instance.
+type Options struct {
+	Mode Mode
+	// Replicas of rules-evaluator and sync-gateway in Suite mode; 0 = 2.
+	Replicas int
+	// SyncConfig is the sync config's text.
+	SyncConfig string
+	// Extra is appended to the `sluice:` section of the config, indented by two.
+	Extra string
+}
+
+// Instance is one running Sluice.
+type Instance struct {
+	t        testing.TB
+	mode     Mode
+	replicas int
+	bin      string
+	dir      string
+	data     string
+	config   string
+	balancer *Balancer
+	dev      *devProcess
+	metrics  map[string]int // process → metrics port
+	gateways []string       // addresses of the gateways
+}
+
+// devProcess is `sluice dev`; done is closed when it has ended.
+type devProcess struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // written before done is closed
+}
+
+// StartInstance starts Sluice on a source and returns once it takes requests.
+func StartInstance(t testing.TB, dir string, p *Postgres, o Options) *Instance {
+	t.Helper()
+	in := &Instance{
+		t: t, mode: o.Mode, replicas: o.Replicas, bin: Binaries(t), dir: dir,
+		data: filepath.Join(dir, "data"), config: filepath.Join(dir, "powersync.yaml"),
+		metrics: map[string]int{},
+	}
+	if in.replicas == 0 {
+		in.replicas = 2
+	}
+	in.writeConfig(p, o)
+	t.Cleanup(in.end)
+	if in.mode == Dev {
+		in.startDev()
+	} else {
+		in.suite("up")
+	}
+	in.balancer = StartBalancer(t, in.gateways...)
+	for _, g := range in.gateways {
+		Eventually(t, 60*time.Second, "gateway "+g+" accepts connections", func() error {
+			if in.dev != nil {
+				select {
+				case <-in.dev.done:
+					t.Fatalf("sluice dev has ended: %v", in.dev.err)
+				default:
+				}
+			}
+			conn, err := net.DialTimeout("tcp", g, time.Second)
+			if err == nil {
+				conn.Close()
+			}
+			return err
+		})
+	}
+	return in
+}
+
+// Use is like Driver.Use.
+func (in *Instance) Use(t testing.TB) { use(&in.t, t) }
+
+// URL is where clients connect; it balances over the gateways.
+func (in *Instance) URL() string { return in.balancer.URL() }
+
+// Cut breaks all client connections.
+func (in *Instance) Cut() { in.balancer.Cut() }
+
+func (in *Instance) writeConfig(p *Postgres, o Options) {
+	in.t.Helper()
+	if err := os.MkdirAll(in.data, 0o755); err != nil {
+		in.t.Fatal(err)
+	}
+	syncFile := filepath.Join(in.dir, "sync.yaml")
+	if err := os.WriteFile(syncFile, []byte(o.SyncConfig), 0o644); err != nil {
+		in.t.Fatal(err)
+	}
+	text := configText(in, p, freePorts(in.t, 12)) + o.Extra
+	if err := os.WriteFile(in.config, []byte(text), 0o644); err != nil {
+		in.t.Fatal(err)
+	}
+}
+
+// Deploy makes the running instance use another sync config and waits until it
+// is active.
+func (in *Instance) Deploy(text string) {
+	in.t.Helper()
+	file := filepath.Join(in.dir, "deploy.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		in.t.Fatal(err)
+	}
+	if out, err := in.CLI("deploy", file); err != nil {
+		in.t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// CLI runs bin/sluice with the instance's config.
+func (in *Instance) CLI(args ...string) (string, error) {
+	in.t.Helper()
+	cmd := exec.CommandContext(in.t.Context(), filepath.Join(in.bin, "sluice"), append(args, "--config", in.config)...)
+	cmd.Env = in.env()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("sluice %s: %w", strings.Join(args, " "), err)
+	}
+	return string(out), err
+}
+
+func (in *Instance) env() []string {
+	// A race is reported when it happens and fails the process's exit code too.
+	return append(os.Environ(), "GORACE=halt_on_error=0 exitcode=66", "SLUICE_BIN="+in.bin)
+}
+
+func (in *Instance) startDev() {
+	in.t.Helper()
+	if err := os.MkdirAll(filepath.Join(in.data, "log"), 0o755); err != nil {
+		in.t.Fatal(err)
+	}
+	log, err := os.OpenFile(filepath.Join(in.data, "log", All+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(filepath.Join(in.bin, "sluice"), "dev", "--config", in.config, "--data", in.data)
+	cmd.Env = in.env()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C at the test must not reach it before the cleanup
+	if err := cmd.Start(); err != nil {
+		in.t.Fatal(err)
+	}
+	d := &devProcess{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		d.err = cmd.Wait()
+		close(d.done)
+	}()
+	in.dev = d
+}
+
+func (in *Instance) suite(args ...string) {
+	in.t.Helper()
+	all := append(args, "--replicas", fmt.Sprint(in.replicas), "--config", in.config, "--data", in.data)
+	if _, err := script(in.t, in.env(), "suite", all...); err != nil {
+		in.t.Fatal(err)
+	}
+}
+
+func (in *Instance) pid(name string) int {
+	in.t.Helper()
+	if in.mode == Dev {
+		return in.dev.cmd.Process.Pid
+	}
+	pid, err := in.pidOf(name)
+	if err != nil {
+		in.t.Fatalf("process %s: %v", name, err)
+	}
+	return pid
+}
+
+// Kill ends a process as a power cut does (SIGKILL) and waits until it is gone.
+func (in *Instance) Kill(name string) {
+	in.t.Helper()
+	in.signalAndWait(name, syscall.SIGKILL, 10*time.Second)
+}
+
+// Stop ends a process politely; it may take 30 s.
+func (in *Instance) Stop(name string) {
+	in.t.Helper()
+	in.signalAndWait(name, syscall.SIGTERM, 35*time.Second)
+}
+
+func (in *Instance) signalAndWait(name string, sig syscall.Signal, within time.Duration) {
+	in.t.Helper()
+	pid := in.pid(name)
+	if err := syscall.Kill(pid, sig); err != nil {
+		in.t.Fatalf("signal %s: %v", name, err)
+	}
+	waitDead(in.t, name, pid, within)
+	if in.dev != nil {
+		<-in.dev.done
+		if sig == syscall.SIGTERM && in.dev.err != nil {
+			in.t.Errorf("sluice dev did not end well on SIGTERM: %v", in.dev.err)
+		}
+	}
+}
+
+// Start starts a process that was killed or stopped, on the data it had.
+func (in *Instance) Start(name string) {
+	in.t.Helper()
+	if in.mode == Dev {
+		in.startDev()
+		return
+	}
+	in.suite("start", name)
+}
+
+// Pause stops a process without its knowing (SIGSTOP); Resume lets it go on.
+func (in *Instance) Pause(name string) { in.t.Helper(); in.signal(name, syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (in *Instance) Resume(name string) { in.t.Helper(); in.signal(name, syscall.SIGCONT) }
+
+func (in *Instance) signal(name string, sig syscall.Signal) {
+	in.t.Helper()
+	if err := syscall.Kill(in.pid(name), sig); err != nil {
+		in.t.Fatalf("signal %s: %v", name, err)
+	}
+}
+
+// WipeNATS removes what JetStream has stored. NATS must be stopped.
+func (in *Instance) WipeNATS() {
+	in.t.Helper()
+	if err := os.RemoveAll(filepath.Join(in.data, "nats")); err != nil {
+		in.t.Fatal(err)
+	}
+}
+
+// Running returns the names of the processes that run, of those ever started.
+func (in *Instance) Running() []string {
+	in.t.Helper()
+	files, err := filepath.Glob(filepath.Join(in.data, "run", "*.pid"))
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	var names []string
+	for _, f := range files {
+		name := strings.TrimSuffix(filepath.Base(f), ".pid")
+		if pid, err := in.pidOf(name); err == nil && alive(pid) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Metric returns the sum of a metric's samples of one process.
+func (in *Instance) Metric(process, name string) (float64, error) {
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", in.metrics[process]))
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	var body bytes.Buffer
+	if _, err := body.ReadFrom(resp.Body); err != nil {
+		return 0, err
+	}
+	sum, found := 0.0, false
+	for line := range strings.Lines(body.String()) {
+		if rest, ok := strings.CutPrefix(line, name); ok && (strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, "{")) {
+			var v float64
+			fields := strings.Fields(rest)
+			if _, err := fmt.Sscan(fields[len(fields)-1], &v); err != nil {
+				return 0, fmt.Errorf("metric %s: %w", name, err)
+			}
+			sum, found = sum+v, true
+		}
+	}
+	if !found {
+		return 0, fmt.Errorf("process %s has no metric %s", process, name)
+	}
+	return sum, nil
+}
+
+// end stops everything and judges the logs.
+func (in *Instance) end() {
+	if in.mode == Dev {
+		if in.dev != nil {
+			syscall.Kill(in.dev.cmd.Process.Pid, syscall.SIGCONT)
+			in.dev.cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case <-in.dev.done:
+			case <-time.After(40 * time.Second):
+				in.t.Error("sluice dev did not end within 40 s of SIGTERM")
+				in.dev.cmd.Process.Kill()
+				<-in.dev.done
+			}
+		}
+	} else if _, err := script(in.t, in.env(), "suite", "down", "--config", in.config, "--data", in.data); err != nil {
+		in.t.Error(err)
+	}
+	in.judgeLogs()
+}
+
+// judgeLogs fails the test for a secret, a data race or a panic in a log, and
+// shows the logs of a failed test.
+func (in *Instance) judgeLogs() {
+	files, err := filepath.Glob(filepath.Join(in.data, "log", "*.log"))
+	if err != nil {
+		in.t.Error(err)
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			in.t.Error(err)
+			continue
+		}
+		for _, bad := range []struct{ what, text string }{
+			{"D10: the admin token", AdminToken},
+			{"D10: the signing key", encodedKey()},
+			{"D10: a client's token", tokenHead()},
+			{"a data race", "WARNING: DATA RACE"},
+			{"a panic", "\npanic: "},
+			{"a panic", "\ngoroutine 1 ["},
+		} {
+			if i := bytes.Index(text, []byte(bad.text)); i >= 0 {
+				in.t.Errorf("%s is in %s: …%s…", bad.what, filepath.Base(f), text[max(0, i-200):min(len(text), i+3000)])
+			}
+		}
+		if in.t.Failed() {
+			const shown = 6000
+			in.t.Logf("last lines of %s:\n%s", filepath.Base(f), text[max(0, len(text)-shown):])
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+)
+
+// batch is a ChangeBatch; its changes are still the source's.
+type batch struct {
+	epoch         model.Epoch
+	previous, end model.Cursor
+	changes       []change
+	meta          model.BatchMeta
+}
+
+// replicator reads the source and publishes. It dies with its session; a new
+// one begins where the store is. A replaced one may live on for a while.
+type replicator struct {
+	w        *World
+	epoch    model.Epoch
+	cursor   model.Cursor // end of the last batch published
+	dead     bool
+	snapshot *snapshot // nil when streaming
+	// Streaming: transactions up to next-1 are published, and so are offset
+	// changes of the first after them that has any.
+	next, offset int
+}
+
+// snapshot is the initial copy in progress.
+type snapshot struct {
+	slot  int // the transaction after which streaming will begin
+	table int
+	after string
+}
+
+// openSession starts the replicator as if its process came up now.
+func (w *World) openSession() *replicator {
+	head, err := w.store.OpenSession(w.ctx, streamID)
+	w.must(err, "open session")
+	r := &replicator{w: w, epoch: head.Epoch, cursor: head.Applied}
+	switch {
+	case head.SnapshotDone:
+		r.next, r.offset = indexOf(head.Applied.Position)+1, int(head.Applied.Offset)
+	case head.Applied == model.Cursor{}:
+		// Nothing is stored: the slot is made anew.
+		r.snapshot = &snapshot{slot: w.source.head()}
+	default:
+		r.snapshot = &snapshot{slot: indexOf(head.Applied.Position)}
+		tables, err := w.store.Tables(w.ctx, streamID)
+		w.must(err, "tables")
+		done := map[model.TableID]model.TableProgress{}
+		for _, t := range tables {
+			done[t.Table.ID] = t
+		}
+		for ; r.snapshot.table < tableCount && done[tableID(r.snapshot.table)].Done; r.snapshot.table++ {
+		}
+		if r.snapshot.table < tableCount {
+			r.snapshot.after = string(done[tableID(r.snapshot.table)].LastKey)
+		}
+	}
+	w.logf("session of epoch %d at %s", r.epoch, r.cursor)
+	for _, b := range w.writers {
+		b.sessionOpened()
+	}
+	return r
+}
+
+// publish makes the next batch, if there is anything to publish. Its size, and
+// so how the log is cut into batches, is chance.
+func (r *replicator) publish() {
+	w := r.w
+	b := &batch{epoch: r.epoch, previous: r.cursor}
+	if r.snapshot != nil {
+		r.copy(b)
+	} else if !r.stream(b, 1+w.rnd.IntN(8)) {
+		return
+	}
+	if b.end.Compare(b.previous) <= 0 {
+		w.failf("replicator made a batch from %s to %s", b.previous, b.end)
+	}
+	r.cursor = b.end
+	w.logf("epoch %d publishes %s to %s, %d changes", b.epoch, b.previous, b.end, len(b.changes))
+	w.queue = append(w.queue, &message{batch: b})
+}
+
+// copy takes the next chunk of the initial copy, as the source is now.
+func (r *replicator) copy(b *batch) {
+	s, source := r.snapshot, r.w.source
+	if s.table == tableCount {
+		b.meta.SnapshotDone = true
+		b.meta.NoCheckpointBefore = position(source.head())
+		b.end = model.Cursor{Position: position(s.slot) + "s"}
+		r.snapshot, r.next, r.offset = nil, s.slot+1, 0
+		return
+	}
+	limit := 1 + r.w.rnd.IntN(4)
+	rows := source.rows(s.table, s.after, limit)
+	for _, row := range rows {
+		b.changes = append(b.changes, change{op: model.SnapshotRow, table: s.table, row: row})
+		s.after = row[0]
+	}
+	done := len(rows) < limit
+	b.meta.Progress = []model.TableProgress{{Table: sourceTable(s.table), LastKey: []byte(s.after), Rows: uint64(len(rows)), Done: done}}
+	b.end = model.Cursor{Position: position(s.slot), Offset: r.cursor.Offset + 1}
+	if done {
+		s.table, s.after = s.table+1, ""
+	}
+}
+
+// stream takes up to n changes of the log: whole transactions, or a part of
+// one, whose last part may be followed by whole ones.
+func (r *replicator) stream(b *batch, n int) bool {
+	log := r.w.source.log
+	b.end = r.cursor
+	for r.next < len(log) {
+		rest := log[r.next].changes
+		if len(rest) > 0 {
+			rest = rest[r.offset:]
+		}
+		if len(rest) > n {
+			if len(b.changes) > 0 || b.end != r.cursor {
+				break
+			}
+			b.changes = rest[:n]
+			r.offset += n
+			b.end.Offset += uint64(n)
+			return true
+		}
+		b.changes = append(b.changes, rest...)
+		n -= len(rest)
+		if len(log[r.next].changes) > 0 {
+			r.offset = 0
+		}
+		b.end = model.Cursor{Position: position(r.next)}
+		b.meta.Transactions++
+		r.next++
+		if n <= 0 {
+			break
+		}
+	}
+	return b.end != r.cursor
+}
+
+// message is a batch in the buffer between replicator and evaluators: it stays
+// until it is acknowledged, and may be delivered any number of times.
+type message struct {
+	batch *batch
+}
+
+// deliver evaluates a message, any one, and hands it to a writer.
+func (w *World) deliver() {
+	if len(w.queue) == 0 {
+		return
+	}
+	// Mostly in order, as a queue does; sometimes not.
+	i := min(w.rnd.IntN(4), len(w.queue)-1)
+	if w.rnd.IntN(8) == 0 {
+		i = w.rnd.IntN(len(w.queue))
+	}
+	m := w.queue[i]
+	e := &model.EvaluatedBatch{Stream: streamID, Epoch: m.batch.epoch, Previous: m.batch.previous, End: m.batch.end, Meta: m.batch.meta}
+	for _, c := range m.batch.changes {
+		var r model.EvaluatedRow
+		r, w.scratch = evaluate(streamID, c, w.scratch)
+		e.Rows = append(e.Rows, r)
+	}
+	w.pickWriter().arrived(m, e)
+}
+
+// acknowledge takes a message off the queue.
+func (w *World) acknowledge(m *message) {
+	for i, q := range w.queue {
+		if q == m {
+			w.queue = append(w.queue[:i], w.queue[i+1:]...)
+			return
+		}
+	}
+}
+
+// loseLease ends the session of an epoch.
+func (w *World) loseLease(epoch model.Epoch, reason string) {
+	w.logf("epoch %d is broken: %s", epoch, reason)
+	for _, r := range w.replicators {
+		if r.epoch == epoch {
+			r.dead = true
+		}
+	}
+}
+
+// refused tells whether a store error is one that the contract allows a
+// commit of a writer that is not the only one.
+func refused(err error) bool {
+	var fenced *store.FencedError
+	var moved *store.MovedError
+	return errors.As(err, &fenced) || errors.As(err, &moved) || errors.Is(err, store.ErrNotReplicated)
+}
+
+func (c change) String() string {
+	return fmt.Sprintf("%d %s %v before %q", c.op, tableNames[c.table], c.row, c.before)
+}
