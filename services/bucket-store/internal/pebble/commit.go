@@ -1,0 +1,235 @@
+package pebble
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/sluicesync/sluice/libs/core/ledger"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+)
+
+// Commit stores c in one batch. A crash before the batch is synced leaves
+// nothing of it, a crash after it leaves all.
+func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
+	if c.Activate {
+		s.catalog.Lock()
+		defer s.catalog.Unlock()
+	} else {
+		s.catalog.RLock()
+		defer s.catalog.RUnlock()
+	}
+	st, err := s.stream(c.Stream)
+	if err != nil {
+		return err
+	}
+	st.write.Lock()
+	defer st.write.Unlock()
+	was := st.head.Load()
+	if err := store.CheckCommit(st.definition.Load().State, &was.StreamHead, c); err != nil {
+		return fmt.Errorf("stream %d: %w", c.Stream, err)
+	}
+	now := &head{StreamHead: store.NextHead(&was.StreamHead, c), buckets: was.buckets}
+
+	batch := s.db.NewBatch()
+	defer batch.Close()
+	w := writer{batch: batch, stream: c.Stream}
+	states, err := s.nextStates(st, was, now, c)
+	if err != nil {
+		return err
+	}
+	for i := range states {
+		w.state(c.Buckets[i].Bucket, &states[i])
+	}
+	for i := range c.Ops {
+		w.op(states[c.Ops[i].Bucket].number, &c.Ops[i].Op)
+	}
+	filter := st.filter.Load()
+	for i := range c.Rows {
+		r := &c.Rows[i]
+		w.record(r)
+		if filter != nil && r.Record != nil && !filter.add(&r.Key) {
+			st.filter.Store(nil)
+			filter = nil
+		}
+	}
+	for i := range c.Entries {
+		w.entry(&c.Entries[i])
+	}
+	for i := range c.Progress {
+		w.progress(&c.Progress[i])
+	}
+	w.set(streamKey(kindHead, c.Stream), appendHead(nil, now))
+	var moved map[*stream]*model.Stream
+	if c.Activate {
+		if moved, err = s.setStates(batch, activation(s.list(), c.Stream)); err != nil {
+			return err
+		}
+	}
+	if w.err != nil {
+		return fmt.Errorf("encode commit: %w", w.err)
+	}
+	if err := batch.Commit(pebble.Sync); err != nil {
+		return fmt.Errorf("commit stream %d: %w", c.Stream, err)
+	}
+
+	for i := range states {
+		// Clone: the name may share memory with a whole batch.
+		s.states.put(stateKey{c.Stream, c.Buckets[i].Bucket}.clone(), states[i])
+	}
+	for st, def := range moved {
+		st.definition.Store(def)
+	}
+	st.head.Store(now) // last: whoever sees this checkpoint sees its states
+	return nil
+}
+
+// activation is the change of states when a stream becomes the active one.
+func activation(streams []model.Stream, id model.StreamID) map[model.StreamID]model.StreamState {
+	states := map[model.StreamID]model.StreamState{id: model.Active}
+	for i := range streams {
+		if d := &streams[i]; d.ID != id && (d.State == model.Active || d.State == model.Errored) {
+			states[d.ID] = model.Stopped
+		}
+	}
+	return states
+}
+
+// nextStates adds the commit to the states of its buckets.
+func (s *Store) nextStates(st *stream, was, now *head, c *ledger.Commit) ([]bucketState, error) {
+	states := make([]bucketState, len(c.Buckets))
+	for i := range c.Buckets {
+		d := &c.Buckets[i]
+		b, err := s.state(stateKey{st.id, d.Bucket})
+		if err != nil {
+			return nil, err
+		}
+		if b.number == 0 {
+			now.buckets++
+			b.number = now.buckets
+		}
+		if b.head.last <= was.Checkpoint.Op {
+			b.base, b.first = b.head, d.First
+		}
+		b.head.checksum += d.Checksum
+		b.head.count += d.Count
+		b.head.last = d.Last
+		b.changes += d.Count
+		states[i] = b
+	}
+	return states, nil
+}
+
+// writer encodes straight into a batch's memory.
+type writer struct {
+	batch  *pebble.Batch
+	stream model.StreamID
+	buf    []byte
+	key    []byte
+	err    error
+}
+
+func (w *writer) set(key, value []byte) { w.err = errors.Join(w.err, w.batch.Set(key, value, nil)) }
+
+func (w *writer) state(bucket string, s *bucketState) {
+	w.key = appendBucketKey(w.key[:0], w.stream, bucket)
+	w.buf = appendState(w.buf[:0], s)
+	w.set(w.key, w.buf)
+}
+
+func (w *writer) op(bucket uint64, op *model.Op) {
+	d := w.batch.SetDeferred(opKeySize, opSize(op))
+	putOpKey(d.Key, w.stream, bucket, op.ID)
+	appendOp(d.Value[:0], op)
+	if err := d.Finish(); err != nil {
+		w.err = errors.Join(w.err, err)
+	}
+}
+
+func (w *writer) record(r *ledger.RowWrite) {
+	w.key = appendRecordKey(w.key[:0], w.stream, r.Key)
+	if r.Record == nil {
+		w.err = errors.Join(w.err, w.batch.Delete(w.key, nil))
+		return
+	}
+	w.buf = appendRecord(w.buf[:0], r.Record)
+	w.set(w.key, w.buf)
+}
+
+func (w *writer) entry(e *ledger.EntryWrite) {
+	w.key = appendLookupKey(w.key[:0], w.stream, e.Lookup, e.Key, e.ID)
+	w.buf = append(w.buf[:0], e.Values...)
+	w.set(w.key, w.buf)
+}
+
+func (w *writer) progress(p *model.TableProgress) {
+	value, err := json.Marshal(p)
+	if err != nil {
+		w.err = errors.Join(w.err, err)
+		return
+	}
+	w.key = append(appendStream(w.key[:0], kindProgress, w.stream), p.Table.ID[:]...)
+	w.set(w.key, value)
+}
+
+// Records returns what is known of rows.
+func (s *Store) Records(_ context.Context, id model.StreamID, keys []model.RowKey) ([]*ledger.Record, error) {
+	st, err := s.stream(id)
+	if err != nil {
+		return nil, err
+	}
+	records := make([]*ledger.Record, len(keys))
+	filter := st.filter.Load()
+	var key []byte
+	for i := range keys {
+		if filter != nil && !filter.maybe(&keys[i]) {
+			continue
+		}
+		key = appendRecordKey(key[:0], id, keys[i])
+		value, ok, err := s.get(key)
+		if err != nil {
+			return nil, fmt.Errorf("read record: %w", err)
+		}
+		if !ok {
+			continue
+		}
+		if records[i], err = readRecord(value); err != nil {
+			return nil, fmt.Errorf("read record: %w", err)
+		}
+	}
+	return records, nil
+}
+
+// Table returns records of a table.
+func (s *Store) Table(_ context.Context, id model.StreamID, table model.TableID, from model.RowID, limit int) (rows []ledger.KeyedRecord, more bool, err error) {
+	if _, err := s.stream(id); err != nil {
+		return nil, false, err
+	}
+	prefix := append(streamKey(kindRecord, id), table[:]...)
+	lower := prefix
+	if from != (model.RowID{}) {
+		lower = append(append(append([]byte(nil), prefix...), from[:]...), 0)
+	}
+	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: after(prefix)})
+	if err != nil {
+		return nil, false, fmt.Errorf("read table: %w", err)
+	}
+	defer iter.Close()
+	for iter.First(); iter.Valid(); iter.Next() {
+		if len(rows) == limit {
+			return rows, true, nil
+		}
+		rec, err := readRecord(string(iter.Value()))
+		if err != nil {
+			return nil, false, fmt.Errorf("read table: %w", err)
+		}
+		row := ledger.KeyedRecord{Key: model.RowKey{Table: table}, Record: rec}
+		copy(row.Key.Row[:], iter.Key()[len(prefix):])
+		rows = append(rows, row)
+	}
+	return rows, false, iter.Error()
+}

@@ -1,0 +1,400 @@
+package pebble
+
+import (
+	"bytes"
+	"cmp"
+	"container/heap"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+)
+
+// Dirtiest lists buckets. It reads every bucket state of the stream, in order.
+func (s *Store) Dirtiest(_ context.Context, id model.StreamID, q store.DirtyQuery) ([]store.DirtyBucket, error) {
+	if _, err := s.stream(id); err != nil {
+		return nil, err
+	}
+	if len(q.Only) > 0 {
+		return s.only(id, q)
+	}
+	lower, upper := streamRange(kindBucket, id)
+	prefix := len(lower)
+	paged := q.MinChanges == 0
+	if paged && q.After != "" {
+		lower = append(appendBucketKey(nil, id, q.After), 0)
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return nil, fmt.Errorf("read bucket states: %w", err)
+	}
+	defer it.Close()
+	var out dirtyHeap
+	for it.First(); it.Valid(); it.Next() {
+		b, err := readState(it.Value())
+		if err != nil {
+			return nil, fmt.Errorf("read bucket states: %w", err)
+		}
+		if b.changes < q.MinChanges || float64(b.changes) < q.MinRatio*float64(b.head.count) {
+			continue
+		}
+		full := q.Limit > 0 && len(out) == q.Limit
+		if paged && full {
+			break
+		}
+		if full && out[0].Changes >= b.changes {
+			continue
+		}
+		d := store.DirtyBucket{Bucket: string(it.Key()[prefix:]), Ops: b.head.count, Changes: b.changes}
+		switch {
+		case paged:
+			out = append(out, d)
+		case full:
+			out[0] = d
+			heap.Fix(&out, 0)
+		default:
+			heap.Push(&out, d)
+		}
+	}
+	if err := it.Error(); err != nil {
+		return nil, fmt.Errorf("read bucket states: %w", err)
+	}
+	if !paged {
+		slices.SortFunc(out, func(a, b store.DirtyBucket) int {
+			return cmp.Or(cmp.Compare(b.Changes, a.Changes), cmp.Compare(a.Bucket, b.Bucket))
+		})
+	}
+	return out, nil
+}
+
+func (s *Store) only(id model.StreamID, q store.DirtyQuery) ([]store.DirtyBucket, error) {
+	var out []store.DirtyBucket
+	names := slices.Clone(q.Only)
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if q.After != "" && name <= q.After || q.Limit > 0 && len(out) == q.Limit {
+			continue
+		}
+		b, err := s.state(stateKey{id, name})
+		if err != nil {
+			return nil, err
+		}
+		if b.number != 0 {
+			out = append(out, store.DirtyBucket{Bucket: name, Ops: b.head.count, Changes: b.changes})
+		}
+	}
+	return out, nil
+}
+
+// dirtyHeap has the bucket with the fewest changes first.
+type dirtyHeap []store.DirtyBucket
+
+func (h dirtyHeap) Len() int           { return len(h) }
+func (h dirtyHeap) Less(i, j int) bool { return h[i].Changes < h[j].Changes }
+func (h dirtyHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *dirtyHeap) Push(x any)        { *h = append(*h, x.(store.DirtyBucket)) }
+func (h *dirtyHeap) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+// Scan yields a bucket's ops without data.
+func (s *Store) Scan(_ context.Context, id model.StreamID, bucket string, downTo, upTo model.OpID, ascending bool) iter.Seq2[model.Op, error] {
+	return func(yield func(model.Op, error) bool) {
+		var op model.Op
+		err := s.ops(id, bucket, downTo, upTo, !ascending, false, func(key, value []byte) (bool, error) {
+			if err := readOp(opID(key), value, &op); err != nil {
+				return false, err
+			}
+			op.Data = ""
+			return yield(op, nil), nil
+		})
+		if err != nil {
+			yield(model.Op{}, err)
+		}
+	}
+}
+
+// Replace rewrites ops. They are at or below the checkpoint, so no commit
+// touches them and they are looked at without holding up commits; only the
+// bucket's state is shared with those.
+func (s *Store) Replace(_ context.Context, id model.StreamID, r store.Replacement) (uint64, error) {
+	st, err := s.stream(id)
+	if err != nil {
+		return 0, err
+	}
+	st.compact.Lock()
+	defer st.compact.Unlock()
+	key := stateKey{id, r.Bucket}
+	b, err := s.state(key)
+	if err != nil {
+		return 0, err
+	}
+	refuse := func(op model.OpID, format string, args ...any) error {
+		return &store.ReplaceError{Bucket: r.Bucket, Op: op, Reason: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case b.number == 0:
+		return 0, refuse(0, "there is no such bucket")
+	case r.Checkpoint > st.head.Load().Checkpoint.Op:
+		return 0, refuse(r.Checkpoint, "it is above the checkpoint")
+	case r.ClearTo > r.Checkpoint:
+		return 0, refuse(r.ClearTo, "it is above the checkpoint")
+	}
+	batch := s.db.NewBatch()
+	defer batch.Close()
+	x := replacer{s: s, id: id, b: b, batch: batch, refuse: refuse, moved: map[model.OpID]model.OpID{}, rows: map[model.OpID]rowName{}}
+	for _, m := range r.Moves {
+		if err := x.move(m, r.Checkpoint); err != nil {
+			return 0, err
+		}
+	}
+	var removed uint64
+	if r.ClearTo > 0 {
+		if removed, err = x.clear(r.ClearTo); err != nil {
+			return 0, err
+		}
+	}
+
+	st.write.Lock()
+	defer st.write.Unlock()
+	if (*s.streams.Load())[id].definition.Load().State == model.Terminated {
+		return 0, fmt.Errorf("stream %d: %w", id, store.ErrNoStream)
+	}
+	if b, err = s.state(key); err != nil {
+		return 0, err
+	}
+	if removed > 0 {
+		b.head.count -= removed
+		if r.ClearTo <= b.base.last {
+			b.base.count -= removed
+		}
+		b.cleared = max(b.cleared, r.ClearTo)
+		// Before the batch, so that a reader that sees the clear sees this.
+		warned := b
+		warned.head.count += removed
+		if r.ClearTo <= b.base.last {
+			warned.base.count += removed
+		}
+		s.states.put(key.clone(), warned)
+	}
+	if r.Finished {
+		b.changes = 0
+	}
+	if err := batch.Set(appendBucketKey(nil, id, r.Bucket), appendState(nil, &b), nil); err != nil {
+		return 0, fmt.Errorf("replace ops: %w", err)
+	}
+	if err := batch.Commit(pebble.NoSync); err != nil {
+		s.states.drop(key)
+		return 0, fmt.Errorf("replace ops: %w", err)
+	}
+	s.states.put(key.clone(), b)
+	return removed, nil
+}
+
+// rowName is a row's key in a bucket.
+type rowName struct {
+	key     model.RowKey
+	typ, id string
+}
+
+// replacer makes the batch of one Replace.
+type replacer struct {
+	s      *Store
+	id     model.StreamID
+	b      bucketState
+	batch  *pebble.Batch
+	refuse func(op model.OpID, format string, args ...any) error
+	moved  map[model.OpID]model.OpID
+	rows   map[model.OpID]rowName // of targets
+}
+
+// op reads one op; name is the row of a PUT or REMOVE.
+func (x *replacer) op(id model.OpID) (kind model.OpKind, sum model.Checksum, name rowName, err error) {
+	value, closer, err := x.s.db.Get(opKey(x.id, x.b.number, id))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return 0, 0, name, x.refuse(id, "it is not there")
+	}
+	if err != nil {
+		return 0, 0, name, fmt.Errorf("read op %s: %w", id, err)
+	}
+	var op model.Op
+	err = readOp(id, value, &op)
+	name = rowName{op.Key, string([]byte(op.ObjectType)), string([]byte(op.ObjectID))}
+	return op.Kind, op.Checksum, name, errors.Join(err, closer.Close())
+}
+
+func (x *replacer) move(m store.Move, checkpoint model.OpID) error {
+	if m.ID >= m.Target || m.Target > checkpoint {
+		return x.refuse(m.ID, "its target %s is not between it and the checkpoint", m.Target)
+	}
+	if _, ok := x.moved[m.ID]; ok {
+		return x.refuse(m.ID, "it is named twice")
+	}
+	kind, sum, name, err := x.op(m.ID)
+	if err != nil {
+		return err
+	}
+	if kind == model.OpMove {
+		return nil // done before
+	}
+	if kind != model.OpPut && kind != model.OpRemove {
+		return x.refuse(m.ID, "it is a %s", kind)
+	}
+	target, ok := x.rows[m.Target]
+	if !ok {
+		var kind model.OpKind
+		if kind, _, target, err = x.op(m.Target); err != nil {
+			return err
+		}
+		if kind != model.OpPut && kind != model.OpRemove {
+			return x.refuse(m.Target, "it is a %s and cannot supersede another", kind)
+		}
+		x.rows[m.Target] = target
+	}
+	if name != target {
+		return x.refuse(m.ID, "op %s is of another row", m.Target)
+	}
+	x.moved[m.ID] = m.Target
+	op := model.Op{Kind: model.OpMove, Checksum: sum, Target: m.Target}
+	return x.batch.Set(opKey(x.id, x.b.number, m.ID), appendOp(nil, &op), nil)
+}
+
+// clear makes everything up to id one CLEAR and returns the ops that are gone.
+func (x *replacer) clear(to model.OpID) (removed uint64, err error) {
+	it, err := x.s.db.NewIter(&pebble.IterOptions{LowerBound: opKey(x.id, x.b.number, 0), UpperBound: opKey(x.id, x.b.number, to+1)})
+	if err != nil {
+		return 0, fmt.Errorf("read ops: %w", err)
+	}
+	defer it.Close()
+	clear := model.Op{Kind: model.OpClear}
+	var count uint64
+	var op model.Op
+	for it.First(); it.Valid(); it.Next() {
+		if err := readOp(opID(it.Key()), it.Value(), &op); err != nil {
+			return 0, fmt.Errorf("read ops: %w", err)
+		}
+		target, moved := x.moved[op.ID]
+		if moved {
+			op.Target = target
+		} else if op.Kind == model.OpPut {
+			return 0, x.refuse(op.ID, "it is a PUT and cannot be cleared")
+		}
+		clear.Checksum += op.Checksum
+		clear.Target = max(clear.Target, op.Target)
+		count++
+		if op.ID != to {
+			if err := x.batch.Delete(it.Key(), nil); err != nil {
+				return 0, fmt.Errorf("clear ops: %w", err)
+			}
+		}
+	}
+	if err := it.Error(); err != nil {
+		return 0, fmt.Errorf("read ops: %w", err)
+	}
+	if count == 0 || op.ID != to {
+		return 0, x.refuse(to, "it is not there")
+	}
+	return count - 1, x.batch.Set(opKey(x.id, x.b.number, to), appendOp(nil, &clear), nil)
+}
+
+// lookupStep is the number of entries that one batch of CompactLookups removes.
+const lookupStep = 10_000
+
+// CompactLookups drops superseded entries. Who reads at a checkpoint below the
+// newest op that superseded a dropped entry is told so (ErrInvalidated).
+func (s *Store) CompactLookups(_ context.Context, id model.StreamID, c model.OpID, from []byte, limit int) (removed uint64, next []byte, err error) {
+	st, err := s.stream(id)
+	if err != nil {
+		return 0, nil, err
+	}
+	st.compact.Lock()
+	defer st.compact.Unlock()
+	if c > st.head.Load().Checkpoint.Op {
+		return 0, nil, &store.ReplaceError{Op: c, Reason: "it is above the checkpoint"}
+	}
+	lower, upper := streamRange(kindLookup, id)
+	if len(from) > 0 {
+		if bytes.Compare(from, lower) < 0 || bytes.Compare(from, upper) >= 0 {
+			return 0, nil, fmt.Errorf("compact lookups: %x is not a place in stream %d", from, id)
+		}
+		lower = from
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return 0, nil, fmt.Errorf("compact lookups: %w", err)
+	}
+	defer it.Close()
+	batch := s.db.NewBatch()
+	defer func() { batch.Close() }()
+	var group []byte
+	var newest model.OpID // of group, at most c; 0 = not met yet
+	var cleared model.OpID
+	looked := 0
+	for it.First(); it.Valid(); it.Next() {
+		g, op, ok := lookupKey(it.Key())
+		if !ok {
+			return removed, nil, fmt.Errorf("compact lookups: %w", errCorrupt)
+		}
+		if !bytes.Equal(g, group) {
+			if looked >= limit && limit > 0 {
+				next = slices.Clone(it.Key())
+				break
+			}
+			group, newest = append(group[:0], g...), 0
+		}
+		looked++
+		if op > c {
+			continue
+		}
+		superseded := newest != 0
+		if !superseded {
+			newest = op
+		}
+		if superseded || len(it.Value()) == 0 {
+			cleared = max(cleared, newest)
+			if err := batch.Delete(it.Key(), nil); err != nil {
+				return removed, nil, fmt.Errorf("compact lookups: %w", err)
+			}
+			removed++
+		}
+		if batch.Count() >= lookupStep {
+			if err := s.applyLookups(st, batch, cleared); err != nil {
+				return removed, nil, err
+			}
+			batch.Close()
+			batch = s.db.NewBatch()
+		}
+	}
+	if err := it.Error(); err != nil {
+		return removed, nil, fmt.Errorf("compact lookups: %w", err)
+	}
+	if batch.Empty() {
+		return removed, next, nil
+	}
+	return removed, next, s.applyLookups(st, batch, cleared)
+}
+
+func (s *Store) applyLookups(st *stream, batch *pebble.Batch, cleared model.OpID) error {
+	st.write.Lock()
+	defer st.write.Unlock()
+	if uint64(cleared) > st.cleared.Load() {
+		// Before the batch, so that a reader that misses entries is told.
+		st.cleared.Store(uint64(cleared))
+	}
+	if err := batch.Set(streamKey(kindCleared, st.id), binary.BigEndian.AppendUint64(nil, st.cleared.Load()), nil); err != nil {
+		return fmt.Errorf("compact lookups: %w", err)
+	}
+	if err := batch.Commit(pebble.NoSync); err != nil {
+		return fmt.Errorf("compact lookups: %w", err)
+	}
+	return nil
+}

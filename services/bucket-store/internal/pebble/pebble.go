@@ -1,0 +1,293 @@
+// Package pebble keeps everything in one folder, in an embedded Pebble
+// database that one process at a time may open.
+//
+// Invariants, besides those of the contract (storetest.Run):
+//
+//   - D3: a commit is one batch of the write-ahead log, with one fsync; after
+//     a crash it is there or not (TestKilled, TestUnsyncedLoss).
+//   - INV-5: memory (heads, bucket states) moves after the batch is durable;
+//     nobody reads a checkpoint before.
+//   - Keys sort as the names they are made of, whatever bytes those have
+//     (TestKeyOrder, FuzzLookupKey).
+//
+// Locks, in the order in which they are taken: Store.catalog, stream.compact,
+// stream.write. The write lock is held across the commit's fsync on purpose:
+// it is what makes commits of one stream follow one another.
+package pebble
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+)
+
+// Options of Open; zero means default.
+type Options struct {
+	// CacheBytes is the memory for blocks of the database. 0 = 128 MiB.
+	CacheBytes int64
+	// StateBytes is the memory for bucket states. 0 = 64 MiB.
+	StateBytes int
+	// FilterBytes is the memory per stream for knowing rows never stored.
+	// 0 = 16 MiB, good for 13 million rows.
+	FilterBytes int
+	// MemTableBytes is the size of one memtable. 0 = 64 MiB.
+	MemTableBytes uint64
+	// Log takes what Pebble reports; nil = nowhere.
+	Log *slog.Logger
+	// FS replaces the file system, in tests.
+	FS vfs.FS
+}
+
+// Store is a store.Store.
+type Store struct {
+	db      *pebble.DB
+	lock    *pebble.Lock
+	options Options
+	states  *stateCache
+
+	// catalog: held for reading by every commit, for writing by what changes
+	// stream states.
+	catalog sync.RWMutex
+	streams atomic.Pointer[map[model.StreamID]*stream] // replaced whole, under catalog
+	next    model.StreamID                             // highest id used; guarded by catalog
+
+	users sync.Mutex // serialises write checkpoint changes
+}
+
+var _ store.Store = (*Store)(nil)
+
+// stream is what is in memory of a stream.
+type stream struct {
+	id         model.StreamID
+	definition atomic.Pointer[model.Stream] // without Head; replaced under catalog
+	head       atomic.Pointer[head]         // replaced under write
+	// cleared is the op up to which superseded lookups may be gone.
+	cleared atomic.Uint64
+	filter  atomic.Pointer[rowFilter] // nil: any row may be stored
+
+	write   sync.Mutex // one commit at a time
+	compact sync.Mutex // one replacement at a time
+}
+
+// version is the format of keys and values.
+const version = "1"
+
+// Open opens the database in folder dir, making it if there is none.
+func Open(dir string, o Options) (*Store, error) {
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 128 << 20
+	}
+	if o.StateBytes == 0 {
+		o.StateBytes = 64 << 20
+	}
+	if o.FilterBytes == 0 {
+		o.FilterBytes = 16 << 20
+	}
+	if o.MemTableBytes == 0 {
+		o.MemTableBytes = 64 << 20
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	cache := pebble.NewCache(o.CacheBytes)
+	defer cache.Unref()
+	po := &pebble.Options{
+		FS:                          o.FS,
+		Cache:                       cache,
+		FormatMajorVersion:          pebble.FormatNewest,
+		MemTableSize:                o.MemTableBytes,
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       64,
+		LBaseMaxBytes:               256 << 20,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		Logger:                      logger{o.Log},
+	}
+	for i := range po.Levels {
+		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		po.Levels[i].BlockSize = 16 << 10
+	}
+	if err := o.FS.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make folder %s: %w", dir, err)
+	}
+	// The lock tells a folder in use apart from any other failure to open.
+	lock, err := pebble.LockDirectory(dir, o.FS)
+	if err != nil {
+		return nil, fmt.Errorf("folder %s is in use by another process: %w", dir, err)
+	}
+	po.Lock = lock
+	db, err := pebble.Open(dir, po)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open store in %s: %w", dir, err), lock.Close())
+	}
+	s := &Store{db: db, lock: lock, options: o, states: newStateCache(o.StateBytes)}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("read store in %s: %w", dir, err), db.Close(), lock.Close())
+	}
+	return s, nil
+}
+
+// load reads the catalog into memory.
+func (s *Store) load() error {
+	found, ok, err := s.get([]byte{kindMeta, 'v'})
+	if err != nil {
+		return err
+	}
+	if !ok {
+		if err := s.db.Set([]byte{kindMeta, 'v'}, []byte(version), pebble.Sync); err != nil {
+			return err
+		}
+	} else if found != version {
+		return fmt.Errorf("its format is version %q, this program knows %q", found, version)
+	}
+	streams := map[model.StreamID]*stream{}
+	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{kindStream}, UpperBound: []byte{kindStream + 1}})
+	if err != nil {
+		return err
+	}
+	defer iter.Close()
+	for iter.First(); iter.Valid(); iter.Next() {
+		var def model.Stream
+		if err := json.Unmarshal(iter.Value(), &def); err != nil {
+			return fmt.Errorf("stream %x: %w", iter.Key(), err)
+		}
+		st := &stream{id: def.ID}
+		st.definition.Store(&def)
+		value, _, err := s.get(streamKey(kindHead, def.ID))
+		if err != nil {
+			return err
+		}
+		h, err := readHead(value)
+		if err != nil {
+			return fmt.Errorf("head of stream %d: %w", def.ID, err)
+		}
+		st.head.Store(h)
+		if value, ok, err := s.get(streamKey(kindCleared, def.ID)); err != nil {
+			return err
+		} else if ok {
+			if len(value) != 8 {
+				return fmt.Errorf("stream %d: %w", def.ID, errCorrupt)
+			}
+			st.cleared.Store(binary.BigEndian.Uint64([]byte(value)))
+		}
+		if def.State == model.Processing || def.State == model.Active {
+			empty, err := s.empty(streamRange(kindRecord, def.ID))
+			if err != nil {
+				return err
+			}
+			if empty {
+				st.filter.Store(newRowFilter(s.options.FilterBytes))
+			}
+		}
+		streams[def.ID] = st
+		s.next = max(s.next, def.ID)
+	}
+	s.streams.Store(&streams)
+	return iter.Error()
+}
+
+// Close closes the database.
+func (s *Store) Close() error {
+	return errors.Join(s.db.Close(), s.lock.Close())
+}
+
+// stream returns a stream whose data is there.
+func (s *Store) stream(id model.StreamID) (*stream, error) {
+	st := (*s.streams.Load())[id]
+	if st == nil || st.definition.Load().State == model.Terminated {
+		return nil, fmt.Errorf("stream %d: %w", id, store.ErrNoStream)
+	}
+	return st, nil
+}
+
+// get returns a copy of a value.
+func (s *Store) get(key []byte) (string, bool, error) {
+	value, closer, err := s.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	text := string(value)
+	return text, true, closer.Close()
+}
+
+func (s *Store) empty(lower, upper []byte) (bool, error) {
+	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return false, err
+	}
+	found := iter.First()
+	return !found, errors.Join(iter.Error(), iter.Close())
+}
+
+// state returns the state of a bucket; one with number 0 if there is none.
+func (s *Store) state(k stateKey) (bucketState, error) {
+	st, ok, mark := s.states.get(k)
+	if ok {
+		return st, nil
+	}
+	value, closer, err := s.db.Get(appendBucketKey(nil, k.stream, k.bucket))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return bucketState{}, nil
+	}
+	if err != nil {
+		return bucketState{}, fmt.Errorf("read bucket state: %w", err)
+	}
+	st, err = readState(value)
+	if err = errors.Join(err, closer.Close()); err != nil {
+		return bucketState{}, fmt.Errorf("read bucket state: %w", err)
+	}
+	s.states.add(k, st, mark)
+	return st, nil
+}
+
+// Size estimates the bytes on disk.
+func (s *Store) Size(context.Context) (store.Size, error) {
+	var size store.Size
+	for _, k := range []struct {
+		kinds string
+		field *uint64
+	}{{"bo", &size.Operations}, {"p", &size.Parameters}, {"rt", &size.Replication}} {
+		for i := range len(k.kinds) {
+			n, err := s.db.EstimateDiskUsage([]byte{k.kinds[i]}, []byte{k.kinds[i] + 1})
+			if err != nil {
+				return size, fmt.Errorf("estimate size: %w", err)
+			}
+			*k.field += n
+		}
+	}
+	return size, nil
+}
+
+// logger passes Pebble's reports on. After a fatal one (a write-ahead log that
+// cannot be written) the state of commits is unknown, so the process must go.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Infof(format string, args ...any) {
+	l.log.Debug("pebble: " + fmt.Sprintf(format, args...))
+}
+
+func (l logger) Errorf(format string, args ...any) {
+	l.log.Error("pebble: " + fmt.Sprintf(format, args...))
+}
+
+func (l logger) Fatalf(format string, args ...any) {
+	panic("pebble: " + fmt.Sprintf(format, args...))
+}

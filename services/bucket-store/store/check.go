@@ -1,0 +1,69 @@
+package store
+
+import (
+	"github.com/sluicesync/sluice/libs/core/ledger"
+	"github.com/sluicesync/sluice/libs/model"
+)
+
+// Replicated tells whether commits to a stream in that state are taken.
+func Replicated(s model.StreamState) bool { return s == model.Processing || s == model.Active }
+
+// CheckCommit tells whether c may follow head; every implementation asks it in
+// the step that commits.
+func CheckCommit(state model.StreamState, head *model.StreamHead, c *ledger.Commit) error {
+	switch {
+	case !Replicated(state):
+		return ErrNotReplicated
+	case c.Head.Epoch != head.Epoch:
+		return &FencedError{Epoch: c.Head.Epoch, Current: head.Epoch}
+	case c.Previous != head.Applied || c.PreviousOp != head.Persisted:
+		return &MovedError{Head: *head}
+	}
+	return nil
+}
+
+// NextHead is the head after c was committed on head.
+func NextHead(head *model.StreamHead, c *ledger.Commit) model.StreamHead {
+	next := c.Head
+	if !c.Published {
+		next.LastError, next.LastErrorAt = head.LastError, head.LastErrorAt
+	} else {
+		next.LastError, next.LastErrorAt = "", 0
+	}
+	return next
+}
+
+// UserCheckpoints is what is kept for one user key: the newest number, and the
+// newest one known to be reached when another took its place.
+type UserCheckpoints struct {
+	ID          uint64
+	Head        model.Position
+	ReachedID   uint64
+	ReachedHead model.Position
+}
+
+// Take gives r its number while clients see a checkpoint at position.
+func (u *UserCheckpoints) Take(r WriteCheckpointRequest, position model.Position) {
+	id := r.ID
+	if id == 0 {
+		id = u.ID + 1
+	}
+	if id <= u.ID {
+		return
+	}
+	if u.ID > 0 && u.Head <= position {
+		u.ReachedID, u.ReachedHead = u.ID, u.Head
+	}
+	u.ID, u.Head = id, r.Head
+}
+
+// Reached is the highest number that position has reached; 0 = none.
+func (u *UserCheckpoints) Reached(position model.Position) uint64 {
+	switch {
+	case u.ID > 0 && u.Head <= position:
+		return u.ID
+	case u.ReachedID > 0 && u.ReachedHead <= position:
+		return u.ReachedID
+	}
+	return 0
+}
