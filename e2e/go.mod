@@ -7,5 +7,23 @@ require github.com/jackc/pgx/v5 v5.12.0
 require (
 	github.com/jackc/pgpassfile v1.0.0 // indirect
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
-	golang.org/x/text v0.41.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
+)
+
+require go.uber.org/goleak v1.3.0
+
+require (
+	github.com/sluicesync/sluice/libs/core v0.0.0
+	github.com/sluicesync/sluice/libs/model v0.0.0
+	github.com/sluicesync/sluice/services/bucket-store v0.0.0
+)
+
+replace (
+	github.com/sluicesync/sluice/libs/core => ../libs/core
+	github.com/sluicesync/sluice/libs/kit => ../libs/kit
+	github.com/sluicesync/sluice/libs/model => ../libs/model
+	github.com/sluicesync/sluice/libs/rules => ../libs/rules
+	github.com/sluicesync/sluice/libs/wire => ../libs/wire
+	github.com/sluicesync/sluice/proto => ../proto
+	github.com/sluicesync/sluice/services/bucket-store => ../services/bucket-store
 )
