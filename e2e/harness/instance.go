@@ -138,13 +138,20 @@ func (in *Instance) writeConfig(p *Postgres, o Options) {
 // is active.
 func (in *Instance) Deploy(text string) {
 	in.t.Helper()
+	if out, err := in.TryDeploy(text); err != nil {
+		in.t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// TryDeploy is Deploy for a config that may be refused; it returns what the
+// command printed.
+func (in *Instance) TryDeploy(text string) (string, error) {
+	in.t.Helper()
 	file := filepath.Join(in.dir, "deploy.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		in.t.Fatal(err)
 	}
-	if out, err := in.CLI("deploy", file); err != nil {
-		in.t.Fatalf("%v\n%s", err, out)
-	}
+	return in.CLI("deploy", file)
 }
 
 // CLI runs bin/sluice with the instance's config.

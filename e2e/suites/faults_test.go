@@ -30,22 +30,8 @@ func faultSeed(t *testing.T) uint64 {
 // client equals the source, is fresh within 10 s, has seen no wrong checksum,
 // has downloaded nothing again, and no change was applied twice (D2, D4, D5, D6).
 func TestFaults(t *testing.T) {
-	seed := faultSeed(t)
-	t.Logf("SLUICE_E2E_SEED=%d", seed)
-	w := newWorld(t, harness.Suite, "INSERT INTO lists SELECT 's' || i, 'f' || i % 4, 'seed', i FROM generate_series(1, 2000) i;")
-	f := &faults{world: w, seed: seed, random: rand.New(rand.NewPCG(seed, 1))}
-	for i := range 4 {
-		user := fmt.Sprintf("f%d", i)
-		kind := []string{"http", "websocket"}[i%2]
-		f.clients = append(f.clients, faultClient{user, w.client(t, user, transport(kind))})
-		f.users = append(f.users, user)
-	}
-	w.pg.Exec("INSERT INTO counters SELECT 'count' || i, 'f0', 0 FROM generate_series(1, 5) i; INSERT INTO accounts SELECT 'f1' || i, 'f1', 100 FROM generate_series(1, 10) i")
-	for _, c := range f.clients {
-		c.FirstSync(2 * time.Minute)
-	}
-	f.equal(t, soon)
-
+	f := newFaults(t, harness.Suite)
+	w := f.world
 	kill := func(name string) func(*testing.T) {
 		return func(t *testing.T) {
 			w.sluice.Kill(name)
@@ -110,8 +96,27 @@ func TestFaults(t *testing.T) {
 		{"PausedSecondReplicator", f.pausedReplicator},
 	} {
 		if !w.run(t, fault.name, func(t *testing.T) { f.fault(t, fault.do) }) {
-			t.Fatalf("the faults after %s would only repeat its failure; SLUICE_E2E_SEED=%d", fault.name, seed)
+			t.Fatalf("the faults after %s would only repeat its failure; SLUICE_E2E_SEED=%d", fault.name, f.seed)
 		}
+	}
+}
+
+// TestDevFaults does the same to the one process of `sluice dev`.
+func TestDevFaults(t *testing.T) {
+	f := newFaults(t, harness.Dev)
+	for _, fault := range []struct {
+		name string
+		end  func(string)
+	}{
+		{"Kill", f.sluice.Kill},
+		{"Stop", f.sluice.Stop},
+	} {
+		f.run(t, fault.name, func(t *testing.T) {
+			f.fault(t, func(*testing.T) {
+				fault.end(harness.All)
+				f.sluice.Start(harness.All)
+			})
+		})
 	}
 }
 
@@ -128,6 +133,27 @@ type faults struct {
 	clients []faultClient
 	counted int // updates of counters so far
 	rounds  int
+}
+
+func newFaults(t *testing.T, mode harness.Mode) *faults {
+	t.Helper()
+	seed := faultSeed(t)
+	t.Logf("SLUICE_E2E_SEED=%d", seed)
+	w := newWorld(t, mode, `
+		INSERT INTO lists SELECT 's' || i, 'f' || i % 4, 'seed', i FROM generate_series(1, 2000) i;
+		INSERT INTO counters SELECT 'count' || i, 'f0', 0 FROM generate_series(1, 5) i;
+		INSERT INTO accounts SELECT 'f1' || i, 'f1', 100 FROM generate_series(1, 10) i;`)
+	f := &faults{world: w, seed: seed, random: rand.New(rand.NewPCG(seed, 1))}
+	for i := range 4 {
+		user := fmt.Sprintf("f%d", i)
+		f.clients = append(f.clients, faultClient{user, w.client(t, user, transport([]string{"http", "websocket"}[i%2]))})
+		f.users = append(f.users, user)
+	}
+	for _, c := range f.clients {
+		c.FirstSync(2 * time.Minute)
+	}
+	f.equal(t, soon)
+	return f
 }
 
 // equal waits until every client holds what its user may see.

@@ -2,6 +2,7 @@ package suites
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -39,6 +40,7 @@ func runSync(t *testing.T, w *world) {
 		{"TransfersKeepTheirSum", transfers},
 		{"CompactionWhileConnected", compaction},
 		{"TokenOfAnother", refusedToken},
+		{"DeployAnotherConfig", deploy}, // the last: it replaces the config of the others
 	} {
 		if !w.run(t, test.name, func(t *testing.T) { test.run(t, w) }) && !alive(w) {
 			t.Fatalf("nothing after %s can work: the instance is gone", test.name)
@@ -356,5 +358,42 @@ func refusedToken(t *testing.T, w *world) {
 	})
 	c.SetToken(harness.Token(t, user, time.Hour, nil))
 	c.FirstSync(soon)
+	c.Close()
+}
+
+// deploy holds INV-36 and INV-37: clients go over to a new config without an
+// error, and a config that does not compile changes nothing.
+func deploy(t *testing.T, w *world) {
+	user := w.user()
+	w.pg.Exec("INSERT INTO lists(id, owner_id, name) VALUES ('d1', $1, 'one')", user)
+	w.pg.Exec("INSERT INTO unrelated VALUES ($1, 'now synced')", user)
+	c := w.client(t, user, func(o *harness.ClientOptions) {
+		o.Schema = maps.Clone(o.Schema)
+		o.Schema["unrelated"] = map[string]string{"x": "text"}
+	})
+	c.FirstSync(soon)
+	harness.Converged(t, w.pg, soon, lists(c, user))
+
+	if out, err := w.sluice.TryDeploy(strings.Replace(syncConfig, "bucket.user_id", "bucket.nobody", 1)); err == nil {
+		t.Errorf("a config that does not compile was deployed:\n%s", out)
+	}
+	w.pg.Exec("UPDATE lists SET name = 'two' WHERE id = 'd1'")
+	harness.Converged(t, w.pg, soon, lists(c, user))
+
+	w.sluice.Deploy(syncConfig + `
+  unrelated:
+    parameters: SELECT request.user_id() AS user_id
+    data:
+      - SELECT * FROM unrelated WHERE id = bucket.user_id
+`)
+	unrelated := harness.Same{
+		Client: c,
+		Local:  "SELECT id, x FROM unrelated",
+		Source: fmt.Sprintf("SELECT id, x FROM unrelated WHERE id = '%s'", user),
+	}
+	harness.Converged(t, w.pg, soon, unrelated, lists(c, user))
+	w.pg.Exec("UPDATE lists SET name = 'three' WHERE id = 'd1'")
+	harness.Converged(t, w.pg, soon, unrelated, lists(c, user))
+	c.Sound()
 	c.Close()
 }
