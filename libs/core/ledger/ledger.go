@@ -412,6 +412,7 @@ func (l *Ledger) commit(last bool) []Action {
 		head.Applied = g.batches[len(g.batches)-1].batch.End
 		if head.Applied.AtTransactionEnd() && head.SnapshotDone && head.Applied.Position >= head.NoCheckpointBefore {
 			head.Checkpoint = model.Checkpoint{Op: head.Persisted, Position: head.Applied.Position}
+			head.LastError, head.LastErrorAt = "", 0
 			c.Published = true
 			c.Activate = l.state == model.Processing
 		}

@@ -1565,8 +1565,10 @@ func (x *LookupsRequest) GetLimit() uint32 {
 }
 
 type LookupsReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Results       []*LookupValues        `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"` // in the order of lookups
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Results []*LookupValues        `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"` // in the order of lookups
+	// The checkpoint is older than a compaction: take a newer one.
+	Invalid       bool `protobuf:"varint,2,opt,name=invalid,proto3" json:"invalid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1606,6 +1608,13 @@ func (x *LookupsReply) GetResults() []*LookupValues {
 		return x.Results
 	}
 	return nil
+}
+
+func (x *LookupsReply) GetInvalid() bool {
+	if x != nil {
+		return x.Invalid
+	}
+	return false
 }
 
 type LookupValues struct {
@@ -3003,9 +3012,10 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"checkpoint\x18\x02 \x01(\x04R\n" +
 	"checkpoint\x12\x18\n" +
 	"\alookups\x18\x03 \x03(\fR\alookups\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\rR\x05limit\"A\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\"[\n" +
 	"\fLookupsReply\x121\n" +
-	"\aresults\x18\x01 \x03(\v2\x17.sluice.v1.LookupValuesR\aresults\"&\n" +
+	"\aresults\x18\x01 \x03(\v2\x17.sluice.v1.LookupValuesR\aresults\x12\x18\n" +
+	"\ainvalid\x18\x02 \x01(\bR\ainvalid\"&\n" +
 	"\fLookupValues\x12\x16\n" +
 	"\x06values\x18\x01 \x03(\tR\x06values\"d\n" +
 	"\x10ChecksumsRequest\x12\x16\n" +

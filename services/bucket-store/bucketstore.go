@@ -1,0 +1,173 @@
+// Package bucketstore is the ledger of a deployment: it takes evaluated
+// batches, commits them in the order of their chain, and serves what readers,
+// replicators and the compactor need of it.
+//
+// Invariants:
+//
+//   - D3, D4, D5: see core/ledger and store; TestPipeline shows them through
+//     the service, TestRestart over its end and new start.
+//   - Nothing runs when Run has returned (TestMain checks it for every test).
+//
+// One process writes. The embedded store belongs to the process that opened
+// its folder; a second one fails at once and says so.
+package bucketstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/sluicesync/sluice/libs/core/ledger"
+	"github.com/sluicesync/sluice/libs/kit/rpc"
+	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/kit/stream"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/wire"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/api"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/lease"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/pebble"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// Config of bucket-store; zero means default.
+type Config struct {
+	// Dir is the folder of the embedded store. Required.
+	Dir string
+	// CacheBytes is the memory for the store's blocks. 0 = 128 MiB.
+	CacheBytes int64
+	// BufferBytes is the memory, per stream, for batches that wait for an
+	// earlier one. 0 = 64 MiB. The batch furthest ahead is sent back when it is
+	// full.
+	BufferBytes int
+	// Stall is how long a gap in the chain of batches may last before
+	// replication begins again from what is applied. 0 = 15 s.
+	Stall time.Duration
+}
+
+// Validate returns every problem of the config at once.
+func (c Config) Validate() error {
+	var problems []error
+	if c.Dir == "" {
+		problems = append(problems, errors.New("bucket-store needs a folder to keep its data in"))
+	}
+	if c.CacheBytes < 0 || c.BufferBytes < 0 || c.Stall < 0 {
+		problems = append(problems, errors.New("bucket-store: sizes and times cannot be negative"))
+	}
+	return errors.Join(problems...)
+}
+
+// Conns is what bucket-store is handed. It owns the listener.
+type Conns struct {
+	NATS     *nats.Conn
+	Listener net.Listener
+}
+
+// Run serves until ctx ends or a part fails.
+func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) (err error) {
+	defer func() { err = errors.Join(err, closeListener(conns.Listener)) }()
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("find folder %s: %w", cfg.Dir, err)
+	}
+	s, err := pebble.Open(dir, pebble.Options{CacheBytes: cfg.CacheBytes, Log: env.Log})
+	if err != nil {
+		env.Health.SetReady(err)
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return serve(ctx, cfg, s, conns, env)
+}
+
+// closeListener closes a listener that may be closed already.
+func closeListener(l net.Listener) error {
+	if l == nil {
+		return nil
+	}
+	if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) && err.Error() != "closed" {
+		return fmt.Errorf("close listener: %w", err)
+	}
+	return nil
+}
+
+// serve runs the service on an open store.
+func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env service.Env) error {
+	metrics, err := newMetrics(env.Metrics)
+	if err != nil {
+		return err
+	}
+	defer metrics.unregister()
+	eg, ctx := errgroup.WithContext(ctx)
+	leases := lease.New(time.Now)
+	var catalog api.Signal
+	hub, err := writer.New(ctx, s, writer.Options{
+		Ledger: ledger.Options{BufferBytes: cfg.BufferBytes},
+		Stall:  cfg.Stall,
+		Publish: func(n *model.CheckpointNotice) {
+			if err := publish(conns.NATS, n); err != nil {
+				// A hint only: gateways see the gap and read again (INV-29).
+				env.Log.Warn("checkpoint notice not published", "stream", n.Stream, "checkpoint", n.Checkpoint.Op, "error", err)
+			}
+		},
+		Revoke:   leases.Revoke,
+		Catalog:  catalog.Wake,
+		Observer: metrics.observer(),
+		Log:      env.Log,
+	})
+	if err != nil {
+		return err
+	}
+	defer hub.Close()
+	a := &api.API{Store: s, Hub: hub, Leases: leases, Log: env.Log, Now: time.Now, Done: ctx.Done(), Catalog: &catalog}
+	env.Health.Start()
+	env.Health.SetReady(nil)
+	defer env.Health.SetReady(errors.New("bucket-store is stopping"))
+	eg.Go(func() error {
+		return rpc.Serve(ctx, conns.Listener, env, func(r grpc.ServiceRegistrar) { a.Register(r) })
+	})
+	eg.Go(func() error { return watch(ctx, s, metrics, env) })
+	return eg.Wait()
+}
+
+func publish(nc *nats.Conn, n *model.CheckpointNotice) error {
+	data, err := proto.Marshal(wire.Notice(n))
+	if err != nil {
+		return fmt.Errorf("encode notice: %w", err)
+	}
+	return nc.Publish(stream.CheckpointSubject(n.Stream), data)
+}
+
+// watchInterval is how often sizes and the service's life are looked at.
+const watchInterval = 10 * time.Second
+
+// watch keeps the gauges that nobody else moves.
+func watch(ctx context.Context, s store.Store, m *metrics, env service.Env) error {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		size, err := s.Size(ctx)
+		if err != nil {
+			env.Log.Warn("storage size is not known", "error", err)
+		} else {
+			m.sizes(size)
+		}
+		env.Health.Touch()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

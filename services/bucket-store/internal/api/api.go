@@ -1,0 +1,108 @@
+// Package api serves what bucketstore.proto says, one type a service.
+//
+// Invariants:
+//
+//   - A read that compaction has passed is answered with invalid, never with
+//     wrong sums or a gap (INV-19).
+//   - The chunks of a bucket depend on where they begin and on the checkpoint
+//     only, so gateways may share them (TestChunksAreTheSame).
+//   - What a client of the service does not read costs it one chunk of memory
+//     (D8): every stream is written one message at a time.
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/lease"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+)
+
+// API is what the services share.
+type API struct {
+	Store  store.Store
+	Hub    *writer.Hub
+	Leases *lease.Table
+	Log    *slog.Logger
+	Now    func() time.Time
+	// Done ends the streams that would go on for ever; it closes when the
+	// service stops.
+	Done <-chan struct{}
+	// Catalog is woken by every change of streams and states.
+	Catalog *Signal
+}
+
+// Register registers all services.
+func (a *API) Register(r grpc.ServiceRegistrar) {
+	pb.RegisterAppenderServer(r, &appender{API: a})
+	pb.RegisterReplicationServer(r, &replication{API: a})
+	pb.RegisterCatalogServer(r, &catalog{API: a})
+	pb.RegisterReaderServer(r, &reader{API: a})
+	pb.RegisterWriteCheckpointsServer(r, &writeCheckpoints{API: a})
+	pb.RegisterCompactionServer(r, &compaction{API: a})
+}
+
+// Signal wakes everyone who waits for the next change.
+type Signal struct {
+	mu sync.Mutex
+	c  chan struct{} // closed by Wake; guarded by mu
+}
+
+// Wait returns a channel that the next Wake closes.
+func (s *Signal) Wait() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.c == nil {
+		s.c = make(chan struct{})
+	}
+	return s.c
+}
+
+// Wake wakes who waits.
+func (s *Signal) Wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.c != nil {
+		close(s.c)
+		s.c = nil
+	}
+}
+
+// errStopping ends calls that would go on for ever.
+var errStopping = errs.New(errs.S2003, "bucket-store is shutting down")
+
+// mapped gives an error of the store the status that callers branch on.
+func mapped(err error) error {
+	var (
+		limit   *store.LimitError
+		fenced  *store.FencedError
+		replace *store.ReplaceError
+	)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &limit):
+		return errs.Wrap(errs.S2305, err, "Too many parameter query results (limit of %d)", limit.Limit)
+	case errors.Is(err, store.ErrNoStream):
+		return status.Error(codes.NotFound, err.Error())
+	case errors.Is(err, store.ErrInvalidated), errors.Is(err, store.ErrNotReplicated), errors.As(err, &fenced):
+		return status.Error(codes.FailedPrecondition, err.Error())
+	case errors.As(err, &replace):
+		return status.Error(codes.Aborted, err.Error())
+	case errors.Is(err, context.Canceled):
+		return status.Error(codes.Canceled, err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.Error(codes.DeadlineExceeded, err.Error())
+	}
+	return err
+}

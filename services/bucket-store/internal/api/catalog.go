@@ -1,0 +1,138 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc"
+
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/wire"
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+)
+
+type catalog struct {
+	pb.UnimplementedCatalogServer
+	*API
+}
+
+const defaultPrefix = "powersync_"
+
+// nameSuffix is the random end of a stream's name.
+func nameSuffix() string {
+	var b [2]byte
+	rand.Read(b[:])
+	return "_" + hex.EncodeToString(b[:])
+}
+
+// prefixOf is what a stream's name began with.
+func prefixOf(s *model.Stream) string {
+	end := strconv.FormatInt(int64(s.ID), 10) + "_"
+	if i := strings.LastIndex(s.Name, end); i >= 0 {
+		return s.Name[:i]
+	}
+	return defaultPrefix
+}
+
+// Deploy makes a stream of a config, unless the newest has it already.
+func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployReply, error) {
+	wanted := model.Stream{
+		Config: m.GetConfig(), Tables: wire.ModelTablePatterns(m.GetTables()), Values: wire.ModelValueOptions(m.GetValues()),
+		State: model.Processing, Created: model.Micros(c.Now().UnixMicro()),
+	}
+	prefix := m.GetSlotPrefix()
+	if prefix == "" {
+		prefix = defaultPrefix
+	}
+	suffix := nameSuffix()
+	var same *model.Stream
+	made, err := c.Store.Change(ctx, func(streams []model.Stream) store.Change {
+		same = nil
+		var live *model.Stream // the one being processed, or else the active one
+		states := map[model.StreamID]model.StreamState{}
+		for i := range streams {
+			s := &streams[i]
+			switch {
+			case s.State == model.Processing:
+				live = s
+				states[s.ID] = model.Stopped
+			case s.State == model.Active && (live == nil || live.State != model.Processing):
+				live = s
+			}
+		}
+		if live != nil && !m.GetForce() && live.Config == wanted.Config && slices.Equal(live.Tables, wanted.Tables) && live.Values == wanted.Values {
+			same = live
+			return store.Change{}
+		}
+		return store.Change{States: states, New: &wanted, Prefix: prefix, Suffix: suffix}
+	})
+	if err != nil {
+		return nil, mapped(fmt.Errorf("deploy: %w", err))
+	}
+	if same != nil {
+		return &pb.DeployReply{Stream: wire.Stream(same)}, nil
+	}
+	c.Log.Info("replication stream made", "stream", made.ID, "name", made.Name)
+	c.Hub.StatesChanged()
+	c.Catalog.Wake()
+	return &pb.DeployReply{Stream: wire.Stream(made), Created: true}, nil
+}
+
+// Watch sends all live streams, again after every change.
+func (c *catalog) Watch(_ *pb.WatchRequest, stream grpc.ServerStreamingServer[pb.WatchReply]) error {
+	for {
+		changed := c.Catalog.Wait() // before the read, so that no change is missed
+		streams, err := c.Store.Streams(stream.Context())
+		if err != nil {
+			return mapped(err)
+		}
+		if err := stream.Send(&pb.WatchReply{Streams: wire.Streams(live(streams))}); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-stream.Context().Done():
+			return mapped(stream.Context().Err())
+		case <-c.Done:
+			return errStopping
+		}
+	}
+}
+
+func live(streams []model.Stream) []model.Stream {
+	return slices.DeleteFunc(streams, func(s model.Stream) bool { return s.State == model.Terminated })
+}
+
+// List describes everything.
+func (c *catalog) List(ctx context.Context, m *pb.ListRequest) (*pb.ListReply, error) {
+	streams, err := c.Store.Streams(ctx)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	if !m.GetIncludeTerminated() {
+		streams = live(streams)
+	}
+	reply := &pb.ListReply{Streams: wire.Streams(streams), Tables: map[int64]*pb.TableProgressList{}}
+	for i := range streams {
+		if streams[i].State == model.Terminated {
+			continue
+		}
+		tables, err := c.Store.Tables(ctx, streams[i].ID)
+		if err != nil {
+			return nil, mapped(err)
+		}
+		reply.Tables[int64(streams[i].ID)] = &pb.TableProgressList{Tables: wire.TablesProgress(tables)}
+	}
+	size, err := c.Store.Size(ctx)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	reply.Size = &pb.StorageSize{OperationsBytes: size.Operations, ParametersBytes: size.Parameters, ReplicationBytes: size.Replication}
+	return reply, nil
+}

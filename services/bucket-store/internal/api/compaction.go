@@ -1,0 +1,100 @@
+package api
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc"
+
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/wire"
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+)
+
+type compaction struct {
+	pb.UnimplementedCompactionServer
+	*API
+}
+
+// Dirtiest lists buckets and the checkpoint above which nothing may be
+// touched.
+func (c *compaction) Dirtiest(ctx context.Context, m *pb.DirtiestRequest) (*pb.DirtiestReply, error) {
+	id := model.StreamID(m.GetStream())
+	// The published head, so that no reader is at an older one for long.
+	w, err := c.Hub.Writer(id)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	head, _, _ := w.Head()
+	buckets, err := c.Store.Dirtiest(ctx, id, store.DirtyQuery{
+		Limit: int(m.GetLimit()), MinChanges: m.GetMinChanges(), MinRatio: m.GetMinRatio(), Only: m.GetOnly(), After: m.GetAfter(),
+	})
+	if err != nil {
+		return nil, mapped(fmt.Errorf("dirtiest: %w", err))
+	}
+	reply := &pb.DirtiestReply{Checkpoint: uint64(head.Checkpoint.Op)}
+	for _, b := range buckets {
+		reply.Buckets = append(reply.Buckets, &pb.DirtyBucket{Bucket: b.Bucket, Ops: b.Ops, Changes: b.Changes})
+	}
+	return reply, nil
+}
+
+// A block of Scan ends at either bound.
+const (
+	scanBytes = 256 << 10
+	scanOps   = 5000
+)
+
+// Scan streams a bucket's ops without data.
+func (c *compaction) Scan(m *pb.ScanRequest, stream grpc.ServerStreamingServer[pb.ScanReply]) error {
+	var block []byte
+	var count, all uint32
+	for op, err := range c.Store.Scan(stream.Context(), model.StreamID(m.GetStream()), m.GetBucket(), model.OpID(m.GetDownTo()), model.OpID(m.GetUpTo()), m.GetAscending()) {
+		if err != nil {
+			return mapped(err)
+		}
+		block = wire.AppendOp(block, &op)
+		count++
+		all++
+		if len(block) >= scanBytes || count >= scanOps {
+			if err := stream.Send(&pb.ScanReply{Ops: block, Count: count}); err != nil {
+				return err
+			}
+			block, count = nil, 0
+		}
+		if all == m.GetLimit() {
+			break
+		}
+	}
+	if count == 0 {
+		return nil
+	}
+	return stream.Send(&pb.ScanReply{Ops: block, Count: count})
+}
+
+// Replace rewrites ops of a bucket. ABORTED: they are not what the caller has
+// read.
+func (c *compaction) Replace(ctx context.Context, m *pb.ReplaceRequest) (*pb.ReplaceReply, error) {
+	r := store.Replacement{
+		Bucket: m.GetBucket(), Checkpoint: model.OpID(m.GetCheckpoint()), ClearTo: model.OpID(m.GetClearTo()), Finished: m.GetFinished(),
+		Moves: make([]store.Move, len(m.GetMoves())),
+	}
+	for i, v := range m.GetMoves() {
+		r.Moves[i] = store.Move{ID: model.OpID(v.GetId()), Target: model.OpID(v.GetTarget())}
+	}
+	removed, err := c.Store.Replace(ctx, model.StreamID(m.GetStream()), r)
+	if err != nil {
+		return nil, mapped(fmt.Errorf("replace: %w", err))
+	}
+	return &pb.ReplaceReply{Cleared: removed}, nil
+}
+
+// CompactLookups drops superseded parameter entries.
+func (c *compaction) CompactLookups(ctx context.Context, m *pb.CompactLookupsRequest) (*pb.CompactLookupsReply, error) {
+	removed, next, err := c.Store.CompactLookups(ctx, model.StreamID(m.GetStream()), model.OpID(m.GetCheckpoint()), m.GetAfter(), int(m.GetLimit()))
+	if err != nil {
+		return nil, mapped(err)
+	}
+	return &pb.CompactLookupsReply{Removed: removed, Next: next}, nil
+}

@@ -1,0 +1,201 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/wire"
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+)
+
+type replication struct {
+	pb.UnimplementedReplicationServer
+	*API
+}
+
+// ttl is a request's lease time, within reason.
+func ttl(ms int64) time.Duration {
+	return min(max(time.Duration(ms)*time.Millisecond, 100*time.Millisecond), 10*time.Minute)
+}
+
+// OpenSession takes the lease, then raises the epoch. A crash between the two
+// leaves nothing: leases do not outlive the process.
+func (r *replication) OpenSession(ctx context.Context, m *pb.OpenSessionRequest) (*pb.OpenSessionReply, error) {
+	id := model.StreamID(m.GetStream())
+	if m.GetHolder() == "" {
+		return nil, status.Error(codes.InvalidArgument, "a session needs a holder")
+	}
+	w, err := r.Hub.Writer(id)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	if other, ok := r.Leases.Take(id, m.GetHolder(), ttl(m.GetTtlMs())); !ok {
+		return nil, errs.New(errs.S1003, "replication stream %d is locked by %s", id, other)
+	}
+	head, err := r.Store.OpenSession(ctx, id)
+	if err != nil {
+		r.Leases.Release(id, m.GetHolder(), 0)
+		return nil, mapped(err)
+	}
+	r.Leases.Opened(id, m.GetHolder(), head.Epoch)
+	if err := w.SessionOpened(ctx, head); err != nil {
+		return nil, mapped(err)
+	}
+	tables, err := r.Store.Tables(ctx, id)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	r.Log.Info("replication session opened", "stream", id, "holder", m.GetHolder(), "epoch", head.Epoch, "position", head.Applied)
+	return &pb.OpenSessionReply{Epoch: uint64(head.Epoch), Head: wire.StreamHead(&head), Tables: wire.TablesProgress(tables)}, nil
+}
+
+// RenewLease extends the lease.
+func (r *replication) RenewLease(ctx context.Context, m *pb.RenewLeaseRequest) (*pb.RenewLeaseReply, error) {
+	id := model.StreamID(m.GetStream())
+	head, err := r.Store.Head(ctx, id)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	if !r.Leases.Renew(id, m.GetHolder(), model.Epoch(m.GetEpoch()), head.Epoch, ttl(m.GetTtlMs())) {
+		return nil, errs.New(errs.S1003, "replication stream %d: the session of epoch %d is over, open a new one", id, m.GetEpoch())
+	}
+	return &pb.RenewLeaseReply{}, nil
+}
+
+// CloseSession gives the lease back.
+func (r *replication) CloseSession(_ context.Context, m *pb.CloseSessionRequest) (*pb.CloseSessionReply, error) {
+	r.Leases.Release(model.StreamID(m.GetStream()), m.GetHolder(), model.Epoch(m.GetEpoch()))
+	return &pb.CloseSessionReply{}, nil
+}
+
+// Committed sends heads; one that is replaced before it is sent is left out.
+func (r *replication) Committed(m *pb.CommittedRequest, stream grpc.ServerStreamingServer[pb.CommittedReply]) error {
+	w, err := r.Hub.Writer(model.StreamID(m.GetStream()))
+	if err != nil {
+		return mapped(err)
+	}
+	for {
+		head, moved := w.Moved()
+		if err := stream.Send(&pb.CommittedReply{Head: wire.StreamHead(&head)}); err != nil {
+			return err
+		}
+		select {
+		case <-moved:
+		case <-stream.Context().Done():
+			return mapped(stream.Context().Err())
+		case <-r.Done:
+			return errStopping
+		}
+	}
+}
+
+// ReportError keeps an error of replication.
+func (r *replication) ReportError(ctx context.Context, m *pb.ReportErrorRequest) (*pb.ReportErrorReply, error) {
+	err := r.Store.ReportError(ctx, model.StreamID(m.GetStream()), model.Epoch(m.GetEpoch()), m.GetMessage(), model.Micros(r.Now().UnixMicro()))
+	if err != nil {
+		return nil, mapped(err)
+	}
+	return &pb.ReportErrorReply{}, nil
+}
+
+// Restart replaces a stream whose source history is lost (spec/05 §1, INV-6).
+func (r *replication) Restart(ctx context.Context, m *pb.RestartRequest) (*pb.RestartReply, error) {
+	id := model.StreamID(m.GetStream())
+	suffix := nameSuffix()
+	var result model.StreamID
+	var missing bool
+	made, err := r.Store.Change(ctx, func(streams []model.Stream) store.Change {
+		var old, processing *model.Stream
+		result, missing = 0, false
+		for i := range streams {
+			s := &streams[i]
+			if s.ID == id {
+				old = s
+			}
+			if s.State == model.Processing {
+				processing = s
+			}
+		}
+		if old == nil || old.State == model.Terminated {
+			missing = true
+			return store.Change{}
+		}
+		c := store.Change{States: map[model.StreamID]model.StreamState{}}
+		switch old.State {
+		case model.Processing:
+			c.States[id] = model.Stopped
+			processing = nil
+		case model.Active:
+			c.States[id] = model.Errored
+		}
+		if processing != nil {
+			result = processing.ID
+			return c
+		}
+		if old.State == model.Stopped {
+			result = newest(streams, id)
+			return c
+		}
+		c.New = &model.Stream{Config: old.Config, Tables: old.Tables, Values: old.Values, State: model.Processing, Created: model.Micros(r.Now().UnixMicro())}
+		c.Prefix, c.Suffix = prefixOf(old), suffix
+		return c
+	})
+	if err != nil {
+		return nil, mapped(err)
+	}
+	if missing {
+		return nil, mapped(store.ErrNoStream)
+	}
+	if made != nil {
+		result = made.ID
+	}
+	r.Log.Warn("replication begins again", "stream", id, "replacement", result, "reason", m.GetReason())
+	if head, err := r.Store.Head(ctx, id); err == nil {
+		err := r.Store.ReportError(ctx, id, head.Epoch, m.GetReason(), model.Micros(r.Now().UnixMicro()))
+		if fenced := (*store.FencedError)(nil); err != nil && !errors.As(err, &fenced) {
+			return nil, mapped(err)
+		}
+	}
+	r.Hub.StatesChanged()
+	r.Catalog.Wake()
+	return &pb.RestartReply{Stream: int64(result)}, nil
+}
+
+// newest is the newest stream that is not terminated, or else id.
+func newest(streams []model.Stream, id model.StreamID) model.StreamID {
+	for i := len(streams) - 1; i >= 0; i-- {
+		if streams[i].State != model.Terminated && streams[i].State != model.Stopped {
+			return streams[i].ID
+		}
+	}
+	return id
+}
+
+// Terminate clears a stopped stream.
+func (r *replication) Terminate(ctx context.Context, m *pb.TerminateRequest) (*pb.TerminateReply, error) {
+	id := model.StreamID(m.GetStream())
+	streams, err := r.Store.Streams(ctx)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	for i := range streams {
+		if s := &streams[i]; s.ID == id && s.State != model.Stopped && s.State != model.Terminated {
+			return nil, status.Errorf(codes.FailedPrecondition, "stream %d is %s: only a stopped one may be cleared", id, s.State)
+		}
+	}
+	if err := r.Store.Clear(ctx, id); err != nil {
+		return nil, mapped(err)
+	}
+	r.Log.Info("replication stream cleared", "stream", id)
+	r.Hub.StatesChanged()
+	r.Catalog.Wake()
+	return &pb.TerminateReply{}, nil
+}

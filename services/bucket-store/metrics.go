@@ -1,0 +1,98 @@
+package bucketstore
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicesync/sluice/libs/core/ledger"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+)
+
+// metrics of bucket-store. Those of spec/06 have its names.
+type metrics struct {
+	registry prometheus.Registerer
+	all      []prometheus.Collector
+
+	commit    prometheus.Histogram
+	batches   prometheus.Histogram
+	rows      prometheus.Histogram
+	ops       prometheus.Counter
+	failures  *prometheus.CounterVec
+	answers   *prometheus.CounterVec
+	buffered  *prometheus.GaugeVec
+	heartbeat *prometheus.GaugeVec
+
+	operationBytes, parameterBytes, replicationBytes prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	}
+	m := &metrics{
+		registry: r,
+		commit: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sluice_store_commit_seconds", Help: "Time of one commit, fsync included.", Buckets: prometheus.ExponentialBuckets(0.0002, 2, 16),
+		}),
+		batches: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sluice_store_commit_batches", Help: "Batches that share one commit.", Buckets: prometheus.ExponentialBuckets(1, 2, 12),
+		}),
+		rows: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sluice_store_commit_rows", Help: "Row changes of one commit.", Buckets: prometheus.ExponentialBuckets(1, 4, 10),
+		}),
+		ops:              prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_store_ops_total", Help: "Bucket ops stored."}),
+		failures:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_store_failures_total", Help: "Commits and reads of the ledger that failed."}, []string{"stream"}),
+		answers:          prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_store_batches_total", Help: "Batches answered, by their fate."}, []string{"result"}),
+		buffered:         prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_store_reorder_buffer_bytes", Help: "Batches that wait for an earlier one."}, []string{"stream"}),
+		heartbeat:        prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_store_heartbeat_timestamp_seconds", Help: "When the newest heartbeat that is stored was written at the source."}, []string{"stream"}),
+		operationBytes:   gauge("powersync_operation_storage_size_bytes", "Size of bucket data on disk."),
+		parameterBytes:   gauge("powersync_parameter_storage_size_bytes", "Size of the parameter index on disk."),
+		replicationBytes: gauge("powersync_replication_storage_size_bytes", "Size of current records on disk."),
+	}
+	m.all = []prometheus.Collector{m.commit, m.batches, m.rows, m.ops, m.failures, m.answers, m.buffered, m.heartbeat, m.operationBytes, m.parameterBytes, m.replicationBytes}
+	for i, c := range m.all {
+		if err := r.Register(c); err != nil {
+			m.all = m.all[:i]
+			m.unregister()
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// unregister lets the next Run in this process register its own.
+func (m *metrics) unregister() {
+	for _, c := range m.all {
+		m.registry.Unregister(c)
+	}
+}
+
+func label(id model.StreamID) string { return strconv.FormatInt(int64(id), 10) }
+
+func (m *metrics) observer() writer.Observer {
+	return writer.Observer{
+		Committed: func(c *ledger.Commit, took time.Duration) {
+			m.commit.Observe(took.Seconds())
+			m.batches.Observe(float64(c.Batches))
+			m.rows.Observe(float64(c.RowCount))
+			m.ops.Add(float64(len(c.Ops)))
+			if c.Head.Heartbeat > 0 {
+				m.heartbeat.WithLabelValues(label(c.Stream)).Set(float64(c.Head.Heartbeat) / 1e6)
+			}
+		},
+		Failed:   func(id model.StreamID) { m.failures.WithLabelValues(label(id)).Inc() },
+		Buffered: func(id model.StreamID, bytes int) { m.buffered.WithLabelValues(label(id)).Set(float64(bytes)) },
+		Answered: func(r ledger.Result) { m.answers.WithLabelValues(r.String()).Inc() },
+	}
+}
+
+func (m *metrics) sizes(s store.Size) {
+	m.operationBytes.Set(float64(s.Operations))
+	m.parameterBytes.Set(float64(s.Parameters))
+	m.replicationBytes.Set(float64(s.Replication))
+}
