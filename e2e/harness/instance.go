@@ -116,6 +116,18 @@ func (in *Instance) Use(t testing.TB) { use(&in.t, t) }
 // URL is where clients connect; it balances over the gateways.
 func (in *Instance) URL() string { return in.balancer.URL() }
 
+// URLs returns the gateways themselves, for whoever must not go through the balancer.
+func (in *Instance) URLs() []string {
+	var urls []string
+	for _, g := range in.gateways {
+		urls = append(urls, "http://"+g)
+	}
+	return urls
+}
+
+// GatewayPID returns the process that serves clients.
+func (in *Instance) GatewayPID() int { in.t.Helper(); return in.pid(Gateway1) }
+
 // Cut breaks all client connections.
 func (in *Instance) Cut() { in.balancer.Cut() }
 

@@ -1,0 +1,452 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sluicesync/sluice/e2e/harness"
+)
+
+func insert(rows int, owner string) string {
+	return fmt.Sprintf("INSERT INTO rows(owner, body) SELECT %s, %s FROM generate_series(1, %d) i;", owner, body, rows)
+}
+
+// BenchmarkSnapshotAndDownload copies 500k rows and gives them to one client,
+// then 10k of them to 50 clients at once.
+func BenchmarkSnapshotAndDownload(b *testing.B) {
+	const rows, shared, clients = 500_000, 10_000, 50
+	w := newWorld(b, insert(rows-shared, "'all'")+insert(shared, "'many'"))
+	for b.Loop() {
+		copied := w.timed(func() { // what the source alone can give
+			if _, err := w.conn.PgConn().CopyTo(w.Context(), io.Discard, "COPY rows TO STDOUT (FORMAT binary)"); err != nil {
+				b.Fatal(err)
+			}
+		})
+		begin := time.Now()
+		w.start()
+		w.must("nobody", 4<<10) // the first checkpoint is available
+		took := time.Since(begin)
+		w.report(Result{Metric: "snapshot", Value: rows / took.Seconds(), Unit: "rows/s", Goal: 80_000, Better: "more",
+			Limit: rows / copied.Seconds(), LimitWhat: "COPY of the same table to nowhere"})
+
+		begin = time.Now()
+		s := w.must("all", 256<<10)
+		if err := s.read(rows - shared); err != nil {
+			b.Fatal(err)
+		}
+		took = time.Since(begin)
+		limit := loopback(b, s.Bytes)
+		w.report(Result{Metric: "download", Value: float64(s.Ops) / took.Seconds(), Unit: "rows/s", Goal: 250_000, Better: "more",
+			Limit: float64(s.Ops) / limit.Seconds(), LimitWhat: "the same bytes over loopback HTTP"})
+
+		begin = time.Now()
+		var wg sync.WaitGroup
+		var all atomic.Int64
+		for range clients {
+			wg.Go(func() {
+				s, err := w.stream(w.Context(), "many", 64<<10)
+				if err == nil {
+					err = s.read(shared)
+				}
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				all.Add(int64(s.Ops))
+				s.Close()
+			})
+		}
+		wg.Wait()
+		took = time.Since(begin)
+		w.report(Result{Metric: "shared download", Value: float64(all.Load()) / took.Seconds(), Unit: "rows/s", Goal: 700_000, Better: "more"})
+	}
+}
+
+// BenchmarkTransactions gives one client one large transaction and then 20k
+// small ones, written faster than they replicate.
+func BenchmarkTransactions(b *testing.B) {
+	const large, small = 100_000, 20_000
+	w := newWorld(b, "")
+	w.start()
+	for b.Loop() {
+		s := w.must("u", 256<<10)
+		begin := time.Now()
+		w.exec(insert(large, "'u'"))
+		written := time.Since(begin)
+		if err := s.read(large); err != nil {
+			b.Fatal(err)
+		}
+		took := time.Since(begin)
+		w.report(Result{Metric: "one transaction", Value: large / took.Seconds(), Unit: "rows/s", Goal: 40_000, Better: "more",
+			Limit: large / written.Seconds(), LimitWhat: "the source's own write of it"})
+
+		begin = time.Now()
+		w.exec("SET synchronous_commit = off")
+		w.exec(fmt.Sprintf("DO $$ BEGIN FOR i IN 1..%d LOOP INSERT INTO rows(owner, body) VALUES ('u', %s); COMMIT; END LOOP; END $$", small, body))
+		written = time.Since(begin)
+		if err := s.read(large + small); err != nil {
+			b.Fatal(err)
+		}
+		took = time.Since(begin)
+		w.report(Result{Metric: "small transactions", Value: small / took.Seconds(), Unit: "tx/s", Goal: 12_000, Better: "more",
+			Limit: small / written.Seconds(), LimitWhat: "the source's own writes, not waiting for the disk"})
+	}
+}
+
+// BenchmarkIdleLatency is one client and one transaction a second.
+func BenchmarkIdleLatency(b *testing.B) {
+	w := newWorld(b, "")
+	w.start()
+	for b.Loop() {
+		l := w.latencies(1, 25, time.Second, func(int) string { return "u" })
+		w.report(Result{Metric: "commit to complete p50", Value: percentile(l, 0.5), Unit: "ms", Goal: 5, Better: "less"})
+		w.report(Result{Metric: "commit to complete p99", Value: percentile(l, 0.99), Unit: "ms", Better: "less"})
+	}
+}
+
+// BenchmarkManyClients is clients with buckets of their own and 50 transactions
+// a second for any of them: work grows with those affected, not with those connected.
+func BenchmarkManyClients(b *testing.B) {
+	for _, c := range []struct {
+		clients  int
+		p50, p99 float64
+	}{{1000, 10, 60}, {5000, 15, 100}} {
+		b.Run(fmt.Sprint(c.clients), func(b *testing.B) {
+			w := newWorld(b, "")
+			w.start()
+			for b.Loop() {
+				own := func(i int) string { return fmt.Sprintf("u%d", i) }
+				l := w.latencies(c.clients, 750, 20*time.Millisecond, own)
+				w.report(Result{Metric: "commit to complete p50", Value: percentile(l, 0.5), Unit: "ms", Goal: c.p50, Better: "less"})
+				w.report(Result{Metric: "commit to complete p99", Value: percentile(l, 0.99), Unit: "ms", Goal: c.p99, Better: "less"})
+			}
+		})
+	}
+}
+
+// BenchmarkSharedBucket is 5,000 clients on one bucket and one transaction a second.
+func BenchmarkSharedBucket(b *testing.B) {
+	w := newWorld(b, "")
+	w.start()
+	for b.Loop() {
+		const clients, transactions = 5000, 20
+		last := make([]atomic.Int64, transactions+1) // when the last client held each
+		count := make([]atomic.Int64, transactions+1)
+		done := make(chan int64, transactions) // one value a transaction
+		held := func(_ int, s *Stream, at time.Time) {
+			seq := s.Seq
+			if seq < 1 || seq > transactions {
+				return
+			}
+			for {
+				old := last[seq].Load()
+				if at.UnixNano() <= old || last[seq].CompareAndSwap(old, at.UnixNano()) {
+					break
+				}
+			}
+			if count[seq].Add(1) == clients {
+				done <- seq
+			}
+		}
+		w.connect(clients, func(int) string { return "u" }, held)
+		var l []time.Duration
+		tick := time.NewTicker(time.Second)
+		for seq := int64(1); seq <= transactions; seq++ {
+			<-tick.C
+			committed := w.commit("u", seq)
+			select {
+			case <-done:
+			case <-time.After(20 * time.Second):
+				b.Fatalf("transaction %d reached %d of %d clients", seq, count[seq].Load(), clients)
+			}
+			l = append(l, time.Unix(0, last[seq].Load()).Sub(committed))
+		}
+		tick.Stop()
+		w.report(Result{Metric: "last client p50", Value: percentile(l, 0.5), Unit: "ms", Better: "less"})
+		w.report(Result{Metric: "last client p99", Value: percentile(l, 0.99), Unit: "ms", Goal: 400, Better: "less"})
+	}
+}
+
+// BenchmarkWriteCheckpoints asks for them as fast as 32 callers can, and then
+// measures how soon one is acknowledged on the stream.
+func BenchmarkWriteCheckpoints(b *testing.B) {
+	w := newWorld(b, "")
+	w.start()
+	for b.Loop() {
+		const callers, seconds = 32, 5
+		w.must("u", 4<<10)
+		var n atomic.Int64
+		var wg sync.WaitGroup
+		begin := time.Now()
+		for i := range callers {
+			wg.Go(func() {
+				user := fmt.Sprintf("w%d", i)
+				token := harness.Token(b, user, time.Hour, nil)
+				for time.Since(begin) < seconds*time.Second {
+					if _, err := writeCheckpoint(w.Context(), w.sluice.URLs()[0], token, user); err != nil {
+						b.Error(err)
+						return
+					}
+					n.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		w.report(Result{Metric: "requests", Value: float64(n.Load()) / time.Since(begin).Seconds(), Unit: "1/s", Goal: 10_000, Better: "more"})
+
+		s := w.must("ack", 4<<10)
+		token := harness.Token(b, "ack", time.Hour, nil)
+		for _, kind := range []struct {
+			name  string
+			write bool
+			goal  float64
+		}{{"acknowledged after a write p50", true, 10}, {"acknowledged on an idle source p50", false, 15}} {
+			var l []time.Duration
+			for i := range 40 {
+				if kind.write {
+					w.commit("ack", int64(i+1))
+				}
+				asked := time.Now()
+				id, err := writeCheckpoint(w.Context(), w.sluice.URLs()[0], token, "ack")
+				if err != nil {
+					b.Fatal(err)
+				}
+				for s.WriteCheckpoint < id {
+					if err := s.Complete(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				l = append(l, time.Since(asked))
+			}
+			w.report(Result{Metric: kind.name, Value: percentile(l, 0.5), Unit: "ms", Goal: kind.goal, Better: "less"})
+		}
+	}
+}
+
+// BenchmarkConnects opens streams, reads the first checkpoint and closes them.
+func BenchmarkConnects(b *testing.B) {
+	w := newWorld(b, insert(1000, "'u' || i"))
+	w.start()
+	for b.Loop() {
+		const seconds = 5
+		tokens := make([]string, 1000)
+		for i := range tokens {
+			tokens[i] = harness.Token(b, fmt.Sprintf("u%d", i+1), time.Hour, nil)
+		}
+		w.must("u1", 4<<10)
+		var n atomic.Int64
+		var wg sync.WaitGroup
+		begin := time.Now()
+		for worker := range 32 {
+			wg.Go(func() {
+				for i := worker; time.Since(begin) < seconds*time.Second; i += 32 {
+					s, err := Open(w.Context(), w.sluice.URLs()[0], tokens[i%len(tokens)], "c", 4<<10)
+					if err == nil {
+						err = s.Complete()
+						s.Close()
+					}
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					n.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		w.report(Result{Metric: "connects", Value: float64(n.Load()) / time.Since(begin).Seconds(), Unit: "1/s", Goal: 3000, Better: "more"})
+	}
+}
+
+// BenchmarkIdleMemory is what each of 4,000 more idle streams costs the gateway.
+func BenchmarkIdleMemory(b *testing.B) {
+	w := newWorld(b, insert(1000, "'u' || i % 100"))
+	w.start()
+	for b.Loop() {
+		user := func(i int) string { return fmt.Sprintf("u%d", i%100) }
+		w.connect(1000, user, nil)
+		before := w.settled()
+		w.connect(4000, user, nil)
+		after := w.settled()
+		w.report(Result{Metric: "memory of a stream", Value: float64(after-before) / 4000 / 1024, Unit: "KiB", Goal: 20, Better: "less"})
+	}
+}
+
+// BenchmarkCompact compacts 1,000 rows that were changed 200 times each.
+func BenchmarkCompact(b *testing.B) {
+	const rows, updates = 1000, 200
+	w := newWorld(b, insert(rows, "'u'"))
+	w.start()
+	for b.Loop() {
+		s := w.must("u", 256<<10)
+		for range updates {
+			w.exec("UPDATE rows SET seq = seq + 1")
+		}
+		if err := s.read(rows * (updates + 1)); err != nil {
+			b.Fatal(err)
+		}
+		took := w.timed(func() {
+			if out, err := w.sluice.CLI("compact"); err != nil {
+				b.Fatalf("%v\n%s", err, out)
+			}
+		})
+		fresh := w.must("u", 256<<10)
+		w.report(Result{Metric: "compacted", Value: rows * (updates + 1) / took.Seconds(), Unit: "ops/s", Goal: 200_000, Better: "more"})
+		w.report(Result{Metric: "ops left for a new client", Value: float64(fresh.Ops), Unit: "ops", Better: "less"})
+	}
+}
+
+func (w *world) timed(do func()) time.Duration {
+	begin := time.Now()
+	do()
+	return time.Since(begin)
+}
+
+// commit writes one row and returns when its commit returned.
+func (w *world) commit(owner string, seq int64) time.Time {
+	w.Helper()
+	w.exec("INSERT INTO rows(owner, seq, body) SELECT $1, $2, "+strings.ReplaceAll(body, "i::text", "$1::text"), owner, seq)
+	return time.Now()
+}
+
+// latencies connects clients and commits transactions at a pace, each for one
+// client; it returns the times from commit to checkpoint_complete.
+func (w *world) latencies(clients, transactions int, pace time.Duration, user func(int) string) []time.Duration {
+	w.Helper()
+	type event struct {
+		client int
+		seq    int64
+		at     time.Time
+	}
+	events := make(chan event, 4*transactions) // about one a transaction; a reader may wait
+	w.connect(clients, user, func(i int, s *Stream, at time.Time) { events <- event{i, s.Seq, at} })
+	committed := make([]time.Time, transactions+1)
+	owner := make([]int, transactions+1)
+	random := rand.New(rand.NewPCG(1, 2))
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for seq := 1; seq <= transactions; seq++ {
+		owner[seq] = random.IntN(clients)
+		<-tick.C
+		committed[seq] = w.commit(user(owner[seq]), int64(seq))
+	}
+	var l []time.Duration
+	seen := make([]bool, transactions+1)
+	deadline := time.After(30 * time.Second)
+	for missing := transactions; missing > 0; {
+		select {
+		case e := <-events:
+			// A checkpoint may bring several transactions of its client.
+			for seq := int(e.seq); seq > 0 && missing > 0; seq-- {
+				if owner[seq] == e.client && !seen[seq] {
+					seen[seq] = true
+					missing--
+					l = append(l, e.at.Sub(committed[seq]))
+				}
+			}
+		case <-deadline:
+			w.Fatalf("%d of %d transactions did not arrive", missing, transactions)
+		}
+	}
+	return l
+}
+
+// settled returns the gateway's memory once it no longer shrinks or grows much.
+func (w *world) settled() int64 {
+	w.Helper()
+	last := int64(0)
+	for steady := 0; steady < 3; {
+		now, err := rss(w.sluice.GatewayPID())
+		if err != nil {
+			w.Fatal(err)
+		}
+		if diff := now - last; diff < 1<<20 && diff > -1<<20 {
+			steady++
+		} else {
+			steady = 0
+		}
+		last = now
+		time.Sleep(time.Second) // a sampling interval: nothing is awaited here
+	}
+	return last
+}
+
+func rss(pid int) (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0, err
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(text), &size, &resident); err != nil {
+		return 0, err
+	}
+	return resident * int64(os.Getpagesize()), nil
+}
+
+func writeCheckpoint(ctx context.Context, url, token, client string) (uint64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/write-checkpoint2.json?client_id="+client, nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Authorization", "Token "+token)
+	resp, err := httpClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Data struct {
+			WriteCheckpoint uint64 `json:"write_checkpoint,string"`
+		} `json:"data"`
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	if err := json.Unmarshal(text, &answer); err != nil || resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("write checkpoint: %s: %s (%v)", resp.Status, text, err)
+	}
+	return answer.Data.WriteCheckpoint, nil
+}
+
+// loopback measures how long it takes to move bytes through a plain HTTP server
+// and client on this machine.
+func loopback(b *testing.B, size int64) time.Duration {
+	b.Helper()
+	url, stop := serveZeros(b, size)
+	defer stop()
+	begin := time.Now()
+	resp, err := httpClient.Get(url)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != size {
+		b.Fatalf("loopback moved %d of %d bytes: %v", n, size, err)
+	}
+	return time.Since(begin)
+}
+
+func serveZeros(b *testing.B, size int64) (url string, stop func()) {
+	b.Helper()
+	chunk := make([]byte, 64<<10)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for left := size; left > 0; left -= int64(len(chunk)) {
+			if _, err := w.Write(chunk[:min(int64(len(chunk)), left)]); err != nil {
+				return
+			}
+		}
+	}))
+	return server.URL, server.Close
+}

@@ -1,0 +1,168 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// Line kinds by how a line begins; a server writes the kind first.
+var (
+	kindData       = []byte(`{"data":`)
+	kindComplete   = []byte(`{"checkpoint_complete":`)
+	kindCheckpoint = []byte(`{"checkpoint":`)
+	kindDiff       = []byte(`{"checkpoint_diff":`)
+	opMark         = []byte(`"op_id":`)
+	wcMark         = []byte(`"write_checkpoint":"`)
+	// seqMark begins the number that a scenario writes in a row: the data of an
+	// op is JSON inside a JSON string, so its quotes are escaped.
+	seqMark = []byte(`\"seq\":`)
+)
+
+// Stream is one client's sync stream: it reads lines, counts ops and tells of
+// complete checkpoints. It keeps nothing, so thousands fit beside the server.
+type Stream struct {
+	Ops   int
+	Bytes int64
+	// Seq is the highest sequence number seen in a row, written by the scenario.
+	Seq int64
+	// WriteCheckpoint is the newest one announced.
+	WriteCheckpoint uint64
+	LastOpID        string
+
+	body   io.ReadCloser
+	reader *bufio.Reader
+}
+
+// transport opens as many connections as there are streams.
+var transport = &http.Transport{
+	DialContext:         (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
+	DisableCompression:  true,
+	MaxIdleConnsPerHost: 64,
+	ReadBufferSize:      4 << 10,
+	WriteBufferSize:     1 << 10,
+}
+
+var httpClient = &http.Client{Transport: transport}
+
+// Open connects a stream that has nothing yet. buffer is what it reads at once.
+func Open(ctx context.Context, url, token, clientID string, buffer int) (*Stream, error) {
+	body, err := json.Marshal(map[string]any{
+		"buckets": []any{}, "include_checksum": true, "raw_data": true, "client_id": clientID, "parameters": map[string]any{},
+	})
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/sync/stream", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Token "+token)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/x-ndjson")
+	resp, err := httpClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("open a stream: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		text, err := io.ReadAll(io.LimitReader(resp.Body, 1000))
+		resp.Body.Close()
+		return nil, fmt.Errorf("open a stream: %s: %s (%v)", resp.Status, text, err)
+	}
+	return &Stream{body: resp.Body, reader: bufio.NewReaderSize(resp.Body, buffer)}, nil
+}
+
+// Close ends the stream.
+func (s *Stream) Close() { s.body.Close() }
+
+// Complete reads until the next checkpoint_complete.
+func (s *Stream) Complete() error {
+	for {
+		complete, err := s.line()
+		if err != nil {
+			return err
+		}
+		if complete {
+			return nil
+		}
+	}
+}
+
+// line reads one line, of any length, piece by piece.
+func (s *Stream) line() (complete bool, err error) {
+	piece, err := s.reader.ReadSlice('\n')
+	if err != nil && err != bufio.ErrBufferFull {
+		return false, fmt.Errorf("read the stream after %d ops: %w", s.Ops, err)
+	}
+	s.Bytes += int64(len(piece))
+	switch {
+	case bytes.HasPrefix(piece, kindComplete):
+		complete = true
+		s.LastOpID = quoted(piece, []byte(`"last_op_id":"`))
+	case bytes.HasPrefix(piece, kindCheckpoint), bytes.HasPrefix(piece, kindDiff):
+		if n, err := strconv.ParseUint(quoted(piece, wcMark), 10, 64); err == nil {
+			s.WriteCheckpoint = n
+		}
+	case bytes.HasPrefix(piece, kindData):
+		s.count(piece)
+		// A mark that is cut by the end of a piece is found with what follows.
+		for err == bufio.ErrBufferFull {
+			rest := min(len(piece), 32)
+			kept := append([]byte(nil), piece[len(piece)-rest:]...)
+			before := bytes.Count(kept, opMark)
+			piece, err = s.reader.ReadSlice('\n')
+			if err != nil && err != bufio.ErrBufferFull {
+				return false, fmt.Errorf("read the stream after %d ops: %w", s.Ops, err)
+			}
+			s.Bytes += int64(len(piece))
+			seam := append(kept, piece[:min(len(piece), 32)]...)
+			s.Ops += bytes.Count(seam, opMark) - before - bytes.Count(piece[:min(len(piece), 32)], opMark)
+			s.count(piece)
+		}
+		return false, nil
+	}
+	for err == bufio.ErrBufferFull { // the rest of a long line of another kind
+		piece, err = s.reader.ReadSlice('\n')
+		if err != nil && err != bufio.ErrBufferFull {
+			return false, fmt.Errorf("read the stream after %d ops: %w", s.Ops, err)
+		}
+		s.Bytes += int64(len(piece))
+	}
+	return complete, nil
+}
+
+func (s *Stream) count(piece []byte) {
+	s.Ops += bytes.Count(piece, opMark)
+	if i := bytes.LastIndex(piece, seqMark); i >= 0 {
+		digits := piece[i+len(seqMark):]
+		n := int64(0)
+		for _, c := range digits {
+			if c < '0' || c > '9' {
+				break
+			}
+			n = n*10 + int64(c-'0')
+		}
+		s.Seq = max(s.Seq, n)
+	}
+}
+
+// quoted returns the text between mark, which ends with a quote, and the next quote.
+func quoted(line, mark []byte) string {
+	i := bytes.Index(line, mark)
+	if i < 0 {
+		return ""
+	}
+	rest := line[i+len(mark):]
+	end := bytes.IndexByte(rest, '"')
+	if end < 0 {
+		return ""
+	}
+	return string(rest[:end])
+}

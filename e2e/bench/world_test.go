@@ -1,0 +1,188 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluicesync/sluice/e2e/harness"
+)
+
+func mode() harness.Mode {
+	if os.Getenv("SLUICE_BENCH_MODE") == string(harness.Suite) {
+		return harness.Suite
+	}
+	return harness.Dev
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path := os.Getenv("SLUICE_BENCH_OUT"); path != "" && code == 0 {
+		f, err := os.Create(path)
+		if err == nil {
+			err = results.write(f, string(mode()))
+		}
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// The source: rows of about 200 bytes, each in one bucket, that of its owner.
+const schema = `
+CREATE TABLE rows (id bigserial PRIMARY KEY, owner text NOT NULL, seq bigint NOT NULL DEFAULT 0, body text NOT NULL);
+CREATE INDEX ON rows(owner);
+CREATE PUBLICATION powersync FOR ALL TABLES;
+`
+
+const syncConfig = `
+bucket_definitions:
+  own:
+    parameters: SELECT request.user_id() AS user_id
+    data:
+      - SELECT id, owner, seq, body FROM rows WHERE owner = bucket.user_id
+`
+
+// body pads a row to about 200 bytes, differently for each.
+const body = "repeat(md5(i::text), 4)"
+
+type world struct {
+	*testing.B
+	pg     *harness.Postgres
+	sluice *harness.Instance
+	conn   *pgx.Conn
+}
+
+// newWorld starts a source with these rows; start starts Sluice on it.
+func newWorld(b *testing.B, seed string) *world {
+	b.Helper()
+	dir := harness.NeedsServers(b)
+	w := &world{B: b, pg: harness.StartPostgres(b, dir)}
+	w.pg.Exec(schema + seed)
+	w.pg.Exec("VACUUM ANALYZE")
+	w.pg.Exec("CHECKPOINT")
+	w.conn = w.pg.Connect()
+	return w
+}
+
+func (w *world) start() {
+	w.Helper()
+	w.sluice = harness.StartInstance(w, harness.NeedsServers(w), w.pg, harness.Options{Mode: mode(), Replicas: 1, SyncConfig: syncConfig})
+}
+
+// stream opens the stream of a user and reads its first complete checkpoint.
+func (w *world) stream(ctx context.Context, user string, buffer int) (*Stream, error) {
+	s, err := Open(ctx, w.sluice.URLs()[0], harness.Token(w, user, time.Hour, nil), user, buffer)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Complete(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// must is stream for one that has to work, closed with the benchmark.
+func (w *world) must(user string, buffer int) *Stream {
+	w.Helper()
+	s, err := w.stream(w.Context(), user, buffer)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(s.Close)
+	return s
+}
+
+// read reads until the client holds this many ops.
+func (s *Stream) read(ops int) error {
+	for s.Ops < ops {
+		if err := s.Complete(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *world) exec(sql string, args ...any) {
+	w.Helper()
+	if _, err := w.conn.Exec(w.Context(), sql, args...); err != nil {
+		w.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func (w *world) report(r Result) {
+	w.Helper()
+	r.Scenario = strings.TrimPrefix(w.Name(), "Benchmark")
+	results.add(r)
+	unit := strings.ReplaceAll(r.Metric+"-"+r.Unit, " ", "-")
+	w.ReportMetric(r.Value, unit)
+	if r.Limit > 0 {
+		w.ReportMetric(r.Limit, unit+"-limit")
+	}
+}
+
+// crowd is many streams of many users, read by one goroutine each.
+type crowd struct {
+	w       *world
+	wg      sync.WaitGroup
+	cancel  context.CancelFunc
+	streams []*Stream
+}
+
+// connect opens n streams, at most 64 at once, user(i) for each. It calls on
+// for every complete checkpoint after the first, from the stream's goroutine.
+func (w *world) connect(n int, user func(int) string, on func(i int, s *Stream, at time.Time)) *crowd {
+	w.Helper()
+	ctx, cancel := context.WithCancel(w.Context())
+	c := &crowd{w: w, cancel: cancel, streams: make([]*Stream, n)}
+	var opening sync.WaitGroup
+	gate := make(chan struct{}, 64) // bounds the connects at one time
+	var failed sync.Once
+	for i := range n {
+		opening.Add(1)
+		gate <- struct{}{}
+		c.wg.Go(func() {
+			s, err := w.stream(ctx, user(i), 4<<10)
+			<-gate
+			if err != nil {
+				failed.Do(func() { w.Errorf("client %d: %v", i, err) })
+				opening.Done()
+				return
+			}
+			c.streams[i] = s
+			opening.Done()
+			defer s.Close()
+			for s.Complete() == nil {
+				if on != nil {
+					on(i, s, time.Now())
+				}
+			}
+			if ctx.Err() == nil {
+				failed.Do(func() { w.Errorf("client %d: the stream ended", i) })
+			}
+		})
+	}
+	opening.Wait()
+	w.Cleanup(c.close)
+	if w.Failed() {
+		w.FailNow()
+	}
+	return c
+}
+
+func (c *crowd) close() {
+	c.cancel()
+	c.wg.Wait()
+}
