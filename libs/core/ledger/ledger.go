@@ -416,6 +416,16 @@ func (l *Ledger) commit(last bool) []Action {
 			c.Published = true
 			c.Activate = l.state == model.Processing
 		}
+	} else {
+		// After a crash here the log may be cut into other batches, one of which
+		// ends before the truncate whose first effects are stored now. That end
+		// is no checkpoint (D1).
+		end := g.batches[len(g.batches)-1].batch.End
+		hold := end.Position
+		if !end.AtTransactionEnd() {
+			hold += "!" // just after it
+		}
+		head.NoCheckpointBefore = max(head.NoCheckpointBefore, hold)
 	}
 	c.Head = head
 	l.builder.fill(c)
