@@ -1,0 +1,187 @@
+package config
+
+import (
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+)
+
+// known are the keys of our section, by the section they are in.
+var known = map[string][]string{
+	"sluice":                 {"nats", "bucket_store", "replicator", "compactor", "rules_evaluator", "gateway", "data"},
+	"sluice.nats":            {"url"},
+	"sluice.bucket_store":    {"address", "metrics_port"},
+	"sluice.replicator":      {"address", "metrics_port"},
+	"sluice.compactor":       {"address", "metrics_port", "interval"},
+	"sluice.rules_evaluator": {"metrics_port"},
+	"sluice.gateway":         {"metrics_port", "port", "max_streams"},
+}
+
+// ours reads our section and its environment variables.
+func ours(v value, p *parser) Sluice {
+	v, _ = v.section()
+	warnUnknown(v)
+	o := overridden{v: v, p: p}
+	data := o.text("data", "sluice-data")
+	return Sluice{
+		NATSURL:     o.text("nats.url", "nats://127.0.0.1:4222"),
+		BucketStore: o.service("bucket_store", "127.0.0.1:7441"),
+		Replicator:  o.service("replicator", "127.0.0.1:7442"),
+		Compactor:   Compactor{Service: o.service("compactor", "127.0.0.1:7443"), Interval: o.interval("compactor.interval", 24*time.Hour)},
+		Evaluator:   Evaluator{MetricsPort: o.port("rules_evaluator.metrics_port")},
+		Gateway: Gateway{
+			MetricsPort: o.port("gateway.metrics_port"),
+			Port:        o.port("gateway.port"),
+			MaxStreams:  o.count("gateway.max_streams"),
+		},
+		Data: filepath.Clean(data),
+	}
+}
+
+func warnUnknown(v value) {
+	keys, ok := known[v.key]
+	if !ok {
+		return
+	}
+	for _, e := range v.keys() {
+		name := e.key[strings.LastIndex(e.key, ".")+1:]
+		best, distance := "", len(name)
+		found := false
+		for _, k := range keys {
+			if k == name {
+				found = true
+				break
+			}
+			if d := edits(name, k); d < distance {
+				best, distance = k, d
+			}
+		}
+		switch {
+		case found:
+			warnUnknown(e)
+		case distance <= 3:
+			e.warning("unknown key; is it %s?", best)
+		default:
+			e.warning("unknown key; there are %s", strings.Join(keys, ", "))
+		}
+	}
+}
+
+// edits is the Levenshtein distance of a and b.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		corner := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := corner
+			if a[i] != b[j] {
+				cost++
+			}
+			corner = row[j+1]
+			row[j+1] = min(cost, row[j]+1, corner+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// overridden reads keys of our section that environment variables replace.
+type overridden struct {
+	v value
+	p *parser
+}
+
+// env returns the variable for a key: SLUICE_COMPACTOR_INTERVAL for
+// compactor.interval.
+func (o overridden) env(key string) (text, name string, ok bool) {
+	name = "SLUICE_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+	text, _ = o.p.env(name)
+	return text, name, text != ""
+}
+
+func (o overridden) get(key string) value {
+	v := o.v
+	for part := range strings.SplitSeq(key, ".") {
+		v = v.get(part)
+		if n := target(v.node); n != nil && part != key[strings.LastIndex(key, ".")+1:] {
+			v, _ = v.section()
+		}
+	}
+	return v
+}
+
+func (o overridden) problem(name, message string) {
+	o.p.problems = append(o.p.problems, Problem{Key: name, Code: errs.S9001, Message: message})
+}
+
+func (o overridden) text(key, or string) string {
+	if s, _, ok := o.env(key); ok {
+		return s
+	}
+	return o.get(key).textOr(or)
+}
+
+func (o overridden) service(name, address string) Service {
+	s := Service{Address: o.text(name+".address", address), MetricsPort: o.port(name + ".metrics_port")}
+	if _, _, err := net.SplitHostPort(s.Address); err != nil {
+		if _, env, ok := o.env(name + ".address"); ok {
+			o.problem(env, "must be host:port")
+		} else {
+			o.get(name+".address").problem(errs.S9001, "must be host:port")
+		}
+	}
+	return s
+}
+
+func (o overridden) port(key string) int {
+	if s, name, ok := o.env(key); ok {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 || n > 65535 {
+			o.problem(name, "must be a port from 0 to 65535")
+			return 0
+		}
+		return n
+	}
+	return o.get(key).portOr(0, 0, errs.S9001)
+}
+
+func (o overridden) count(key string) int {
+	if s, name, ok := o.env(key); ok {
+		n, err := strconv.ParseInt(s, 10, 32)
+		if err != nil || n < 1 {
+			o.problem(name, "must be a whole number of at least 1")
+			return 0
+		}
+		return int(n)
+	}
+	v := o.get(key)
+	if !v.has() {
+		return 0
+	}
+	return int(v.intOr(0, 1, unlimited, errs.S9001))
+}
+
+func (o overridden) interval(key string, or time.Duration) time.Duration {
+	s := o.text(key, "")
+	if s == "" {
+		return or
+	}
+	d, err := time.ParseDuration(s)
+	if err == nil && d >= 0 {
+		return d
+	}
+	const message = "must be a duration like 90s, 30m or 24h, or 0s for none"
+	if _, name, ok := o.env(key); ok {
+		o.problem(name, message)
+	} else {
+		o.get(key).problem(errs.S9001, message)
+	}
+	return or
+}
