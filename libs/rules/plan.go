@@ -1,18 +1,126 @@
 package rules
 
-import "github.com/sluicesync/sluice/libs/model"
+import (
+	"strconv"
+	"strings"
+
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules/config"
+	"github.com/sluicesync/sluice/libs/rules/eval"
+	"github.com/sluicesync/sluice/libs/rules/plan"
+	"github.com/sluicesync/sluice/libs/rules/resolve"
+)
 
 // Plan is a compiled sync config.
 type Plan struct {
+	plan        *plan.Plan
+	language    eval.Options
+	prefix      string // of bucket ids
 	tables      []model.TablePattern
 	values      model.ValueOptions
 	definitions []Definition
+	queriers    [][]boundQuerier // by definition
+	slots       requestSlots
 }
 
 // Compile compiles a sync config. It reports everything that it finds; the
 // plan is nil if any of it is fatal.
 func Compile(yaml string, o Options) (*Plan, []Diagnostic) {
-	return &Plan{}, nil
+	if o.DefaultSchema == "" {
+		o.DefaultSchema = "public"
+	}
+	c, findings := config.Parse(yaml)
+	ro := resolve.Options{DefaultSchema: o.DefaultSchema}
+	if o.Schema != nil {
+		ro.Schema = o.Schema
+	}
+	compiled, more := resolve.Resolve(c, ro)
+	diagnostics, fatal := diagnose(yaml, append(findings, more...))
+	if fatal {
+		return nil, diagnostics
+	}
+	return newPlan(c, compiled, o), diagnostics
+}
+
+func newPlan(c *config.Config, compiled *plan.Plan, o Options) *Plan {
+	p := &Plan{
+		plan:     compiled,
+		language: eval.Options{Edition: compiled.Edition, FixedJSONExtract: compiled.FixedJSON},
+		values: model.ValueOptions{
+			ISO8601: c.Options.TimestampsISO8601, MaxDigits: c.Options.MaxDigits, CustomTypes: c.Options.CustomPostgresTypes,
+		},
+	}
+	if o.Version != 0 {
+		p.prefix = strconv.FormatInt(o.Version, 10) + "#"
+	}
+	p.tables = compiled.Tables()
+	for i, d := range compiled.Definitions {
+		kind := BucketDefinition
+		if d.Stream {
+			kind = StreamDefinition
+		}
+		p.definitions = append(p.definitions, Definition{
+			Name: d.Name, Kind: kind, Priority: d.Priority, AutoSubscribed: d.AutoSubscribe, Identity: compiled.Identity(i),
+		})
+	}
+	p.bindQueriers()
+	return p
+}
+
+// diagnose gives findings their lines and columns.
+func diagnose(yaml string, findings []config.Finding) (ds []Diagnostic, fatal bool) {
+	for _, f := range findings {
+		d := Diagnostic{Fatal: f.Fatal, Message: f.Message, Class: f.Class}
+		fatal = fatal || f.Fatal
+		if f.At != config.None {
+			d.Start, d.End = f.At.Start, f.At.End
+			d.Line, d.Column = position(yaml, d.Start)
+			d.EndLine, d.EndColumn = position(yaml, d.End)
+		}
+		ds = append(ds, d)
+	}
+	return ds, fatal
+}
+
+// position returns line and column (in characters) of an offset, from 1.
+func position(text string, offset int) (line, column int) {
+	before := text[:min(max(offset, 0), len(text))]
+	start := strings.LastIndexByte(before, '\n') + 1
+	column = 1
+	for _, r := range strings.TrimPrefix(before[start:], "\ufeff") {
+		column++
+		if r > 0xffff {
+			column++ // editors count UTF-16 units
+		}
+	}
+	return 1 + strings.Count(before, "\n"), column
+}
+
+// Tables implements resolve.Schema.
+func (s *Schema) Tables(p model.TablePattern) []map[string]string {
+	var out []map[string]string
+	for schema, tables := range s.Connections[p.Connection] {
+		for name, t := range tables {
+			if !Matches(p, &model.SourceTable{Connection: p.Connection, Schema: schema, Name: name}) {
+				continue
+			}
+			columns := make(map[string]string, len(t.Columns))
+			for _, c := range t.Columns {
+				columns[c.Name] = c.Type
+			}
+			out = append(out, columns)
+		}
+	}
+	return out
+}
+
+// Names implements resolve.Schema.
+func (s *Schema) Names(connection, schema string) []string {
+	var out []string
+	for name := range s.Connections[connection][schema] {
+		out = append(out, name)
+	}
+	return out
 }
 
 // SourceTables returns the tables that the config reads.
@@ -23,60 +131,3 @@ func (p *Plan) Values() model.ValueOptions { return p.values }
 
 // Definitions returns the bucket definitions and streams in the config's order.
 func (p *Plan) Definitions() []Definition { return p.definitions }
-
-// TableEvaluator evaluates rows of one source table. It is immutable and safe
-// for concurrent use.
-type TableEvaluator struct{}
-
-// Table returns the evaluator of a source table's rows, with its columns
-// resolved to offsets; nil if the config does not use the table. Callers keep
-// it as long as they keep t.
-func (p *Plan) Table(t *model.SourceTable) *TableEvaluator { return nil }
-
-// RowResult is what a row gives. Reset it before each row, or not, to gather
-// several.
-type RowResult struct {
-	Puts    []model.Put
-	Lookups []model.ParameterEntry
-	Events  []Event
-	Errors  []RowError
-}
-
-// Reset empties r and keeps its memory. What the puts and lookups refer to
-// stays valid.
-func (r *RowResult) Reset() {
-	r.Puts, r.Lookups, r.Events, r.Errors = r.Puts[:0], r.Lookups[:0], r.Events[:0], r.Errors[:0]
-}
-
-// EvaluateRow appends to out what row gives: at most one put per bucket, table
-// and id.
-func (te *TableEvaluator) EvaluateRow(row []model.Value, out *RowResult) {}
-
-// Querier finds the buckets of one connection. It is not safe for concurrent
-// use.
-type Querier struct{}
-
-// Querier evaluates what depends on the request alone.
-func (p *Plan) Querier(r Request) (*Querier, error) { return &Querier{}, nil }
-
-// Streams lists the definitions evaluated for this connection, as the
-// checkpoint line does.
-func (q *Querier) Streams() []StreamInfo { return nil }
-
-// Static reports whether Resolve never calls lookup, so that its answer never
-// changes.
-func (q *Querier) Static() bool { return true }
-
-// Resolve returns the buckets at one checkpoint. lookup returns for each key
-// the model.ParameterEntry.Values found under it, and is called once per stage.
-func (q *Querier) Resolve(lookup func(keys []string) ([][]string, error)) (*Buckets, error) {
-	return &Buckets{}, nil
-}
-
-// LimitError is returned by Resolve when a bound of the request is exceeded.
-type LimitError struct {
-	Message      string
-	ByDefinition map[string]int
-}
-
-func (e *LimitError) Error() string { return e.Message }

@@ -91,6 +91,7 @@ type Definition struct {
 // synced by that query, and everything else goes on (D9).
 type RowError struct {
 	Definition string
+	Parameters bool // of the parameter index, not of a data query
 	Err        error
 }
 

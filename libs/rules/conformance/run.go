@@ -1,0 +1,263 @@
+package conformance
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime/debug"
+	"strings"
+
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules"
+)
+
+// Area runs one vector of an area that is not about configs. It returns ""
+// or what is wrong.
+type Area func(raw json.RawMessage) (name, problem string)
+
+// Run runs all vectors. areas has the runners of areas that this package does
+// not know (compaction, pg_types), whose code lives above it.
+func Run(files []File, areas map[string]Area) *Report {
+	r := &Report{}
+	for _, f := range files {
+		for _, raw := range f.Vectors {
+			if a := areas[f.Area]; a != nil {
+				name, problem := a(raw)
+				r.check(f.Area, name, Other, problem, "")
+				continue
+			}
+			switch f.Area {
+			case "checksums":
+				name, problem := checksum(raw)
+				r.check(f.Area, name, Other, problem, "")
+			case "compaction", "pg_types":
+				r.check(f.Area, f.Area, Other, "", "run by the command of module e2e")
+			default:
+				runConfig(r, f.Area, raw)
+			}
+		}
+	}
+	return r
+}
+
+// runner compares one config vector.
+type runner struct {
+	*Report
+	area     string
+	v        *Vector
+	plan     *rules.Plan
+	disputed map[int]bool
+	free     string // why the vector is not enforced
+	rows     []evaluated
+	lookups  map[string][]string
+}
+
+func runConfig(r *Report, area string, raw json.RawMessage) {
+	var v Vector
+	if err := json.Unmarshal(raw, &v); err != nil {
+		r.check(area, "unreadable vector", Acceptance, err.Error(), "")
+		return
+	}
+	c := &runner{Report: r, area: area, v: &v, disputed: map[int]bool{}, lookups: map[string][]string{}}
+	for _, d := range v.Disputed {
+		c.disputed[d.Row] = true
+	}
+	if v.Suspect != "" && len(v.Disputed) == 0 {
+		c.free = "suspect: " + v.Suspect
+	}
+	if v.Expect.OracleCrash != "" {
+		c.free = "the reference crashed"
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			c.Report.check(area, v.Name, Acceptance, fmt.Sprintf("panic: %v\n%s", p, debug.Stack()), "")
+		}
+	}()
+	c.run()
+}
+
+func (c *runner) check(l Level, format string, args ...any) {
+	problem := ""
+	if format != "" {
+		problem = fmt.Sprintf(format, args...)
+	}
+	c.Report.check(c.area, c.v.Name, l, problem, c.free)
+}
+
+func (c *runner) run() {
+	o := rules.Options{DefaultSchema: c.v.Options.DefaultSchema, Schema: schema(c.v)}
+	if c.v.Options.BucketVersion != nil {
+		o.Version = *c.v.Options.BucketVersion
+	}
+	plan, diagnostics := rules.Compile(c.v.Config, o)
+	c.plan = plan
+	c.acceptance(plan != nil, diagnostics)
+	if c.v.ParseOnly || !c.v.Expect.Accepted {
+		return
+	}
+	if plan == nil {
+		// Everything else that the vector has fails with it.
+		for range c.v.Expect.Rows {
+			c.check(RowData, "rejected")
+		}
+		for range c.v.Expect.Requests {
+			c.check(Requests, "rejected")
+		}
+		return
+	}
+	c.tables()
+	for i, row := range c.v.Rows {
+		e := c.evaluate(row)
+		c.rows = append(c.rows, e)
+		if i < len(c.v.Expect.Rows) {
+			c.row(i, e, c.v.Expect.Rows[i])
+		}
+	}
+	c.grouping()
+	for i, q := range c.v.Requests {
+		if i < len(c.v.Expect.Requests) {
+			c.request(i, q, c.v.Expect.Requests[i])
+		}
+	}
+}
+
+func schema(v *Vector) *rules.Schema {
+	if v.Options.Schema == nil {
+		return nil
+	}
+	s := &rules.Schema{Connections: map[string]map[string]map[string]rules.SchemaTable{}}
+	for tag, schemas := range v.Options.Schema {
+		s.Connections[tag] = map[string]map[string]rules.SchemaTable{}
+		for name, tables := range schemas {
+			s.Connections[tag][name] = map[string]rules.SchemaTable{}
+			for table, columns := range tables {
+				var t rules.SchemaTable
+				for _, m := range columns {
+					var typ string
+					if json.Unmarshal(m.value, &typ) == nil {
+						t.Columns = append(t.Columns, rules.SchemaColumn{Name: m.key, Type: typ})
+					}
+				}
+				s.Connections[tag][name][table] = t
+			}
+		}
+	}
+	return s
+}
+
+// ours are the warnings that we give and the reference does not: they are
+// deliberate (docs/compatibility.md), and counted apart.
+var ours = map[string]bool{
+	"missing-id": true, "parameter-order": true, "cte-hidden": true, "second-statement": true, "unknown-name": true,
+}
+
+// acceptance compares level 1.
+func (c *runner) acceptance(accepted bool, ds []rules.Diagnostic) {
+	if accepted != c.v.Expect.Accepted {
+		c.check(Acceptance, "accepted %v, expected %v: %s", accepted, c.v.Expect.Accepted, describe(ds))
+		return
+	}
+	c.check(Acceptance, "")
+	if !accepted {
+		got, want := lineSet{}, lineSet{}
+		for _, d := range ds {
+			if d.Fatal && d.Line > 0 {
+				got[d.Line] = true
+			}
+		}
+		for _, d := range c.v.Expect.Diagnostics {
+			if d.Level == "fatal" && d.Line > 0 {
+				want[d.Line] = true
+			}
+		}
+		if got.equal(want) {
+			c.check(Acceptance, "")
+		} else {
+			c.check(Acceptance, "fatal lines %v, expected %v: %s", got.list(), want.list(), describe(ds))
+		}
+		return
+	}
+	want, wantClass := lineSet{}, map[string]bool{}
+	for _, d := range c.v.Expect.Diagnostics {
+		if d.Level == "warning" {
+			want[d.Line] = true
+			wantClass[d.Class] = true
+		}
+	}
+	for _, d := range ds {
+		if d.Fatal || want[d.Line] {
+			continue
+		}
+		if ours[d.Class] && !wantClass[d.Class] {
+			c.Report.check(c.area, c.v.Name, Acceptance, "own warning: "+d.Message, "a warning of our own")
+			continue
+		}
+		c.check(Acceptance, "warning that is not recorded: %s", describe([]rules.Diagnostic{d}))
+		return
+	}
+	c.check(Acceptance, "")
+}
+
+func describe(ds []rules.Diagnostic) string {
+	var out []string
+	for _, d := range ds {
+		out = append(out, fmt.Sprintf("%d:%d %s (%s)", d.Line, d.Column, d.Message, d.Class))
+	}
+	return strings.Join(out, "; ")
+}
+
+// tables compares the source tables.
+func (c *runner) tables() {
+	if c.v.Expect.SourceTables == nil {
+		return
+	}
+	got, want := multiset{}, multiset{}
+	for _, t := range c.plan.SourceTables() {
+		got.add(t.Connection + " " + t.Schema + " " + t.Name)
+	}
+	for _, t := range c.v.Expect.SourceTables {
+		want.add(t.Connection + " " + t.Schema + " " + t.Table)
+	}
+	c.compare(Acceptance, "source tables", got, want)
+}
+
+func (c *runner) compare(l Level, what string, got, want multiset) {
+	if d := got.diff(want); d != "" {
+		c.check(l, "%s: %s", what, d)
+	} else {
+		c.check(l, "")
+	}
+}
+
+// evaluated is a row with what our engine makes of it.
+type evaluated struct {
+	row    []model.Value
+	table  *model.SourceTable
+	result rules.RowResult
+	failed string // the source value cannot be converted
+}
+
+func (c *runner) evaluate(row Row) evaluated {
+	e := evaluated{table: &model.SourceTable{Connection: "default", Schema: c.v.Options.DefaultSchema, Name: row.Table}}
+	if row.Schema != "" {
+		e.table.Schema = row.Schema
+	}
+	if row.Connection != "" {
+		e.table.Connection = row.Connection
+	}
+	for _, m := range row.Record {
+		v, err := decodeValue(m.value, c.plan.Values())
+		if err != nil {
+			e.failed = err.Error()
+			return e
+		}
+		e.table.Columns = append(e.table.Columns, model.Column{Name: m.key})
+		e.row = append(e.row, v)
+	}
+	if te := c.plan.Table(e.table); te != nil {
+		te.EvaluateRow(e.row, &e.result)
+	}
+	for _, l := range e.result.Lookups {
+		c.lookups[l.Lookup] = append(c.lookups[l.Lookup], l.Values)
+	}
+	return e
+}

@@ -1,0 +1,17 @@
+// Package plan is a sync config after all names are resolved: which rows of
+// which tables go to which buckets, which parameter indexes there are, and how
+// a request finds its buckets. It is data only; package rules turns it into
+// functions.
+//
+// Rules and streams of all editions become the same few things:
+//
+//	Source    the buckets of one shape: Rows that fill them, keys that name them
+//	Index     the parameter rows that a request looks up by key
+//	Querier   how a request gets the keys of a Source: filters, steps, parameters
+//
+// Invariants:
+//
+//   - Expressions are trees without sharing of state, and two of them mean the
+//     same if their Keys are equal.
+//   - Steps refer to earlier steps only.
+package plan

@@ -1,0 +1,3 @@
+package resolve
+
+func (r *resolver) streams3() {}
