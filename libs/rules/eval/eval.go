@@ -2,6 +2,7 @@ package eval
 
 import (
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules/value"
 )
 
 // Options are the compatibility options of a sync config that concern
@@ -25,9 +26,7 @@ type Expr func(*Env) (model.Value, error)
 
 // Error is a value that cannot be computed: the row is skipped for that query,
 // or the subscription reported, and everything else goes on.
-type Error struct{ Msg string }
-
-func (e *Error) Error() string { return e.Msg }
+type Error = value.Error
 
 // Const returns v always.
 func Const(v model.Value) Expr {
