@@ -8,13 +8,8 @@ import (
 
 // configText is a config file as a user of the reference server writes it, with
 // our own section for the ports of the inner services.
-func configText(in *Instance, p *Postgres, ports []int) string {
-	next := func() int {
-		port := ports[0]
-		ports = ports[1:]
-		return port
-	}
-	gateway := freeRun(in.t, max(1, in.replicas))
+func configText(in *Instance, p *Postgres) string {
+	gateway := freeRun(in.t, in.replicas)
 	text := fmt.Sprintf(`replication:
   connections:
     - type: postgresql
@@ -31,20 +26,27 @@ port: %d
 sync_config:
   path: sync.yaml
 `, p.URL, Audience, keyID, encodedKey(), AdminToken, gateway)
-	in.gateways = []string{fmt.Sprintf("127.0.0.1:%d", gateway)}
 	if in.mode == Dev {
-		in.metrics[All] = next()
+		in.gateways = []string{fmt.Sprintf("127.0.0.1:%d", gateway)}
+		in.metrics[All] = FreePort(in.t)
 		return text + fmt.Sprintf("telemetry:\n  prometheus_port: %d\nsluice:\n", in.metrics[All])
 	}
-	for i := 1; i < in.replicas; i++ {
+	ports := freePorts(in.t, 7)
+	evaluators, gateways := freeRun(in.t, in.replicas), freeRun(in.t, in.replicas)
+	for i := range in.replicas {
 		in.gateways = append(in.gateways, fmt.Sprintf("127.0.0.1:%d", gateway+i))
+		in.metrics[fmt.Sprintf("rules-evaluator-%d", i+1)] = evaluators + i
+		in.metrics[fmt.Sprintf("sync-gateway-%d", i+1)] = gateways + i
 	}
+	in.metrics[BucketStore], in.metrics[Replicator], in.metrics[Compactor] = ports[4], ports[5], ports[6]
 	return text + fmt.Sprintf(`sluice:
   nats: {url: "nats://127.0.0.1:%d"}
-  bucket_store: {address: "127.0.0.1:%d"}
-  replicator: {address: "127.0.0.1:%d"}
-  compactor: {address: "127.0.0.1:%d"}
-`, next(), next(), next(), next())
+  bucket_store: {address: "127.0.0.1:%d", metrics_port: %d}
+  replicator: {address: "127.0.0.1:%d", metrics_port: %d}
+  compactor: {address: "127.0.0.1:%d", metrics_port: %d}
+  rules_evaluator: {metrics_port: %d}
+  gateway: {metrics_port: %d}
+`, ports[0], ports[1], ports[4], ports[2], ports[5], ports[3], ports[6], evaluators, gateways)
 }
 
 func encodedKey() string { return base64.RawURLEncoding.EncodeToString(signingKey) }

@@ -83,6 +83,9 @@ func StartInstance(t testing.TB, dir string, p *Postgres, o Options) *Instance {
 	if in.replicas == 0 {
 		in.replicas = 2
 	}
+	if in.mode == Dev {
+		in.replicas = 1
+	}
 	in.writeConfig(p, o)
 	t.Cleanup(in.end)
 	if in.mode == Dev {
@@ -125,7 +128,7 @@ func (in *Instance) URLs() []string {
 	return urls
 }
 
-// GatewayPID returns the process that serves clients.
+// GatewayPID returns the (first) process that serves clients.
 func (in *Instance) GatewayPID() int { in.t.Helper(); return in.pid(Gateway1) }
 
 // Cut breaks all client connections.
@@ -140,7 +143,7 @@ func (in *Instance) writeConfig(p *Postgres, o Options) {
 	if err := os.WriteFile(syncFile, []byte(o.SyncConfig), 0o644); err != nil {
 		in.t.Fatal(err)
 	}
-	text := configText(in, p, freePorts(in.t, 12)) + o.Extra
+	text := configText(in, p) + o.Extra
 	if err := os.WriteFile(in.config, []byte(text), 0o644); err != nil {
 		in.t.Fatal(err)
 	}
