@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/replicator/internal/source"
 )
 
 // converter makes SQLite values of the text forms of Postgres values: spec/04
@@ -14,7 +15,7 @@ import (
 // arena.
 type converter struct {
 	options model.ValueOptions
-	arena   *arena
+	arena   *source.Arena
 }
 
 // digits is the number of sub-second digits with ISO 8601 timestamps.
@@ -44,18 +45,18 @@ func (c *converter) value(t *pgType, b []byte) model.Value {
 			return model.TextValue("0000-01-01")
 		}
 	case kindTimestamp, kindTimestampTZ:
-		dst, ok := c.appendTimestamp(c.arena.reserve(len(b)+16), b, t.kind == kindTimestampTZ)
+		dst, ok := c.appendTimestamp(c.arena.Reserve(len(b)+16), b, t.kind == kindTimestampTZ)
 		if !ok {
 			return model.NullValue
 		}
-		return model.TextValue(c.arena.take(dst))
+		return model.TextValue(c.arena.Take(dst))
 	case kindTime:
-		return model.TextValue(c.arena.take(c.appendTime(c.arena.reserve(len(b)+8), b)))
+		return model.TextValue(c.arena.Take(c.appendTime(c.arena.Reserve(len(b)+8), b)))
 	case kindLSN:
-		return model.TextValue(c.arena.take(appendLSN(c.arena.reserve(17), b)))
+		return model.TextValue(c.arena.Take(appendLSN(c.arena.Reserve(17), b)))
 	case kindArray:
 		if !t.custom || c.options.CustomTypes {
-			return model.TextValue(c.arena.take(c.appendArray(c.arena.reserve(2*len(b)+16), t.elem, b)))
+			return model.TextValue(c.arena.Take(c.appendArray(c.arena.Reserve(2*len(b)+16), t.elem, b)))
 		}
 	case kindDomain:
 		if c.options.CustomTypes && t.elem != nil {
@@ -63,18 +64,18 @@ func (c *converter) value(t *pgType, b []byte) model.Value {
 		}
 	case kindComposite:
 		if c.options.CustomTypes {
-			return model.TextValue(c.arena.take(c.appendComposite(c.arena.reserve(4*len(b)+64), t, b)))
+			return model.TextValue(c.arena.Take(c.appendComposite(c.arena.Reserve(4*len(b)+64), t, b)))
 		}
 	case kindRange:
 		if c.options.CustomTypes && t.elem != nil && string(b) != "empty" {
-			return model.TextValue(c.arena.take(c.appendRange(c.arena.reserve(4*len(b)+64), t.elem, b)))
+			return model.TextValue(c.arena.Take(c.appendRange(c.arena.Reserve(4*len(b)+64), t.elem, b)))
 		}
 	case kindMultirange:
 		if c.options.CustomTypes && t.elem != nil && t.elem.elem != nil {
-			return model.TextValue(c.arena.take(c.appendMultirange(c.arena.reserve(4*len(b)+64), t.elem.elem, b)))
+			return model.TextValue(c.arena.Take(c.appendMultirange(c.arena.Reserve(4*len(b)+64), t.elem.elem, b)))
 		}
 	}
-	return model.TextValue(c.arena.text(b))
+	return model.TextValue(c.arena.Text(b))
 }
 
 // integer parses what the server prints for an integer: digits that fit int64.
@@ -115,14 +116,14 @@ func float(b []byte) float64 {
 // bytes decodes the hex form of bytea.
 func (c *converter) bytes(b []byte) model.Value {
 	if len(b) < 2 || b[0] != '\\' || b[1] != 'x' {
-		return model.BlobValue(c.arena.text(b))
+		return model.BlobValue(c.arena.Text(b))
 	}
 	b = b[2:]
-	dst := c.arena.reserve(len(b) / 2)[:len(b)/2]
+	dst := c.arena.Reserve(len(b) / 2)[:len(b)/2]
 	if _, err := hex.Decode(dst, b); err != nil {
 		return model.NullValue
 	}
-	return model.BlobValue(c.arena.take(dst))
+	return model.BlobValue(c.arena.Take(dst))
 }
 
 // appendLSN pads both halves of a pg_lsn to eight upper-case digits, so that

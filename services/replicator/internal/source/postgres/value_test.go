@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/replicator/internal/source"
 )
 
 var edition2 = model.ValueOptions{ISO8601: true, CustomTypes: true}
@@ -64,7 +65,7 @@ func TestPgTypes(t *testing.T) {
 			}
 		}
 		for edition, options := range map[string]model.ValueOptions{"edition_1": {}, "edition_2": edition2} {
-			c := converter{options: options, arena: new(arena)}
+			c := converter{options: options, arena: new(source.Arena)}
 			if got, want := c.value(typ, []byte(v.Text)), expected(t, v.Expect[edition]); !same(got, want) {
 				t.Errorf("%s %s: %s %q became %v %q, want %s", v.Name, edition, v.Type, v.Text, got.Kind(), got.Str(), v.Expect[edition])
 			}
@@ -130,7 +131,7 @@ func TestTimestampDigits(t *testing.T) {
 		{0, 1184, "2024-02-29 12:34:56-00:00:30", "2024-02-29T12:35:26.000000Z"},
 		{0, 1115, `{infinity,NULL,"0044-03-15 00:00:00 BC"}`, `["9999-12-31T23:59:59.000000",null,null]`},
 	} {
-		c := converter{options: model.ValueOptions{ISO8601: true, MaxDigits: tt.digits}, arena: new(arena)}
+		c := converter{options: model.ValueOptions{ISO8601: true, MaxDigits: tt.digits}, arena: new(source.Arena)}
 		if got := c.value(new(types).known(tt.oid), []byte(tt.in)); got.Str() != tt.out {
 			t.Errorf("%s with %d: %q, want %q", tt.in, tt.digits, got.Str(), tt.out)
 		}
@@ -151,12 +152,12 @@ func FuzzValue(f *testing.F) {
 		all = append(all, t)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		c := converter{options: edition2, arena: new(arena)}
+		c := converter{options: edition2, arena: new(source.Arena)}
 		for _, typ := range all {
 			if v := c.value(typ, []byte(s)); len(v.Str()) > 64*(len(s)+8) {
 				t.Fatalf("%d bytes made %d", len(s), len(v.Str()))
 			}
-			c.arena.reset()
+			c.arena.Reset()
 		}
 	})
 }

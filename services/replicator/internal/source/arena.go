@@ -1,29 +1,29 @@
-package postgres
+package source
 
 import "unsafe"
 
 // arenaChunk is the size of an arena's pieces; larger texts get their own.
 const arenaChunk = 256 << 10
 
-// arena holds the bytes of many texts in few allocations. Strings that it
-// returned are valid until reset, which is the caller's promise to keep: rows
+// Arena holds the bytes of many texts in few allocations. Strings that it
+// returned are valid until Reset, which is the caller's promise to keep: rows
 // are encoded before their arena is reused.
-type arena struct {
-	free [][]byte // chunks before reset, empty
+type Arena struct {
+	free [][]byte // chunks before Reset, empty
 	full [][]byte
 	buf  []byte // the chunk being filled
 }
 
-// reserve returns a slice of length zero and capacity n or more at the arena's
-// end; take keeps what was appended to it.
-func (a *arena) reserve(n int) []byte {
+// Reserve returns a slice of length zero and capacity n or more at the arena's
+// end; Take keeps what was appended to it.
+func (a *Arena) Reserve(n int) []byte {
 	if cap(a.buf)-len(a.buf) < n {
 		a.grow(n)
 	}
 	return a.buf[len(a.buf):]
 }
 
-func (a *arena) grow(n int) {
+func (a *Arena) grow(n int) {
 	if cap(a.buf) > 0 {
 		a.full = append(a.full, a.buf)
 	}
@@ -35,9 +35,9 @@ func (a *arena) grow(n int) {
 	a.buf = make([]byte, 0, max(n, arenaChunk))
 }
 
-// take keeps b, which is what reserve returned with something appended, and
+// Take keeps b, which is what Reserve returned with something appended, and
 // returns it as a string. If b outgrew its reservation it has memory of its own.
-func (a *arena) take(b []byte) string {
+func (a *Arena) Take(b []byte) string {
 	if len(b) == 0 {
 		return ""
 	}
@@ -47,8 +47,8 @@ func (a *arena) take(b []byte) string {
 	return unsafe.String(&b[0], len(b))
 }
 
-// text copies b into the arena.
-func (a *arena) text(b []byte) string {
+// Text copies b into the arena.
+func (a *Arena) Text(b []byte) string {
 	if len(b) == 0 {
 		return ""
 	}
@@ -60,8 +60,8 @@ func (a *arena) text(b []byte) string {
 	return unsafe.String(&a.buf[at], len(b))
 }
 
-// reset forgets all texts and keeps up to 4 MiB of memory.
-func (a *arena) reset() {
+// Reset forgets all texts and keeps up to 4 MiB of memory.
+func (a *Arena) Reset() {
 	if cap(a.buf) > 0 {
 		a.full = append(a.full, a.buf)
 		a.buf = nil

@@ -1,0 +1,206 @@
+// Package snapshot copies tables into the chain of batches: all of a stream's
+// tables at its beginning, several at a time, and single ones later.
+//
+// Invariants:
+//
+//   - The progress of a table travels in the batch that has its rows, so a
+//     restart goes on behind the last row stored (TestResume).
+//   - What was copied of a table that cannot be gone on with is removed before
+//     the table is copied again (TestResumeWithoutKey).
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/replicator/internal/source"
+)
+
+const (
+	// parallel is how many tables are copied at once.
+	parallel = 4
+	// batchBytes is the size at which copied rows become a batch.
+	batchBytes = 512 << 10
+)
+
+// Chain is where batches go.
+type Chain interface {
+	Insert(ctx context.Context, rows *source.Rows, meta model.BatchMeta) error
+	Known() map[model.TableID]*model.TableProgress
+}
+
+// Snapshot copies tables.
+type Snapshot struct {
+	Log   source.Log
+	Chain Chain
+	// Position is the end of the source's log now.
+	Position func(ctx context.Context) (model.Position, error)
+	Logger   *slog.Logger
+	// Rows is told of rows copied.
+	Rows func(n int)
+}
+
+// All makes the initial copy: every table that the stream reads, less what the
+// chain's known tables say is copied. The last batch says that it is done, and
+// from which position on a checkpoint may be made.
+func (s *Snapshot) All(ctx context.Context) error {
+	tables, err := s.Log.Tables(ctx)
+	if err != nil {
+		return err
+	}
+	known := s.Chain.Known()
+	var gone []*model.SourceTable
+	current := map[model.TableID]bool{}
+	var todo []*source.Table
+	progress := map[model.TableID]model.TableProgress{}
+	for i := range tables {
+		t := &tables[i]
+		current[t.ID] = true
+		p := known[t.ID]
+		if p != nil && p.Done && !bytes.Equal(p.LastKey, source.Dropped) {
+			continue
+		}
+		todo = append(todo, t)
+		if p != nil {
+			progress[t.ID] = *p
+		}
+	}
+	for id, p := range known {
+		if !current[id] && !bytes.Equal(p.LastKey, source.Dropped) {
+			gone = append(gone, &p.Table)
+		}
+	}
+	if err := s.Drop(ctx, gone); err != nil {
+		return err
+	}
+	eg, egctx := errgroup.WithContext(ctx)
+	eg.SetLimit(parallel)
+	for _, t := range todo {
+		if egctx.Err() != nil {
+			break
+		}
+		var p *model.TableProgress
+		if known, ok := progress[t.ID]; ok {
+			p = &known
+		}
+		eg.Go(func() error { return s.table(egctx, t, p, false) })
+	}
+	if err := eg.Wait(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// After the last read: rows may show the effect of any commit up to here.
+	end, err := s.Position(ctx)
+	if err != nil {
+		return err
+	}
+	s.Logger.Info("snapshot done", "tables", len(tables), "position", end)
+	return s.Chain.Insert(ctx, &source.Rows{}, model.BatchMeta{SnapshotDone: true, NoCheckpointBefore: end})
+}
+
+// Reset removes all that was copied: it came from a log that is gone.
+func (s *Snapshot) Reset(ctx context.Context) error {
+	var gone []*model.SourceTable
+	for _, p := range s.Chain.Known() {
+		if !bytes.Equal(p.LastKey, source.Dropped) {
+			gone = append(gone, &p.Table)
+		}
+	}
+	return s.Drop(ctx, gone)
+}
+
+// Drop removes tables with their rows.
+func (s *Snapshot) Drop(ctx context.Context, gone []*model.SourceTable) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	gone = slices.Clone(gone)
+	slices.SortFunc(gone, func(a, b *model.SourceTable) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	rows := &source.Rows{}
+	var meta model.BatchMeta
+	for _, t := range gone {
+		s.Logger.Info("dropping table", "table", t.Schema+"."+t.Name)
+		rows.Add(model.Change{Table: t, Op: model.DropTable}, 16)
+		meta.Progress = append(meta.Progress, model.TableProgress{Table: *t, LastKey: source.Dropped, Done: true})
+	}
+	return s.Chain.Insert(ctx, rows, meta)
+}
+
+// Table copies one table while the log waits. A checkpoint is held back until
+// the log has passed what the copy may show.
+func (s *Snapshot) Table(ctx context.Context, t *source.Table) error {
+	var p *model.TableProgress
+	if known := s.Chain.Known()[t.ID]; known != nil && !bytes.Equal(known.LastKey, source.Dropped) {
+		p = known
+	}
+	return s.table(ctx, t, p, true)
+}
+
+func (s *Snapshot) table(ctx context.Context, t *source.Table, p *model.TableProgress, inline bool) error {
+	c := &copier{s: s, t: t, inline: inline, progress: model.TableProgress{Table: t.SourceTable, Estimate: t.Estimate}}
+	var after []byte
+	start := time.Now()
+	if p != nil && len(p.LastKey) > 0 && s.Log.Resumable(t, p.LastKey) {
+		after, c.progress.Rows = p.LastKey, p.Rows
+	} else if p != nil {
+		c.rows.Add(model.Change{Table: &t.SourceTable, Op: model.Truncate}, 16)
+		c.extra = 1
+		c.progress.LastKey = nil
+	}
+	s.Logger.Info("copying table", "table", t.Schema+"."+t.Name, "rows", c.progress.Rows, "estimate", t.Estimate)
+	if t.Private != nil {
+		if err := s.Log.Copy(ctx, t, after, c); err != nil {
+			return err
+		}
+	}
+	c.progress.Done = true
+	if err := c.Flush(ctx, t.Place); err != nil {
+		return err
+	}
+	s.Logger.Info("table copied", "table", t.Schema+"."+t.Name, "rows", c.progress.Rows, "seconds", time.Since(start).Seconds())
+	return nil
+}
+
+// copier collects the rows of one table.
+type copier struct {
+	s        *Snapshot
+	t        *source.Table
+	inline   bool
+	rows     source.Rows
+	extra    int // changes in rows that are not rows
+	progress model.TableProgress
+}
+
+func (c *copier) Rows() *source.Rows { return &c.rows }
+
+func (c *copier) Full() bool { return c.rows.Bytes >= batchBytes }
+
+func (c *copier) Flush(ctx context.Context, place []byte) error {
+	n := len(c.rows.Changes) - c.extra
+	c.extra = 0
+	c.progress.Rows += uint64(n)
+	c.progress.Estimate = max(c.progress.Estimate, c.progress.Rows)
+	c.progress.LastKey = place
+	meta := model.BatchMeta{Progress: []model.TableProgress{c.progress}, SourceBytes: uint64(c.rows.Bytes)}
+	if c.inline {
+		var err error
+		if meta.NoCheckpointBefore, err = c.s.Position(ctx); err != nil {
+			return err
+		}
+	}
+	if err := c.s.Chain.Insert(ctx, &c.rows, meta); err != nil {
+		return err
+	}
+	if c.s.Rows != nil {
+		c.s.Rows(n)
+	}
+	return nil
+}

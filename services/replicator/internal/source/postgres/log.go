@@ -1,0 +1,555 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/replicator/internal/source"
+)
+
+const (
+	// statusInterval is how often the server hears of us, at least; its own
+	// patience (wal_sender_timeout) is a minute by default.
+	statusInterval = time.Second
+	// silence is how long the server may be silent while we listen. Keepalives
+	// and heartbeats come far more often.
+	silence = 45 * time.Second
+)
+
+// logReader is one stream's slot.
+type logReader struct {
+	source  *Source
+	stream  *model.Stream
+	version int
+	start   lsn
+	created bool
+
+	confirmed atomic.Uint64 // what the server may forget
+	heard     atomic.Int64  // when a message came, ns; 0 while we do not listen
+	answer    chan struct{} // the server wants to hear of us; capacity 1
+
+	// What follows is owned by Read.
+	sink      source.Sink
+	msg       message
+	relations map[uint32]*relationState
+	converter converter
+	open      bool // within a transaction
+	skip      bool // that is skipped
+	empty     bool // it had no message of ours and no change
+	size      uint64
+	old       []field
+}
+
+var _ source.Log = (*logReader)(nil)
+
+// relationState is a relation as this session's decoder has it.
+type relationState struct {
+	relation
+	table   model.SourceTable
+	matched bool
+	ready   bool // types known, copied
+	types   []*pgType
+	gone    []*model.SourceTable
+}
+
+func (l *logReader) Start() (model.Position, bool) { return l.start.position(), l.created }
+
+func (l *logReader) Close() {}
+
+func (l *logReader) Tables(ctx context.Context) ([]source.Table, error) {
+	return l.source.tables(ctx, l.stream.Tables, 0)
+}
+
+// Confirm says that everything up to p is stored.
+func (l *logReader) Confirm(p model.Position) {
+	at, err := parseLSN(string(p))
+	if err != nil {
+		return // before the first position
+	}
+	for {
+		was := l.confirmed.Load()
+		if uint64(at) <= was || l.confirmed.CompareAndSwap(was, uint64(at)) {
+			return
+		}
+	}
+}
+
+// Read streams the slot's log into sink until ctx ends.
+func (l *logReader) Read(ctx context.Context, sink source.Sink) error {
+	conn, err := l.source.replicationConn(ctx)
+	if err != nil {
+		return err
+	}
+	hijacked, err := l.startReplication(ctx, conn)
+	if err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return err
+	}
+	l.sink = sink
+	l.converter.options = l.stream.Values
+	l.relations = map[uint32]*relationState{}
+	l.answer = make(chan struct{}, 1)
+	l.open = false
+
+	eg, ctx := errgroup.WithContext(ctx)
+	done := make(chan struct{})
+	var closeOnce sync.Once
+	closeConn := func() { closeOnce.Do(func() { hijacked.Conn.Close() }) }
+	defer closeConn()
+	eg.Go(func() error {
+		defer close(done)
+		return l.receive(ctx, hijacked.Frontend)
+	})
+	eg.Go(func() error {
+		// The only writer. It ends the reader by closing the connection.
+		defer closeConn()
+		return l.report(ctx, done, hijacked.Conn)
+	})
+	return eg.Wait()
+}
+
+func (l *logReader) startReplication(ctx context.Context, conn *pgconn.PgConn) (*pgconn.HijackedConn, error) {
+	sql := "START_REPLICATION SLOT " + quote(l.stream.Name) + " LOGICAL 0/0 (proto_version '1', publication_names " + literal(quote(l.source.config.Publication))
+	if l.version >= 140000 {
+		sql += ", messages 'true'"
+	}
+	conn.Frontend().SendQuery(&pgproto3.Query{String: sql + ")"})
+	if err := conn.Frontend().Flush(); err != nil {
+		return nil, fmt.Errorf("start replication: %w", err)
+	}
+	for {
+		m, err := conn.ReceiveMessage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("start replication: %w", err)
+		}
+		switch m := m.(type) {
+		case *pgproto3.CopyBothResponse:
+			h, err := conn.Hijack()
+			if err != nil {
+				return nil, fmt.Errorf("start replication: %w", err)
+			}
+			return h, nil
+		case *pgproto3.ErrorResponse:
+			return nil, fmt.Errorf("start replication: %w", pgconn.ErrorResponseToPgError(m))
+		}
+	}
+}
+
+// report tells the server how far we are: each second, and when it asks.
+func (l *logReader) report(ctx context.Context, done <-chan struct{}, conn net.Conn) error {
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
+	var b [39]byte
+	b[0] = 'd'
+	binary.BigEndian.PutUint32(b[1:], 38)
+	b[5] = 'r'
+	for {
+		at := l.confirmed.Load()
+		binary.BigEndian.PutUint64(b[6:], at)
+		binary.BigEndian.PutUint64(b[14:], at)
+		binary.BigEndian.PutUint64(b[22:], at)
+		binary.BigEndian.PutUint64(b[30:], uint64(time.Now().UnixMicro()-postgresEpoch))
+		if err := conn.SetWriteDeadline(time.Now().Add(silence)); err != nil {
+			return fmt.Errorf("report position: %w", errors.Join(errClosed, err))
+		}
+		if _, err := conn.Write(b[:]); err != nil {
+			return fmt.Errorf("report position: %w", errors.Join(errClosed, err))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-done:
+			return nil
+		case <-tick.C:
+		case <-l.answer:
+		}
+		if heard := l.heard.Load(); heard != 0 && time.Since(time.Unix(0, heard)) > silence {
+			return errs.Wrap(errs.S1121, errClosed, "nothing heard of the source for %s", silence)
+		}
+	}
+}
+
+func (l *logReader) receive(ctx context.Context, f *pgproto3.Frontend) error {
+	for n := uint(0); ; n++ {
+		if n%64 == 0 || f.ReadBufferLen() == 0 {
+			l.heard.Store(time.Now().UnixNano())
+		}
+		m, err := f.Receive()
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = errClosed
+			}
+			return fmt.Errorf("read the log: %w", err)
+		}
+		switch m := m.(type) {
+		case *pgproto3.CopyData:
+			if err := l.copyData(ctx, m.Data); err != nil {
+				return err
+			}
+		case *pgproto3.ErrorResponse:
+			return fmt.Errorf("read the log: %w", pgconn.ErrorResponseToPgError(m))
+		case *pgproto3.CopyDone:
+			return fmt.Errorf("read the log: %w", errClosed)
+		}
+	}
+}
+
+func (l *logReader) copyData(ctx context.Context, b []byte) error {
+	if len(b) == 0 {
+		return errTruncated
+	}
+	switch b[0] {
+	case 'w':
+		if len(b) < 25 {
+			return errTruncated
+		}
+		return l.data(ctx, b[25:])
+	case 'k':
+		if len(b) < 18 {
+			return errTruncated
+		}
+		if b[17] != 0 {
+			select {
+			case l.answer <- struct{}{}:
+			default: // an answer is on its way
+			}
+		}
+		if l.version < 140000 && !l.open {
+			return l.idle(ctx, lsn(binary.BigEndian.Uint64(b[1:])))
+		}
+	}
+	return nil
+}
+
+// idle: before version 14 the log does not have our messages, and the place of
+// a keepalive stands in for them.
+func (l *logReader) idle(ctx context.Context, at lsn) error {
+	return l.blocking(func() error { return l.sink.Idle(ctx, at.position()) })
+}
+
+// blocking runs what may wait for the pipeline: not the server's silence.
+func (l *logReader) blocking(f func() error) error {
+	l.heard.Store(0)
+	err := f()
+	l.heard.Store(time.Now().UnixNano())
+	return err
+}
+
+func (l *logReader) data(ctx context.Context, b []byte) error {
+	m := &l.msg
+	if err := m.decode(b); err != nil {
+		return err
+	}
+	l.size += uint64(len(b))
+	switch m.tag {
+	case 'B':
+		l.open, l.empty, l.size = true, true, uint64(len(b))
+		l.skip = l.sink.Begin(m.lsn.position())
+	case 'C':
+		l.open = false
+		if l.skip {
+			return nil
+		}
+		if l.version < 140000 && l.empty {
+			l.sink.Heartbeat(0) // perhaps a marker of ours
+		}
+		t := source.Transaction{Position: m.end.position(), Time: model.Micros(m.time), Bytes: l.size}
+		return l.blocking(func() error { return l.sink.Commit(ctx, t) })
+	case 'R':
+		return l.relation(m.rel)
+	case 'M':
+		if l.skip || !m.transactional || string(m.prefix) != prefix {
+			return nil
+		}
+		at, err := strconv.ParseInt(string(m.content), 10, 64)
+		if err != nil {
+			at = 0 // a marker without a time
+		}
+		l.sink.Heartbeat(model.Micros(at))
+	case 'I', 'U', 'D', 'T':
+		if !l.skip {
+			l.empty = false
+			return l.change(ctx, m)
+		}
+	}
+	return nil
+}
+
+// relation remembers a relation. What follows from it waits for the first
+// change that is not skipped.
+func (l *logReader) relation(r relation) error {
+	s := &relationState{relation: r, table: r.sourceTable(l.source.tag)}
+	s.matched = matchesAny(l.stream.Tables, l.source.tag, r.schema, r.name)
+	s.gone = gone(l.sink.Known(), s.table.ID, r.oid, r.schema, r.name)
+	if !s.matched && len(s.gone) > 0 {
+		// Renamed away: only what has the same oid is gone.
+		s.gone = gone(l.sink.Known(), s.table.ID, r.oid, "", "")
+	}
+	l.relations[r.oid] = s
+	return nil
+}
+
+// prepare makes a relation ready for its first change.
+func (l *logReader) prepare(ctx context.Context, s *relationState) error {
+	for _, c := range s.columns {
+		if c.typeOID >= firstUserOID {
+			l.source.types.forget() // it may have changed with the table
+			break
+		}
+	}
+	var err error
+	if s.types, err = l.source.columnTypes(ctx, &s.table); err != nil {
+		return err
+	}
+	p := l.sink.Known()[s.table.ID]
+	known := p != nil && !bytes.Equal(p.LastKey, source.Dropped)
+	if !s.matched {
+		if len(s.gone) > 0 {
+			if err := l.sink.Table(ctx, nil, s.gone); err != nil {
+				return err
+			}
+		}
+	} else if !known || len(s.gone) > 0 {
+		var copied *source.Table
+		if !known {
+			found, err := l.source.tables(ctx, nil, s.oid)
+			if err != nil {
+				return err
+			}
+			// If the table is another one by now, or gone, then the log will say
+			// so: it goes on from nothing.
+			copied = &source.Table{SourceTable: s.table, Place: place(s.oid, nil)}
+			if len(found) == 1 && found[0].ID == s.table.ID {
+				copied = &found[0]
+			}
+		}
+		if err := l.sink.Table(ctx, copied, s.gone); err != nil {
+			return err
+		}
+	}
+	s.gone = nil
+	s.ready = true
+	return nil
+}
+
+func (l *logReader) change(ctx context.Context, m *message) error {
+	if m.tag == 'T' {
+		return l.truncate(ctx, m)
+	}
+	s := l.relations[m.relation]
+	if s == nil {
+		return errs.New(errs.S1101, "change of relation %d, which was not announced", m.relation)
+	}
+	if !s.matched {
+		if len(s.gone) > 0 {
+			return l.blocking(func() error { return l.prepare(ctx, s) })
+		}
+		return nil
+	}
+	if l.sink.Skip() {
+		return nil
+	}
+	if !s.ready {
+		if err := l.blocking(func() error { return l.prepare(ctx, s) }); err != nil {
+			return err
+		}
+	}
+	rows := l.sink.Rows()
+	l.converter.arena = &rows.Arena
+	c := model.Change{Table: &s.table}
+	size := 16
+	var err error
+	switch m.tag {
+	case 'I':
+		c.Op = model.Insert
+		c.Row, err = l.row(rows, s, m.new, nil, &size)
+	case 'U':
+		c.Op = model.Update
+		if m.oldKind != 0 {
+			if c.Before, err = l.before(rows, s, m.old, &size); err != nil {
+				return err
+			}
+		}
+		if c.Row, err = l.row(rows, s, m.new, c.Before, &size); err != nil {
+			return err
+		}
+		if c.Before != nil && sameKey(&s.table, c.Before, c.Row) {
+			c.Before = nil
+		}
+	case 'D':
+		c.Op = model.Delete
+		c.Before, err = l.before(rows, s, m.old, &size)
+	}
+	if err != nil {
+		return err
+	}
+	if size > maxRow {
+		l.source.reportTooLarge(&s.table, size)
+		c = tooLarge(rows, &s.table, c)
+		size = 16
+	}
+	if c.Op != 0 {
+		rows.Add(c, size)
+	}
+	if rows.Bytes < fullRows {
+		return l.sink.Added(ctx)
+	}
+	return l.blocking(func() error { return l.sink.Added(ctx) })
+}
+
+// fullRows is the size from which on adding may have to wait.
+const fullRows = 128 << 10
+
+// tooLarge replaces a row that is not replicated by its removal (INV-13).
+func tooLarge(rows *source.Rows, t *model.SourceTable, c model.Change) model.Change {
+	key := c.Before
+	if key == nil {
+		key = c.Row
+	}
+	before := rows.Values(len(t.Columns))
+	has := false
+	for i := range t.Columns {
+		if t.Columns[i].Key && i < len(key) {
+			before[i] = key[i]
+			has = true
+		}
+	}
+	if !has || t.CompleteRows { // nothing names the row, or only all of it does
+		return model.Change{}
+	}
+	return model.Change{Table: t, Op: model.Delete, Before: before}
+}
+
+// row converts a new tuple. Unchanged values are taken from the old one where
+// it has them, else they are Absent.
+func (l *logReader) row(rows *source.Rows, s *relationState, fields []field, before []model.Value, size *int) ([]model.Value, error) {
+	if len(fields) != len(s.types) {
+		return nil, errs.New(errs.S1101, "row of %d columns in table %s.%s, which has %d", len(fields), s.schema, s.name, len(s.types))
+	}
+	row := rows.Values(len(fields))
+	for i := range fields {
+		switch f := &fields[i]; f.kind {
+		case 't':
+			row[i] = l.converter.value(s.types[i], f.data)
+			*size += len(row[i].Str()) + 3
+		case 'n':
+			row[i] = model.NullValue
+		case 'u':
+			if before != nil {
+				row[i] = before[i]
+				*size += len(row[i].Str()) + 3
+			}
+		}
+	}
+	return row, nil
+}
+
+// before converts an old tuple: the columns of the replica identity.
+func (l *logReader) before(rows *source.Rows, s *relationState, fields []field, size *int) ([]model.Value, error) {
+	if len(fields) != len(s.types) {
+		return nil, errs.New(errs.S1101, "old row of %d columns in table %s.%s, which has %d", len(fields), s.schema, s.name, len(s.types))
+	}
+	row := rows.Values(len(fields))
+	for i := range fields {
+		if !s.columns[i].key {
+			continue
+		}
+		switch f := &fields[i]; f.kind {
+		case 't':
+			row[i] = l.converter.value(s.types[i], f.data)
+			*size += len(row[i].Str()) + 3
+		case 'n':
+			row[i] = model.NullValue
+		}
+	}
+	return row, nil
+}
+
+func sameKey(t *model.SourceTable, a, b []model.Value) bool {
+	for i := range t.Columns {
+		if t.Columns[i].Key && a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func (l *logReader) truncate(ctx context.Context, m *message) error {
+	counted := false
+	for _, oid := range m.truncated {
+		s := l.relations[oid]
+		if s == nil {
+			return errs.New(errs.S1101, "truncation of relation %d, which was not announced", oid)
+		}
+		if !s.matched {
+			continue
+		}
+		if !counted {
+			// One message is one change of the cursor, however many tables.
+			if l.sink.Skip() {
+				return nil
+			}
+			counted = true
+		}
+		if !s.ready {
+			if err := l.blocking(func() error { return l.prepare(ctx, s) }); err != nil {
+				return err
+			}
+		}
+		l.sink.Rows().Add(model.Change{Table: &s.table, Op: model.Truncate}, 16)
+	}
+	if !counted {
+		return nil
+	}
+	return l.blocking(func() error { return l.sink.Added(ctx) })
+}
+
+// Lag reads how far the slot is behind.
+func (l *logReader) Lag(ctx context.Context) (source.Lag, error) {
+	return l.source.lag(ctx, l.stream.Name)
+}
+
+func (s *Source) lag(ctx context.Context, name string) (source.Lag, error) {
+	f, err := s.findSlot(ctx, name)
+	if err != nil {
+		return source.Lag{}, err
+	}
+	lag := source.Lag{Bytes: -1, SafeWALSize: -1, MaxSlotWALKeepSize: -1}
+	if f == nil {
+		return lag, nil
+	}
+	lag.Bytes = max(int64(f.current)-int64(f.confirmed), 0)
+	lag.WALStatus, lag.SafeWALSize, lag.Confirmed = f.status, f.safe, f.confirmed.position()
+	if version, err := s.serverVersion(ctx); err == nil && version >= 130000 {
+		var megabytes int64
+		if err := s.pool.QueryRow(ctx, `SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size'`).Scan(&megabytes); err != nil {
+			return lag, fmt.Errorf("read max_slot_wal_keep_size: %w", err)
+		}
+		if megabytes >= 0 {
+			lag.MaxSlotWALKeepSize = megabytes << 20
+		}
+	}
+	return lag, nil
+}
+
+func (s *Source) reportTooLarge(t *model.SourceTable, size int) {
+	s.log.Warn("row is too large and not replicated", "code", errs.S1002, "table", t.Schema+"."+t.Name, "bytes", size)
+}

@@ -1,0 +1,547 @@
+package replicator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/wire"
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/replicator/internal/publish"
+	"github.com/sluicesync/sluice/services/replicator/internal/snapshot"
+	"github.com/sluicesync/sluice/services/replicator/internal/source"
+)
+
+const (
+	leaseTTL   = 5 * time.Second
+	renewEvery = 1500 * time.Millisecond
+	callTime   = 2 * time.Second
+	// leaseRetry is how often the lease of another is asked for.
+	leaseRetry = 500 * time.Millisecond
+)
+
+// errLeaseLost ends a session whose lease is gone, or may be.
+var errLeaseLost = errors.New("lease lost")
+
+// job replicates one stream.
+type job struct {
+	r      *replicator
+	stream model.Stream
+	log    *slog.Logger
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the job has ended
+	stop   bool          // it cleans up the stream rather than replicate it
+
+	reading    atomic.Bool
+	running    atomic.Bool
+	read       atomic.Int64 // newest heartbeat read back
+	published  atomic.Int64 // newest heartbeat published
+	publisher  atomic.Pointer[publish.Publisher]
+	reader     atomic.Pointer[source.Log]
+	commitTime atomic.Int64 // of the newest commit stored
+	problem    atomic.Pointer[error]
+}
+
+// run replicates until ctx ends or the stream has been handed to another.
+func (j *job) run(ctx context.Context) {
+	defer close(j.done)
+	if j.stop {
+		j.terminate(ctx)
+		return
+	}
+	var attempt int
+	waited := false
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := j.session(ctx)
+		j.running.Store(false)
+		j.reading.Store(false)
+		j.publisher.Store(nil)
+		j.reader.Store(nil)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > time.Minute {
+			attempt = 0
+		}
+		if errs.CodeOf(err) == errs.S1003 {
+			if !waited {
+				j.log.Info("another process replicates this stream", "code", errs.S1003)
+			}
+			waited = true
+			pause(ctx, leaseRetry)
+			continue
+		}
+		waited = false
+		attempt++
+		j.problem.Store(&err)
+		delay := j.backoff(err, attempt)
+		j.log.Warn("replication failed", "error", errs.Cause(err), "retry_in", delay)
+		j.r.env.Health.SetReady(err)
+		if j.r.src.Class(err) == source.Lost {
+			if j.restart(ctx, err) {
+				<-ctx.Done() // the catalog will end this job
+				return
+			}
+		}
+		pause(ctx, delay)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// backoff is how long to wait after an error (spec/04 §1.2; what heals by
+// itself is tried sooner).
+func (j *job) backoff(err error, attempt int) time.Duration {
+	grow := func(first, last time.Duration) time.Duration {
+		return min(first<<min(attempt-1, 16), last)
+	}
+	if errors.Is(err, publish.ErrLost) || errors.Is(err, errLeaseLost) {
+		return grow(100*time.Millisecond, time.Second)
+	}
+	switch j.r.src.Class(err) {
+	case source.Restarting:
+		return grow(250*time.Millisecond, 2*time.Second)
+	case source.Unreachable:
+		return grow(time.Second, 30*time.Second)
+	case source.Denied:
+		return grow(30*time.Second, 15*time.Minute)
+	case source.Lost:
+		return 2 * time.Second
+	}
+	return grow(500*time.Millisecond, 30*time.Second)
+}
+
+// restart asks for a new stream because this one's history is lost.
+func (j *job) restart(ctx context.Context, cause error) bool {
+	call, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	reply, err := j.r.rep.Restart(call, &pb.RestartRequest{Stream: int64(j.stream.ID), Reason: cause.Error()})
+	if err != nil {
+		j.log.Error("cannot restart the stream", "error", errs.Cause(err))
+		return false
+	}
+	j.log.Warn("history lost: the stream is built anew", "new_stream", reply.GetStream(), "reason", cause.Error())
+	return true
+}
+
+// session holds the lease once, until an error.
+func (j *job) session(ctx context.Context) error {
+	call, cancel := context.WithTimeout(ctx, callTime)
+	opened, err := j.r.rep.OpenSession(call, &pb.OpenSessionRequest{Stream: int64(j.stream.ID), Holder: j.r.env.Instance, TtlMs: leaseTTL.Milliseconds()})
+	cancel()
+	if err != nil {
+		return sessionError("open session", err)
+	}
+	epoch := model.Epoch(opened.GetEpoch())
+	stream := j.stream
+	stream.Head = wire.ModelStreamHead(opened.GetHead())
+	known, err := wire.ModelTablesProgress(opened.GetTables())
+	if err != nil {
+		return err
+	}
+	j.running.Store(true)
+	j.log.Info("session open", "epoch", epoch, "position", stream.Head.Applied.String(), "snapshot_done", stream.Head.SnapshotDone)
+
+	eg, ctx := errgroup.WithContext(ctx)
+	heads := make(chan model.StreamHead, 1)
+	eg.Go(func() error { return j.keepLease(ctx, epoch) })
+	eg.Go(func() error { return j.watchHeads(ctx, epoch, heads) })
+	eg.Go(func() error {
+		err := j.replicate(ctx, &stream, epoch, known, heads)
+		if err != nil && ctx.Err() == nil {
+			j.report(ctx, epoch, err)
+		}
+		return err
+	})
+	err = eg.Wait()
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTime)
+	defer cancel()
+	if _, cerr := j.r.rep.CloseSession(closing, &pb.CloseSessionRequest{Stream: int64(stream.ID), Holder: j.r.env.Instance, Epoch: uint64(epoch)}); cerr != nil {
+		j.log.Debug("cannot close session", "error", cerr)
+	}
+	return err
+}
+
+// sessionError marks errors of calls to bucket-store, whatever they are, as
+// ones after which to ask for the lease again soon.
+func sessionError(what string, err error) error {
+	if errs.CodeOf(err) == errs.S1003 {
+		return err
+	}
+	return fmt.Errorf("%s: %w: %w", what, errLeaseLost, err)
+}
+
+// report records err where status shows it. What heals by itself is not worth
+// it.
+func (j *job) report(ctx context.Context, epoch model.Epoch, err error) {
+	if errors.Is(err, publish.ErrLost) || errors.Is(err, errLeaseLost) || errors.Is(err, context.Canceled) {
+		return
+	}
+	call, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	if _, rerr := j.r.rep.ReportError(call, &pb.ReportErrorRequest{Stream: int64(j.stream.ID), Epoch: uint64(epoch), Message: errs.Cause(err)}); rerr != nil {
+		j.log.Debug("cannot report error", "error", rerr)
+	}
+}
+
+// keepLease renews the lease, and ends the session when it may have run out.
+func (j *job) keepLease(ctx context.Context, epoch model.Epoch) error {
+	held := time.Now() // the lease is ours until held + leaseTTL
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		asked := time.Now()
+		call, cancel := context.WithTimeout(ctx, min(callTime, time.Until(held.Add(leaseTTL))))
+		_, err := j.r.rep.RenewLease(call, &pb.RenewLeaseRequest{Stream: int64(j.stream.ID), Holder: j.r.env.Instance, Epoch: uint64(epoch), TtlMs: leaseTTL.Milliseconds()})
+		cancel()
+		switch {
+		case err == nil:
+			held = asked
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errs.CodeOf(err) == errs.S1003:
+			return fmt.Errorf("%w: %w", errLeaseLost, err)
+		case time.Since(held) >= leaseTTL:
+			return fmt.Errorf("%w: bucket-store did not renew it in time: %w", errLeaseLost, err)
+		}
+	}
+}
+
+// watchHeads follows the ledger's head.
+func (j *job) watchHeads(ctx context.Context, epoch model.Epoch, heads chan<- model.StreamHead) error {
+	for ctx.Err() == nil {
+		watch, err := j.r.rep.Committed(ctx, &pb.CommittedRequest{Stream: int64(j.stream.ID)})
+		for err == nil {
+			var reply *pb.CommittedReply
+			if reply, err = watch.Recv(); err != nil {
+				break
+			}
+			head := wire.ModelStreamHead(reply.GetHead())
+			if head.Epoch > epoch {
+				return fmt.Errorf("%w: epoch %d has begun", errLeaseLost, head.Epoch)
+			}
+			j.commitTime.Store(int64(head.CommitTime))
+			j.r.env.Health.Touch()
+			select {
+			case heads <- head:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if ctx.Err() == nil {
+			if p := j.publisher.Load(); p != nil {
+				p.Silent()
+			}
+			j.log.Debug("bucket-store does not tell its head", "error", err)
+			pause(ctx, 100*time.Millisecond)
+		}
+	}
+	return ctx.Err()
+}
+
+// replicate does the work of a session.
+func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.Epoch, known []model.TableProgress, heads <-chan model.StreamHead) error {
+	problems, err := j.r.src.Check(ctx)
+	if err != nil {
+		return err
+	}
+	if err := fatal(problems); err != nil {
+		return err
+	}
+	log, err := j.r.src.Open(ctx, stream)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	publisher, err := publish.NewPublisher(ctx, j.r.js, j.r.cfg.Stream, stream.ID, j.log)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errLeaseLost, err) // NATS is away: soon again
+	}
+	start, created := log.Start()
+	applied := stream.Head.Applied
+	chain := publish.NewChain(publisher, stream.ID, epoch, applied, start, known, j.observer())
+	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Rows: j.r.metrics.snapshotRows}
+	j.publisher.Store(publisher)
+	j.reader.Store(&log)
+
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return publisher.Run(ctx) })
+	eg.Go(func() error {
+		for {
+			select {
+			case head := <-heads:
+				publisher.Committed(head.Applied)
+				// What is at the position is stored even if more of a later
+				// transaction is.
+				log.Confirm(head.Applied.Position)
+				if head.SnapshotDone {
+					j.problem.Store(nil)
+					j.r.env.Health.SetReady(nil)
+				}
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	eg.Go(func() error {
+		if !stream.Head.SnapshotDone {
+			if created && applied.Position != "" {
+				chain.Restart(start)
+				if err := snap.Reset(ctx); err != nil {
+					return err
+				}
+			}
+			if err := snap.All(ctx); err != nil {
+				return err
+			}
+		} else if err := catchUp(ctx, log, chain, snap); err != nil {
+			return err
+		}
+		// Whatever was put into the chain becomes a checkpoint only at the end of
+		// a transaction.
+		j.r.head.Mark()
+		j.reading.Store(true)
+		return log.Read(ctx, sink{Chain: chain, snap: snap})
+	})
+	return eg.Wait()
+}
+
+// catchUp copies tables that the stream reads and does not have: those that
+// appeared while nobody read, and one whose copy was interrupted.
+func catchUp(ctx context.Context, log source.Log, chain *publish.Chain, snap *snapshot.Snapshot) error {
+	tables, err := log.Tables(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range tables {
+		p := chain.Known()[tables[i].ID]
+		if p != nil && p.Done && string(p.LastKey) != string(source.Dropped) {
+			continue
+		}
+		if p == nil && replaces(chain.Known(), &tables[i]) {
+			continue // the log will say when it became this one
+		}
+		if err := snap.Table(ctx, &tables[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func replaces(known map[model.TableID]*model.TableProgress, t *source.Table) bool {
+	for _, p := range known {
+		if p.Table.Schema == t.Schema && p.Table.Name == t.Name && string(p.LastKey) != string(source.Dropped) {
+			return true
+		}
+		if len(p.LastKey) >= 4 && string(p.LastKey[:4]) == string(t.Place[:4]) {
+			return true
+		}
+	}
+	return false
+}
+
+// sink is a chain that can copy tables in between.
+type sink struct {
+	*publish.Chain
+	snap *snapshot.Snapshot
+}
+
+func (s sink) Table(ctx context.Context, t *source.Table, gone []*model.SourceTable) error {
+	if err := s.snap.Drop(ctx, gone); err != nil {
+		return err
+	}
+	if t == nil {
+		return nil
+	}
+	return s.snap.Table(ctx, t)
+}
+
+// fatal joins the fatal problems, with their fixes, in one error.
+func fatal(problems []source.Problem) error {
+	var all []error
+	for _, p := range problems {
+		if !p.Fatal {
+			continue
+		}
+		msg := p.Message
+		if p.Fix != "" {
+			msg += "; fix: " + p.Fix
+		}
+		if p.Code != "" {
+			all = append(all, errs.New(errs.Code(p.Code), "%s", msg))
+		} else {
+			all = append(all, errors.New(msg))
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the source is not ready: %w", errors.Join(all...))
+}
+
+func (j *job) observer() publish.Observer {
+	m := j.r.metrics
+	return publish.Observer{
+		Batch: func(rows, transactions int, sourceBytes uint64, size int) {
+			m.batch(rows, transactions, sourceBytes, size)
+			j.r.env.Health.Touch()
+		},
+		Read:      func(at model.Micros) { j.read.Store(int64(at)) },
+		Published: func(at model.Micros) { j.published.Store(int64(at)) },
+	}
+}
+
+// terminate cleans up a stream that is replaced.
+func (j *job) terminate(ctx context.Context) {
+	for attempt := 1; ctx.Err() == nil; attempt++ {
+		err := j.clean(ctx)
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if errs.CodeOf(err) == errs.S1003 {
+			pause(ctx, leaseRetry)
+			continue
+		}
+		j.log.Warn("cannot clean up stream", "error", errs.Cause(err))
+		pause(ctx, min(j.backoff(err, attempt), 30*time.Second))
+	}
+}
+
+func (j *job) clean(ctx context.Context) error {
+	call, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	// The lease makes sure that nobody reads the slot that is dropped.
+	if _, err := j.r.rep.OpenSession(call, &pb.OpenSessionRequest{Stream: int64(j.stream.ID), Holder: j.r.env.Instance, TtlMs: leaseTTL.Milliseconds()}); err != nil {
+		return sessionError("open session", err)
+	}
+	if err := j.r.src.Remove(ctx, &j.stream); err != nil {
+		return err
+	}
+	if _, err := j.r.rep.Terminate(ctx, &pb.TerminateRequest{Stream: int64(j.stream.ID)}); err != nil {
+		return fmt.Errorf("terminate stream: %w", err)
+	}
+	j.log.Info("stream terminated")
+	return nil
+}
+
+// jobs are those that run now.
+type jobs struct {
+	mu  sync.Mutex
+	all map[model.StreamID]*job // guarded by mu
+}
+
+func newJobs() *jobs { return &jobs{all: map[model.StreamID]*job{}} }
+
+func (js *jobs) list() []*job {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	out := make([]*job, 0, len(js.all))
+	for _, j := range js.all {
+		out = append(out, j)
+	}
+	return out
+}
+
+func (js *jobs) get(id model.StreamID) *job {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	return js.all[id]
+}
+
+func (js *jobs) anyReading() bool {
+	for _, j := range js.list() {
+		if j.reading.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// watch follows the catalog: a job for each stream.
+func (r *replicator) watch(ctx context.Context) error {
+	defer func() { // ctx has ended
+		for _, j := range r.jobs.list() {
+			j.cancel()
+			<-j.done
+		}
+	}()
+	for {
+		watch, err := r.catalog.Watch(ctx, &pb.WatchRequest{})
+		for err == nil {
+			var reply *pb.WatchReply
+			if reply, err = watch.Recv(); err == nil {
+				r.adjust(ctx, wire.ModelStreams(reply.GetStreams()))
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.env.Log.Debug("bucket-store does not tell its streams", "error", err)
+		pause(ctx, 200*time.Millisecond)
+	}
+}
+
+// adjust starts and stops jobs so that they fit the streams.
+func (r *replicator) adjust(ctx context.Context, streams []model.Stream) {
+	wanted := map[model.StreamID]*model.Stream{}
+	for i := range streams {
+		switch streams[i].State {
+		case model.Processing, model.Active, model.Stopped:
+			wanted[streams[i].ID] = &streams[i]
+		}
+	}
+	for _, j := range r.jobs.list() {
+		w := wanted[j.stream.ID]
+		ended := false
+		select {
+		case <-j.done:
+			ended = true
+		default:
+		}
+		if w == nil || j.stop != (w.State == model.Stopped) || ended {
+			j.cancel()
+			<-j.done
+			r.jobs.mu.Lock()
+			delete(r.jobs.all, j.stream.ID)
+			r.jobs.mu.Unlock()
+		}
+	}
+	for id, w := range wanted {
+		if r.jobs.get(id) != nil {
+			continue
+		}
+		jctx, cancel := context.WithCancel(ctx)
+		j := &job{r: r, stream: *w, stop: w.State == model.Stopped, cancel: cancel, done: make(chan struct{}), log: r.env.Log.With("stream", int64(id))}
+		r.jobs.mu.Lock()
+		r.jobs.all[id] = j
+		r.jobs.mu.Unlock()
+		go j.run(jctx)
+	}
+	if len(wanted) == 0 {
+		r.env.Health.SetReady(nil) // nothing to do is done
+	}
+}

@@ -1,0 +1,147 @@
+package replicator
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicesync/sluice/services/replicator/internal/source"
+)
+
+// metrics are the reference's, by its names, and our own (sluice_replicator_…).
+type metrics struct {
+	dataBytes, rows, transactions, chunks prometheus.Counter
+	publishedBytes, copied                prometheus.Counter
+	collectors                            []prometheus.Collector
+}
+
+func newMetrics(reg prometheus.Registerer, js *jobs) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	m := &metrics{
+		dataBytes:      counter("powersync_data_replicated_bytes_total", "Bytes read from the source."),
+		rows:           counter("powersync_rows_replicated_total", "Row changes replicated."),
+		transactions:   counter("powersync_transactions_replicated_total", "Source transactions replicated."),
+		chunks:         counter("powersync_chunks_replicated_total", "Batches replicated."),
+		publishedBytes: counter("sluice_replicator_published_bytes_total", "Bytes of batches published."),
+		copied:         counter("sluice_replicator_snapshot_rows_total", "Rows copied from tables."),
+	}
+	m.collectors = []prometheus.Collector{m.dataBytes, m.rows, m.transactions, m.chunks, m.publishedBytes, m.copied, &gauges{jobs: js}}
+	for i, c := range m.collectors {
+		if err := reg.Register(c); err != nil {
+			for _, done := range m.collectors[:i] {
+				reg.Unregister(done)
+			}
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) unregister(reg prometheus.Registerer) {
+	for _, c := range m.collectors {
+		reg.Unregister(c)
+	}
+}
+
+func (m *metrics) batch(rows, transactions int, sourceBytes uint64, size int) {
+	m.rows.Add(float64(rows))
+	m.transactions.Add(float64(transactions))
+	m.dataBytes.Add(float64(sourceBytes))
+	m.chunks.Inc()
+	m.publishedBytes.Add(float64(size))
+}
+
+func (m *metrics) snapshotRows(n int) { m.copied.Add(float64(n)) }
+
+var (
+	lagDesc      = prometheus.NewDesc("powersync_replication_lag_seconds", "Age of the oldest change that is not stored.", nil, nil)
+	inFlightDesc = prometheus.NewDesc("sluice_replicator_in_flight_bytes", "Bytes published and not committed.", []string{"stream"}, nil)
+	slotDesc     = prometheus.NewDesc("sluice_replicator_slot_lag_bytes", "Log that the source keeps for the stream.", []string{"stream"}, nil)
+	safeDesc     = prometheus.NewDesc("sluice_replicator_slot_safe_bytes", "Log that may be written before the slot is lost.", []string{"stream"}, nil)
+	beatDesc     = prometheus.NewDesc("sluice_replicator_heartbeat_age_seconds", "Age of the newest heartbeat published.", []string{"stream"}, nil)
+)
+
+// gauges are read when they are asked for.
+type gauges struct {
+	jobs *jobs
+
+	mu   sync.Mutex
+	lags map[int64]lagAt // guarded by mu
+}
+
+type lagAt struct {
+	lag source.Lag
+	at  time.Time
+}
+
+// lagInterval is how often the source is asked for a slot's lag, at most.
+const lagInterval = 10 * time.Second
+
+func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{lagDesc, inFlightDesc, slotDesc, safeDesc, beatDesc} {
+		ch <- d
+	}
+}
+
+func (g *gauges) Collect(ch chan<- prometheus.Metric) {
+	newest := int64(-1)
+	lag := 0.0
+	for _, j := range g.jobs.list() {
+		p := j.publisher.Load()
+		if p == nil {
+			continue
+		}
+		stream := strconv.FormatInt(int64(j.stream.ID), 10)
+		messages, bytes := p.InFlight()
+		ch <- prometheus.MustNewConstMetric(inFlightDesc, prometheus.GaugeValue, float64(bytes), stream)
+		if at := j.published.Load(); at != 0 {
+			ch <- prometheus.MustNewConstMetric(beatDesc, prometheus.GaugeValue, time.Since(time.UnixMicro(at)).Seconds(), stream)
+		}
+		if l, ok := g.slot(j); ok && l.Bytes >= 0 {
+			ch <- prometheus.MustNewConstMetric(slotDesc, prometheus.GaugeValue, float64(l.Bytes), stream)
+			if l.SafeWALSize >= 0 {
+				ch <- prometheus.MustNewConstMetric(safeDesc, prometheus.GaugeValue, float64(l.SafeWALSize), stream)
+			}
+		}
+		if id := int64(j.stream.ID); id > newest {
+			newest, lag = id, 0
+			if at := j.commitTime.Load(); messages > 0 && at != 0 {
+				lag = max(time.Since(time.UnixMicro(at)).Seconds(), 0)
+			}
+		}
+	}
+	if newest >= 0 {
+		ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, lag)
+	}
+}
+
+// slot returns the lag of a job's slot, not older than lagInterval.
+func (g *gauges) slot(j *job) (source.Lag, bool) {
+	log := j.reader.Load()
+	if log == nil {
+		return source.Lag{}, false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	id := int64(j.stream.ID)
+	if known, ok := g.lags[id]; ok && time.Since(known.at) < lagInterval {
+		return known.lag, true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	l, err := (*log).Lag(ctx)
+	if err != nil {
+		return source.Lag{}, false
+	}
+	if g.lags == nil {
+		g.lags = map[int64]lagAt{}
+	}
+	g.lags[id] = lagAt{l, time.Now()}
+	return l, true
+}

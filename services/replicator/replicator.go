@@ -1,0 +1,166 @@
+// Package replicator turns the source's log into change batches: it holds the
+// lease of each replication stream, copies the stream's tables, reads the log
+// from where the copy began, and publishes what it reads as a chain of batches.
+//
+// Invariants:
+//
+//   - Decision 1: a position is confirmed to the source only after bucket-store
+//     has committed it; whatever dies, reading begins again there (TestCrash).
+//   - D4: every change reaches the chain exactly once (TestCrash,
+//     publish.TestResumeAnywhere).
+//   - D5: batches carry the epoch of the session that made them; who loses the
+//     lease stops at once (TestTakeover).
+//   - A transaction of any size takes bounded memory (TestHugeTransaction).
+package replicator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/rpc"
+	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/kit/stream"
+	"github.com/sluicesync/sluice/libs/model"
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/replicator/internal/head"
+	"github.com/sluicesync/sluice/services/replicator/internal/source"
+	"github.com/sluicesync/sluice/services/replicator/internal/source/postgres"
+)
+
+// Postgres says how to reach a Postgres source.
+type Postgres = postgres.Config
+
+// Config says what to replicate.
+type Config struct {
+	// Type of the source: postgresql.
+	Type string
+	// Tag names the connection in table patterns; "" = default.
+	Tag string
+	// Postgres is used with Type postgresql.
+	Postgres Postgres
+	// DebugAPI allows ExecuteSQL.
+	DebugAPI bool
+	// Heartbeat is the interval at which the source's log is made to move on; 0 =
+	// 1 s.
+	Heartbeat time.Duration
+	// Stream of JetStream, which the replicator makes if it is not there.
+	Stream stream.Options
+}
+
+// Validate returns every problem at once.
+func (c Config) Validate() error {
+	if c.Type != "postgresql" {
+		return errs.New(errs.S9001, "no source of type %q", c.Type)
+	}
+	_, err := c.Postgres.Resolve()
+	return err
+}
+
+// Conns is what the replicator is handed.
+type Conns struct {
+	Store    grpc.ClientConnInterface // bucket-store
+	NATS     *nats.Conn
+	Listener net.Listener // for its gRPC service; Run owns it
+}
+
+// Run replicates until ctx ends.
+func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	pg, err := cfg.Postgres.Resolve()
+	if err != nil {
+		return err
+	}
+	if cfg.Tag == "" {
+		cfg.Tag = "default"
+	}
+	if cfg.Heartbeat <= 0 {
+		cfg.Heartbeat = time.Second
+	}
+	src, err := postgres.New(pg, cfg.Tag, env.Log)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return run(ctx, cfg, src, conns, env)
+}
+
+// replicator is the running service.
+type replicator struct {
+	cfg     Config
+	src     source.Source
+	js      jetstream.JetStream
+	rep     pb.ReplicationClient
+	catalog pb.CatalogClient
+	env     service.Env
+	metrics *metrics
+	jobs    *jobs
+	head    *head.Head
+}
+
+func run(ctx context.Context, cfg Config, src source.Source, conns Conns, env service.Env) error {
+	js, err := jetstream.New(conns.NATS, jetstream.WithPublishAsyncMaxPending(1<<16), jetstream.WithPublishAsyncErrHandler(
+		func(jetstream.JetStream, *nats.Msg, error) {})) // each publisher sees its own errors
+	if err != nil {
+		return fmt.Errorf("use JetStream: %w", err)
+	}
+	r := &replicator{
+		cfg: cfg, src: src, js: js, rep: pb.NewReplicationClient(conns.Store), catalog: pb.NewCatalogClient(conns.Store),
+		env: env, head: head.New(src, env.Log),
+	}
+	r.jobs = newJobs()
+	if r.metrics, err = newMetrics(env.Metrics, r.jobs); err != nil {
+		return err
+	}
+	defer r.metrics.unregister(env.Metrics)
+	env.Health.Start()
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return r.head.Run(ctx) })
+	eg.Go(func() error { return r.heartbeats(ctx) })
+	eg.Go(func() error { return r.watch(ctx) })
+	if conns.Listener != nil {
+		eg.Go(func() error {
+			return rpc.Serve(ctx, conns.Listener, env, func(s grpc.ServiceRegistrar) { pb.RegisterSourceServer(s, &api{r: r}) })
+		})
+	}
+	err = eg.Wait()
+	env.Health.SetReady(errors.New("stopped"))
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// heartbeats writes markers while a stream is read, so that an idle source's
+// log moves on and freshness can be measured.
+func (r *replicator) heartbeats(ctx context.Context) error {
+	tick := time.NewTicker(r.cfg.Heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		r.env.Health.Touch()
+		if !r.jobs.anyReading() {
+			continue
+		}
+		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := r.src.Heartbeat(attempt, model.Micros(time.Now().UnixMicro()))
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			r.env.Log.Debug("cannot write heartbeat", "error", err)
+		}
+	}
+}
