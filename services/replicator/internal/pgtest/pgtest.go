@@ -1,0 +1,131 @@
+// Package pgtest starts Postgres servers for tests: each with its own folder
+// and port, stopped when the test ends.
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// binaries is where Postgres is installed, unless SLUICE_TEST_PG_BIN says
+// otherwise.
+const binaries = "/usr/lib/postgresql/15/bin"
+
+// Server is a running Postgres.
+type Server struct {
+	Port int
+	dir  string
+	bin  string
+}
+
+// Start starts a server with logical replication. A test that needs it fails
+// without it.
+func Start(t testing.TB, settings ...string) *Server {
+	t.Helper()
+	bin := os.Getenv("SLUICE_TEST_PG_BIN")
+	if bin == "" {
+		bin = binaries
+	}
+	dir, err := os.MkdirTemp("", "sluice-pg-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s := &Server{Port: freePort(t), dir: dir, bin: bin}
+	if os.Getuid() == 0 {
+		if out, err := exec.Command("chown", "postgres", dir).CombinedOutput(); err != nil {
+			t.Fatalf("chown: %v: %s", err, out)
+		}
+	}
+	s.run(t, "initdb", "-D", s.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	conf := append([]string{
+		"port=" + strconv.Itoa(s.Port), "listen_addresses='127.0.0.1'", "unix_socket_directories='" + dir + "'",
+		"wal_level=logical", "max_replication_slots=20", "max_wal_senders=20", "fsync=off", "max_wal_size='4GB'", "shared_buffers='128MB'",
+	}, settings...)
+	s.run(t, "sh", "-c", `printf '%s\n' "$@" >>`+s.data()+"/postgresql.conf", "sh", strings.Join(conf, "\n"))
+	s.StartAgain(t)
+	t.Cleanup(func() {
+		if out, err := s.command("pg_ctl", "-D", s.data(), "-m", "immediate", "-w", "stop").CombinedOutput(); err != nil && !strings.Contains(string(out), "PID file") {
+			t.Errorf("stop Postgres: %v: %s", err, out)
+		}
+	})
+	return s
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+func (s *Server) command(name string, args ...string) *exec.Cmd {
+	path := filepath.Join(s.bin, name)
+	if name == "sh" {
+		path = "sh"
+	}
+	if os.Getuid() == 0 {
+		return exec.Command("runuser", append([]string{"-u", "postgres", "--", path}, args...)...)
+	}
+	return exec.Command(path, args...)
+}
+
+func (s *Server) run(t testing.TB, name string, args ...string) {
+	t.Helper()
+	if out, err := s.command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", name, err, out)
+	}
+}
+
+// StartAgain starts the server after Stop.
+func (s *Server) StartAgain(t testing.TB) {
+	t.Helper()
+	s.run(t, "pg_ctl", "-D", s.data(), "-w", "-t", "60", "-l", filepath.Join(s.dir, "log"), "start")
+}
+
+// Stop stops the server, gracefully or as a crash would.
+func (s *Server) Stop(t testing.TB, mode string) {
+	t.Helper()
+	s.run(t, "pg_ctl", "-D", s.data(), "-m", mode, "-w", "stop")
+}
+
+// URI of a database, as user postgres.
+func (s *Server) URI(database string) string {
+	return fmt.Sprintf("postgresql://postgres:trusted@127.0.0.1:%d/%s", s.Port, database)
+}
+
+// Connect connects to a database until the test ends.
+func (s *Server) Connect(t testing.TB, database string) *pgx.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.URI(database)+"?sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	return conn
+}
+
+// Exec runs statements separated by semicolons.
+func Exec(t testing.TB, conn *pgx.Conn, sql string) {
+	t.Helper()
+	if _, err := conn.Exec(context.Background(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatalf("%v in: %.300s", err, sql)
+	}
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}

@@ -1,0 +1,97 @@
+package replicator
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/replicator/internal/pgtest"
+)
+
+const publication = `CREATE PUBLICATION powersync FOR ALL TABLES;`
+
+// expectSame compares the ledger's rows of a table with the source's.
+func expectSame(t testing.TB, s *suite, id model.StreamID, conn *pgx.Conn, table string) {
+	t.Helper()
+	rows, err := conn.Query(context.Background(), "SELECT * FROM "+pgx.Identifier{table}.Sanitize(), pgx.QueryExecModeSimpleProtocol, pgx.QueryResultFormats{pgx.TextFormatCode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for rows.Next() {
+		var columns []string
+		for i, f := range rows.FieldDescriptions() {
+			v := "NULL"
+			if raw := rows.RawValues()[i]; raw != nil {
+				v = string(raw)
+			}
+			columns = append(columns, f.Name+"="+v)
+		}
+		sort.Strings(columns)
+		want = append(want, strings.Join(columns, " "))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	sort.Strings(want)
+	if got := s.ledger.rows(id, table); !reflect.DeepEqual(got, want) {
+		t.Fatalf("table %s: the ledger has %d rows, the source %d:\n%.2000s\nwant\n%.2000s", table, len(got), len(want), strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestSnapshotAndStream is the main line: rows that were there, then changes of
+// every kind.
+func TestSnapshotAndStream(t *testing.T) {
+	s := newSuite(t)
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, publication+`
+		CREATE TABLE lists (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text);
+		CREATE TABLE todos (id int PRIMARY KEY, list text, done int, big text);
+		CREATE TABLE other (id int PRIMARY KEY);
+		ALTER TABLE todos ALTER big SET STORAGE EXTERNAL;
+		INSERT INTO lists (name) SELECT 'list ' || i FROM generate_series(1, 1000) i;
+		INSERT INTO todos SELECT i, E'tab\t newline\n back\\slash ' || i, i % 2, NULL FROM generate_series(1, 30000) i;
+		INSERT INTO other VALUES (1)`)
+	id := s.ledger.deploy(model.ValueOptions{}, "lists", "todos")
+	s.start("a")
+	s.caughtUp(id, 20*time.Second)
+	expectSame(t, s, id, conn, "lists")
+	expectSame(t, s, id, conn, "todos")
+
+	pgtest.Exec(t, conn, `
+		INSERT INTO todos VALUES (100001, 'new', 0, repeat('x', 5000));
+		UPDATE todos SET done = 7 WHERE id = 100001;
+		UPDATE todos SET id = 100002 WHERE id = 100001;
+		UPDATE todos SET id = id + 200000 WHERE id < 10;
+		DELETE FROM todos WHERE id BETWEEN 1000 AND 2000;
+		DELETE FROM lists WHERE name LIKE 'list 9%'; UPDATE lists SET name = name || '!';
+		INSERT INTO other VALUES (2)`)
+	s.caughtUp(id, 10*time.Second)
+	expectSame(t, s, id, conn, "todos")
+	expectSame(t, s, id, conn, "lists")
+	if got := s.ledger.rows(id, "other"); len(got) != 0 {
+		t.Errorf("table other is not in the config, but arrived: %v", got)
+	}
+
+	pgtest.Exec(t, conn, `TRUNCATE lists; INSERT INTO lists (name) VALUES ('after')`)
+	s.caughtUp(id, 10*time.Second)
+	expectSame(t, s, id, conn, "lists")
+
+	before := s.ledger.head(id)
+	eventually(t, 5*time.Second, "an idle source moves on, with heartbeats", func() bool {
+		h := s.ledger.head(id)
+		return h.Checkpoint.Position > before.Checkpoint.Position && h.Heartbeat > before.Heartbeat
+	})
+	var confirmed bool
+	eventually(t, 5*time.Second, "the slot is confirmed", func() bool {
+		err := conn.QueryRow(context.Background(), fmt.Sprintf(`SELECT confirmed_flush_lsn > restart_lsn AND pg_current_wal_lsn() - confirmed_flush_lsn < 100000 FROM pg_replication_slots WHERE slot_name = 'powersync_%d_abcd'`, id)).Scan(&confirmed)
+		return err == nil && confirmed
+	})
+}
