@@ -12,13 +12,14 @@ import (
 // instant reads the arguments of unixepoch and datetime: a time and modifiers.
 // A number is a Julian day, or seconds after 1970 if the first modifier is
 // 'unixepoch'; text is a date, or a Julian day if it is a number. A NULL
-// modifier is ignored; an unknown one makes the result NULL (ok is false).
+// modifier is ignored, and so are all after the second; an unknown one makes
+// the result NULL (ok is false).
 func instant(args []model.Value) (millis int64, subsec, ok bool) {
 	if len(args) == 0 || args[0].IsNull() {
 		return 0, false, false
 	}
 	unix := false
-	for i, m := range args[1:] {
+	for i, m := range args[1:min(len(args), 3)] {
 		if m.IsNull() {
 			continue
 		}
