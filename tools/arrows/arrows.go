@@ -67,6 +67,10 @@ var drivers = map[string][]string{
 	"github.com/mattn/go-sqlite3":      {},
 }
 
+// offline are packages of pure modules that read files to check the others; a
+// service may not import them.
+var offline = []string{"libs/rules/conformance", "libs/rules/cmd"}
+
 // pure are the modules that decide and do nothing.
 var pure = []string{"libs/model", "libs/rules", "libs/core"}
 
@@ -145,7 +149,8 @@ func checkFile(rel string, file *ast.File) []problem {
 		out = append(out, problem{pos, fmt.Sprintf(format, args...)})
 	}
 	dir := path.Dir(rel)
-	test := strings.HasSuffix(rel, "_test.go")
+	// A package called …test (storetest) is for tests as well.
+	test := strings.HasSuffix(rel, "_test.go") || strings.HasSuffix(dir, "test")
 	module := moduleOf(dir)
 	if module == "" {
 		report(file.Package, "%s is in no module of the house plan", dir)
@@ -154,7 +159,10 @@ func checkFile(rel string, file *ast.File) []problem {
 	if slices.Contains(badNames, strings.TrimSuffix(file.Name.Name, "_test")) {
 		report(file.Package, "package %s: name it after what it is for", file.Name.Name)
 	}
-	isPure := slices.Contains(pure, module) && !test
+	isOffline := func(p string) bool {
+		return slices.ContainsFunc(offline, func(o string) bool { return within(p, o) })
+	}
+	isPure := slices.Contains(pure, module) && !test && !isOffline(dir)
 	for _, spec := range file.Imports {
 		name, err := strconv.Unquote(spec.Path.Value)
 		if err != nil {
@@ -162,6 +170,8 @@ func checkFile(rel string, file *ast.File) []problem {
 		}
 		if target, ok := strings.CutPrefix(name, ours); ok {
 			switch {
+			case isOffline(target) && !isOffline(dir) && !test && module != "e2e":
+				report(spec.Pos(), "%s imports %s, which is for tests", dir, target)
 			case within(target, module):
 			case slices.Contains(nobody, moduleOf(target)):
 				report(spec.Pos(), "%s imports %s: nothing imports that", module, target)

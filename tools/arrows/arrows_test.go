@@ -89,11 +89,15 @@ var _ context.Context
 func f() time.Time { go f(); return time.Now() }
 func g(t time.Time) time.Duration { return t.Sub(t) }
 `,
-		"libs/core/ledger/a_test.go": "package ledger\nimport _ \"os\"\nfunc h() { go h() }\n",
+		"libs/core/storetest/a.go":    "package storetest\nimport _ \"os\"\n",
+		"libs/rules/conformance/a.go": "package conformance\nimport _ \"os\"\n",
+		"libs/rules/eval/b.go":        "package eval\nimport _ \"" + ours + "libs/rules/conformance\"\n",
+		"libs/core/ledger/a_test.go":  "package ledger\nimport _ \"os\"\nfunc h() { go h() }\n",
 	})
 	want := `libs/core/ledger/a.go:2: libs/core decides and does nothing: it may not import context
 libs/core/ledger/a.go:4: libs/core decides and does nothing: it may not start a goroutine
-libs/core/ledger/a.go:4: libs/core has no clock: it may not use time.Now`
+libs/core/ledger/a.go:4: libs/core has no clock: it may not use time.Now
+libs/rules/eval/b.go:2: libs/rules/eval imports libs/rules/conformance, which is for tests`
 	if got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
