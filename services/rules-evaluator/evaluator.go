@@ -1,0 +1,217 @@
+// Package evaluator is the stateless stage between replicator and bucket-store:
+// it takes change batches from JetStream, evaluates them with the sync config
+// of their stream and hands them to the ledger. Any number of replicas share
+// the work; the chain that each batch carries puts it in order again.
+//
+// It also deploys the sync config that the configuration names, at the start
+// and whenever the file changes; replicas that do so at once deploy the same.
+package evaluator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/service"
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/rules-evaluator/internal/catalog"
+	"github.com/sluicesync/sluice/services/rules-evaluator/internal/evaluate"
+	"github.com/sluicesync/sluice/services/rules-evaluator/internal/flow"
+)
+
+// Config of an evaluator. The zero Config is valid.
+type Config struct {
+	// Workers is how many batches are evaluated at once; 0 = one a core.
+	Workers int
+	// MaxBytes bounds the messages that are held at once, by their size on
+	// JetStream; 0 = 32 MiB.
+	MaxBytes int64
+	// DefaultSchema is the schema of tables that a sync config names without
+	// one; "" = public, Postgres's.
+	DefaultSchema string
+	// SyncConfigPath is a file to deploy and to watch, SyncConfigContent the
+	// text to deploy if there is no file; both empty = deployed by the API.
+	SyncConfigPath    string
+	SyncConfigContent string
+	// ExitOnError makes an invalid sync config at the start an error of Run.
+	// Otherwise, and later on, it is logged and the old one stays.
+	ExitOnError bool
+	// SlotPrefix of the names of new streams; "" = the store's default.
+	SlotPrefix string
+}
+
+// Validate returns everything that is wrong with c.
+func (c *Config) Validate() error {
+	var all []error
+	if c.Workers < 0 {
+		all = append(all, fmt.Errorf("workers is %d, less than 0", c.Workers))
+	}
+	if c.MaxBytes < 0 {
+		all = append(all, fmt.Errorf("max bytes is %d, less than 0", c.MaxBytes))
+	}
+	if c.SyncConfigPath != "" && c.SyncConfigContent != "" {
+		all = append(all, errors.New("sync config is given as a file and as text"))
+	}
+	return errors.Join(all...)
+}
+
+const defaultMaxBytes = 32 << 20
+
+// Conns is what an evaluator is handed.
+type Conns struct {
+	Store grpc.ClientConnInterface
+	NATS  *nats.Conn
+}
+
+// Run evaluates batches until ctx ends or the configured sync config is found
+// invalid at the start (see Config.ExitOnError). At the end it gives back what
+// it holds and leaves nothing running.
+func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("evaluator config: %w", err)
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = runtime.GOMAXPROCS(0)
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = defaultMaxBytes
+	}
+	if cfg.DefaultSchema == "" {
+		cfg.DefaultSchema = "public"
+	}
+	m, err := newMetrics(env.Metrics)
+	if err != nil {
+		return err
+	}
+	defer m.unregister()
+	ready := &readiness{health: env.Health, waiting: map[string]error{
+		"sync configs": service.ErrStarting, "JetStream": service.ErrStarting, "bucket-store": service.ErrStarting,
+	}}
+	problems := newReporter(env.Log, time.Now)
+	plans := catalog.New(pb.NewCatalogClient(conns.Store), cfg.DefaultSchema, env.Log)
+	f := flow.New(flow.Config{Workers: cfg.Workers, MaxBytes: cfg.MaxBytes}, conns.NATS, pb.NewAppenderClient(conns.Store), plans, flow.Observer{
+		Batch: func(changes, rows int, took time.Duration) {
+			m.batches.Inc()
+			m.changes.Add(float64(changes))
+			m.rows.Add(float64(rows))
+			m.duration.Observe(took.Seconds())
+		},
+		Settled: func(r pb.ApplyResult) { m.settled[r].Inc() },
+		Poison: func(err error) {
+			m.poisonBatches.Inc()
+			env.Log.Error("a batch cannot be decoded and is dropped; the replicator reads it again", "code", errs.S9002, "error", err)
+		},
+		Problem: func(p evaluate.Problem) {
+			if p.Removed || p.Definition == "" {
+				m.poisonRows.Inc()
+			} else {
+				m.rowErrors.Inc()
+			}
+			problems.report(p)
+		},
+		InFlight: func(n int64) { m.inFlight.Set(float64(n)) },
+		Fetching: func(err error) { ready.set("JetStream", err) },
+		Applying: func(err error) { ready.set("bucket-store", err) },
+		Alive:    env.Health.Touch,
+	}, env.Log)
+
+	env.Health.Start()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return plans.Run(ctx, func(err error) { ready.set("sync configs", err) }) })
+	g.Go(func() error { return f.Run(ctx) })
+	g.Go(func() error {
+		return plans.Deploy(ctx, catalog.Source{
+			Path: cfg.SyncConfigPath, Content: cfg.SyncConfigContent, ExitOnError: cfg.ExitOnError, SlotPrefix: cfg.SlotPrefix,
+		})
+	})
+	err = g.Wait()
+	env.Health.SetReady(errors.New("stopped"))
+	return err
+}
+
+// readiness joins what an evaluator needs to do its work.
+type readiness struct {
+	health  *service.Health
+	mu      sync.Mutex
+	waiting map[string]error // guarded by mu; what is missing, and why
+}
+
+func (r *readiness) set(what string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		delete(r.waiting, what)
+	} else {
+		r.waiting[what] = err
+	}
+	for what, err := range r.waiting {
+		r.health.SetReady(fmt.Errorf("%s: %w", what, err))
+		return
+	}
+	r.health.SetReady(nil)
+}
+
+// metrics of an evaluator.
+type metrics struct {
+	registerer                                                   prometheus.Registerer
+	all                                                          []prometheus.Collector
+	batches, changes, rows, rowErrors, poisonRows, poisonBatches prometheus.Counter
+	inFlight                                                     prometheus.Gauge
+	duration                                                     prometheus.Histogram
+	settled                                                      map[pb.ApplyResult]prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{registerer: r, settled: map[pb.ApplyResult]prometheus.Counter{}}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "sluice", Subsystem: "evaluator", Name: name, Help: help})
+		m.all = append(m.all, c)
+		return c
+	}
+	m.batches = counter("batches_total", "Change batches evaluated, redeliveries included.")
+	m.changes = counter("changes_total", "Row changes evaluated.")
+	m.rows = counter("rows_total", "Evaluated rows sent to bucket-store.")
+	m.rowErrors = counter("row_errors_total", "Queries that could not be evaluated for a row.")
+	m.poisonRows = counter("poison_rows_total", "Rows that could not be evaluated at all and were taken out of their buckets.")
+	m.poisonBatches = counter("poison_batches_total", "Batches that could not be decoded.")
+	m.inFlight = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sluice", Subsystem: "evaluator", Name: "in_flight_bytes", Help: "Bytes of messages held."})
+	m.duration = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: "sluice", Subsystem: "evaluator", Name: "batch_seconds", Help: "Time to evaluate and encode a batch.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 8),
+	})
+	settled := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "sluice", Subsystem: "evaluator", Name: "settled_total", Help: "Answers of bucket-store, by result.",
+	}, []string{"result"})
+	for result, label := range map[pb.ApplyResult]string{
+		pb.ApplyResult_APPLY_RESULT_UNSPECIFIED: "unspecified",
+		pb.ApplyResult_APPLY_RESULT_COMMITTED:   "committed",
+		pb.ApplyResult_APPLY_RESULT_OBSOLETE:    "obsolete",
+		pb.ApplyResult_APPLY_RESULT_RETRY:       "retry",
+	} {
+		m.settled[result] = settled.WithLabelValues(label)
+	}
+	m.all = append(m.all, m.inFlight, m.duration, settled)
+	for i, c := range m.all {
+		if err := r.Register(c); err != nil {
+			m.all = m.all[:i]
+			m.unregister()
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) unregister() {
+	for _, c := range m.all {
+		m.registerer.Unregister(c)
+	}
+}
