@@ -78,28 +78,3 @@ func EachKey(i int) Expr {
 		return model.Value{}, nil
 	}
 }
-
-// The rest of the seam, in the files named:
-//
-// function.go
-//   Function(name string, o Options) (Func, bool)      name in lower case, without namespace; false: no such function
-//   (Func) Arity(n int) string                         "" or the message, such as "Expected at least 2 arguments"
-//   (Func) Apply(args []Expr) Expr
-//
-// operator.go
-//   Binary(op string, o Options) (func(x, y Expr) Expr, bool)   op as in syntax.Binary; false: not in this edition
-//   Not(x), Plus(x) Expr
-//   IsNull(x, not), IsTrue(x, not), IsFalse(x, not) Expr
-//   In(x Expr, list []Expr, not bool) Expr             IN ROW(…), IN ARRAY[…] (edition 3)
-//   InJSON(x, array Expr, not bool, o) Expr            x IN '<JSON array>'
-//   Overlap(x, y Expr, o) Expr                         x && y, both JSON arrays
-//   Between(x, low, high Expr, not bool) Expr
-//   Case(operand Expr, whens []When, els Expr) Expr    operand and els may be nil
-//   CastType(name string) (Type, bool); Cast(x Expr, t Type) Expr
-//   Member(x Expr, op string, key model.Value, o) Expr -> and ->>
-//
-// each.go
-//   JSONEach(v model.Value, o Options, dst []EachRow) ([]EachRow, error)
-//
-// In package value: Truthy(v), Compare(a, b), Equal(a, b), Text(v), Cast….
-// model.AppendJSON(dst []byte, v) appends row JSON.
