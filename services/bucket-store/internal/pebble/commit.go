@@ -1,10 +1,13 @@
 package pebble
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -45,11 +48,11 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	for i := range states {
 		w.state(c.Buckets[i].Bucket, &states[i])
 	}
-	for i := range c.Ops {
+	for _, i := range opOrder(c, states) {
 		w.op(states[c.Ops[i].Bucket].number, &c.Ops[i].Op)
 	}
 	filter := st.filter.Load()
-	for i := range c.Rows {
+	for _, i := range rowOrder(c) {
 		r := &c.Rows[i]
 		w.record(r)
 		if filter != nil && r.Record != nil && !filter.add(&r.Key) {
@@ -122,6 +125,47 @@ func (s *Store) nextStates(st *stream, was, now *head, c *ledger.Commit) ([]buck
 		states[i] = b
 	}
 	return states, nil
+}
+
+// opOrder and rowOrder return the indexes of a commit's ops and rows in the
+// order of their keys: the memtable takes keys in order about twice as fast.
+
+func opOrder(c *ledger.Commit, states []bucketState) []int32 {
+	buckets := make([]int32, len(states))
+	for i := range buckets {
+		buckets[i] = int32(i)
+	}
+	slices.SortFunc(buckets, func(a, b int32) int { return cmp.Compare(states[a].number, states[b].number) })
+	next := make([]int32, len(states)) // the place of the bucket's next op
+	place := int32(0)
+	for _, i := range buckets {
+		next[i] = place
+		place += int32(c.Buckets[i].Count)
+	}
+	order := make([]int32, len(c.Ops))
+	for i := range c.Ops {
+		b := c.Ops[i].Bucket
+		order[next[b]] = int32(i)
+		next[b]++
+	}
+	return order
+}
+
+func rowOrder(c *ledger.Commit) []int32 {
+	type row struct {
+		id    uint64 // of its first bytes
+		index int32
+	}
+	rows := make([]row, len(c.Rows))
+	for i := range c.Rows {
+		rows[i] = row{binary.BigEndian.Uint64(c.Rows[i].Key.Row[:]), int32(i)}
+	}
+	slices.SortFunc(rows, func(a, b row) int { return cmp.Compare(a.id, b.id) })
+	order := make([]int32, len(rows))
+	for i := range rows {
+		order[i] = rows[i].index
+	}
+	return order
 }
 
 // writer encodes straight into a batch's memory.
