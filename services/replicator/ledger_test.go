@@ -405,7 +405,10 @@ func (l *ledger) rows(id model.StreamID, table string) []string {
 func (l *ledger) head(id model.StreamID) model.StreamHead {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.streams[id].Head
+	if s := l.streams[id]; s != nil {
+		return s.Head
+	}
+	return model.StreamHead{}
 }
 
 // suite is a replicator with everything around it.

@@ -42,6 +42,7 @@ type logReader struct {
 	confirmed atomic.Uint64 // what the server may forget
 	heard     atomic.Int64  // when a message came, ns; 0 while we do not listen
 	answer    chan struct{} // the server wants to hear of us; capacity 1
+	wanted    atomic.Uint64 // the place that the server waits for us to confirm, 0 = none
 
 	// What follows is owned by Read.
 	sink      source.Sink
@@ -83,9 +84,23 @@ func (l *logReader) Confirm(p model.Position) {
 	}
 	for {
 		was := l.confirmed.Load()
-		if uint64(at) <= was || l.confirmed.CompareAndSwap(was, uint64(at)) {
+		if uint64(at) <= was {
 			return
 		}
+		if l.confirmed.CompareAndSwap(was, uint64(at)) {
+			break
+		}
+	}
+	if wanted := l.wanted.Load(); wanted != 0 && uint64(at) >= wanted {
+		l.wanted.Store(0)
+		l.reportNow()
+	}
+}
+
+func (l *logReader) reportNow() {
+	select {
+	case l.answer <- struct{}{}:
+	default: // a report is on its way
 	}
 }
 
@@ -103,7 +118,6 @@ func (l *logReader) Read(ctx context.Context, sink source.Sink) error {
 	l.sink = sink
 	l.converter.options = l.stream.Values
 	l.relations = map[uint32]*relationState{}
-	l.answer = make(chan struct{}, 1)
 	l.open = false
 
 	eg, ctx := errgroup.WithContext(ctx)
@@ -226,21 +240,22 @@ func (l *logReader) copyData(ctx context.Context, b []byte) error {
 		if len(b) < 18 {
 			return errTruncated
 		}
-		if b[17] != 0 {
-			select {
-			case l.answer <- struct{}{}:
-			default: // an answer is on its way
-			}
+		asked := b[17] != 0
+		if asked {
+			l.reportNow()
 		}
-		if l.version < 140000 && !l.open {
-			return l.idle(ctx, lsn(binary.BigEndian.Uint64(b[1:])))
+		// A server that shuts down asks until its whole log is confirmed, of
+		// which the end has nothing for us. (Before version 14 the log does not
+		// have our messages, and the place of a keepalive stands in for them.)
+		if end := binary.BigEndian.Uint64(b[1:]); !l.open && end > l.confirmed.Load() && (asked || l.version < 140000) {
+			l.wanted.Store(end)
+			return l.idle(ctx, lsn(end))
 		}
 	}
 	return nil
 }
 
-// idle: before version 14 the log does not have our messages, and the place of
-// a keepalive stands in for them.
+// idle makes a place without a transaction one that the ledger will have.
 func (l *logReader) idle(ctx context.Context, at lsn) error {
 	return l.blocking(func() error { return l.sink.Idle(ctx, at.position()) })
 }

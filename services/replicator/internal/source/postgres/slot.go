@@ -75,7 +75,7 @@ func (s *Source) Open(ctx context.Context, stream *model.Stream) (source.Log, er
 	if err != nil {
 		return nil, err
 	}
-	l := &logReader{source: s, stream: stream, version: version}
+	l := &logReader{source: s, stream: stream, version: version, answer: make(chan struct{}, 1)}
 	if found != nil {
 		applied := lsn(0)
 		if p := stream.Head.Applied.Position; p != "" {

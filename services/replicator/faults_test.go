@@ -1,0 +1,211 @@
+package replicator
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/replicator/internal/pgtest"
+)
+
+// writeLoad changes rows, key changes and owner changes of the same rows among
+// them, until the returned function is called.
+func writeLoad(t testing.TB, s *suite, seed uint64) (stop func()) {
+	t.Helper()
+	conn := s.pg.Connect(t, "postgres")
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r := rand.New(rand.NewPCG(seed, 1))
+		for n := 0; ctx.Err() == nil; n++ {
+			var sql string
+			switch id := r.IntN(2000); r.IntN(6) {
+			case 0:
+				sql = fmt.Sprintf("INSERT INTO todos VALUES (%d, 'new %d', 0) ON CONFLICT (id) DO UPDATE SET done = todos.done + 1", id, n)
+			case 1:
+				sql = fmt.Sprintf("UPDATE todos SET id = %d WHERE id = %d AND NOT EXISTS (SELECT FROM todos WHERE id = %d)", r.IntN(2000), id, r.IntN(2000))
+			case 2:
+				sql = fmt.Sprintf("DELETE FROM todos WHERE id = %d", id)
+			case 3:
+				sql = fmt.Sprintf("UPDATE todos SET done = done + 1, list = 'moved %d' WHERE id BETWEEN %d AND %d", n, id, id+50)
+			case 4:
+				sql = fmt.Sprintf("INSERT INTO todos SELECT %d + i, repeat('y', 300), 0 FROM generate_series(1, 3000) i; DELETE FROM todos WHERE id > 5000", 10000+5000*n)
+			case 5:
+				sql = fmt.Sprintf("UPDATE todos SET list = 'x' WHERE id = %d", id)
+			}
+			_, _ = conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol) // a key clash, or the server is down: no change
+			if conn.IsClosed() && ctx.Err() == nil {
+				if c, err := pgx.Connect(ctx, s.pg.URI("postgres")+"?sslmode=disable"); err == nil {
+					conn = c
+					defer c.Close(context.Background())
+				}
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+const todos = publication + `CREATE TABLE todos (id int PRIMARY KEY, list text, done int);`
+
+// TestCrash holds decision 1 and D4: the replicator dies at random moments,
+// during the copy and during streaming, under load; each change arrives once.
+func TestCrash(t *testing.T) {
+	s := newSuite(t)
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, todos+`INSERT INTO todos SELECT i, repeat('row', 60), 0 FROM generate_series(1, 60000) i`)
+	id := s.ledger.deploy(model.ValueOptions{}, "todos")
+	r := rand.New(rand.NewPCG(7, 7))
+	for range 6 { // the copy
+		stop := s.start("a")
+		time.Sleep(time.Duration(10+r.IntN(150)) * time.Millisecond) // a random moment, not a wait
+		stop()
+	}
+	stopLoad := writeLoad(t, s, 3)
+	for range 14 {
+		stop := s.start("a")
+		time.Sleep(time.Duration(10+r.IntN(400)) * time.Millisecond)
+		stop()
+	}
+	stopLoad()
+	s.start("b")
+	s.caughtUp(id, 20*time.Second)
+	expectSame(t, s, id, conn, "todos")
+	if got := s.ledger.head(id).Epoch; got < 15 {
+		t.Errorf("only %d sessions", got)
+	}
+}
+
+// TestNATSWiped: JetStream loses everything; the pipeline heals by itself.
+func TestNATSWiped(t *testing.T) {
+	s := newSuite(t)
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, todos)
+	id := s.ledger.deploy(model.ValueOptions{}, "todos")
+	s.start("a")
+	s.caughtUp(id, 10*time.Second)
+	stopLoad := writeLoad(t, s, 4)
+	for range 2 {
+		time.Sleep(300 * time.Millisecond)
+		s.nats.Shutdown()
+		s.nats.WaitForShutdown()
+		if err := os.RemoveAll(s.dir); err != nil {
+			t.Fatal(err)
+		}
+		s.startNATS(s.port)
+		began := time.Now()
+		s.caughtUp(id, 10*time.Second)
+		t.Logf("fresh %s after NATS was wiped", time.Since(began))
+	}
+	stopLoad()
+	s.caughtUp(id, 10*time.Second)
+	expectSame(t, s, id, conn, "todos")
+}
+
+// TestBatchesLost: somebody acknowledges batches without applying them.
+func TestBatchesLost(t *testing.T) {
+	s := newSuite(t)
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, todos)
+	id := s.ledger.deploy(model.ValueOptions{}, "todos")
+	s.start("a")
+	s.caughtUp(id, 10*time.Second)
+	set := func(discard bool) {
+		s.ledger.mu.Lock()
+		s.ledger.discard = discard
+		s.ledger.mu.Unlock()
+	}
+	set(true)
+	pgtest.Exec(t, conn, `INSERT INTO todos SELECT i, 'x', 0 FROM generate_series(1, 1000) i`)
+	time.Sleep(500 * time.Millisecond)
+	set(false)
+	began := time.Now()
+	s.caughtUp(id, 10*time.Second)
+	t.Logf("fresh %s after batches were lost", time.Since(began))
+	expectSame(t, s, id, conn, "todos")
+}
+
+// TestPostgresRestart: the source stops and comes back.
+func TestPostgresRestart(t *testing.T) {
+	s := newSuite(t)
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, todos)
+	id := s.ledger.deploy(model.ValueOptions{}, "todos")
+	s.start("a")
+	s.caughtUp(id, 10*time.Second)
+	stopLoad := writeLoad(t, s, 5)
+	for _, mode := range []string{"fast", "immediate"} {
+		time.Sleep(200 * time.Millisecond)
+		s.pg.Stop(t, mode)
+		s.pg.StartAgain(t)
+		began := time.Now()
+		s.caughtUp(id, 10*time.Second)
+		t.Logf("fresh %s after a %s restart", time.Since(began), mode)
+	}
+	stopLoad()
+	s.caughtUp(id, 10*time.Second)
+	expectSame(t, s, id, s.pg.Connect(t, "postgres"), "todos")
+}
+
+// TestTakeover holds D5: a second replicator waits, takes over a slot that is
+// still in use, and the first one, revived, does no harm.
+func TestTakeover(t *testing.T) {
+	s := newSuite(t)
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, todos)
+	id := s.ledger.deploy(model.ValueOptions{}, "todos")
+	s.start("a")
+	s.caughtUp(id, 10*time.Second)
+	stopLoad := writeLoad(t, s, 6)
+	s.start("b") // waits for the lease
+	time.Sleep(700 * time.Millisecond)
+	for range 3 {
+		// The lease runs out although its holder lives, as if it had been paused.
+		s.ledger.mu.Lock()
+		was := s.ledger.streams[id].holder
+		s.ledger.streams[id].holder = "somebody else"
+		s.ledger.streams[id].until = time.Now()
+		epoch := s.ledger.streams[id].Head.Epoch
+		s.ledger.mu.Unlock()
+		eventually(t, 10*time.Second, "another session after that of "+was, func() bool { return s.ledger.head(id).Epoch > epoch })
+		s.caughtUp(id, 10*time.Second)
+	}
+	stopLoad()
+	s.caughtUp(id, 10*time.Second)
+	expectSame(t, s, id, conn, "todos")
+}
+
+// TestSlotLost: a slot that is gone makes a new stream, and the old one is
+// cleaned up when it is stopped.
+func TestSlotLost(t *testing.T) {
+	s := newSuite(t)
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, todos+`INSERT INTO todos VALUES (1, 'a', 0)`)
+	id := s.ledger.deploy(model.ValueOptions{}, "todos")
+	stop := s.start("a")
+	s.caughtUp(id, 10*time.Second)
+	stop()
+	pgtest.Exec(t, conn, fmt.Sprintf(`SELECT pg_drop_replication_slot('powersync_%d_abcd'); INSERT INTO todos VALUES (2, 'b', 0)`, id))
+	s.start("a")
+	s.caughtUp(id+1, 10*time.Second)
+	expectSame(t, s, id+1, conn, "todos")
+	s.ledger.mu.Lock()
+	s.ledger.streams[id+1].State = model.Stopped
+	s.ledger.signal()
+	s.ledger.mu.Unlock()
+	eventually(t, 10*time.Second, "the stopped stream is terminated", func() bool {
+		s.ledger.mu.Lock()
+		defer s.ledger.mu.Unlock()
+		return s.ledger.streams[id+1].State == model.Terminated
+	})
+	var slots int
+	if err := conn.QueryRow(context.Background(), `SELECT count(*) FROM pg_replication_slots`).Scan(&slots); err != nil || slots != 0 {
+		t.Errorf("%d slots are left, %v", slots, err)
+	}
+}
