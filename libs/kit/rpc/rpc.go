@@ -12,6 +12,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -73,7 +74,7 @@ func Serve(ctx context.Context, lis net.Listener, env service.Env, register func
 	cut := time.AfterFunc(drainTime, s.Stop)
 	s.GracefulStop()
 	cut.Stop()
-	if err := <-done; err != nil {
+	if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) { // stopped before it began
 		return fmt.Errorf("serve %s: %w", lis.Addr(), err)
 	}
 	return nil
