@@ -172,7 +172,7 @@ func (r *resolution) advance(w *work, p *part, keys []string) error {
 			return nil
 		}
 	}
-	p.rows = out
+	p.rows = p.narrow(out)
 	p.step++
 	for !p.done() && p.q.steps[p.step].each != nil {
 		if err := p.each(); err != nil {

@@ -24,8 +24,8 @@ type boundMatch struct {
 	op     plan.MatchOp
 	key    int
 	strict bool
-	expr eval.Expr
-	args []*boundMatch
+	expr   eval.Expr
+	args   []*boundMatch
 }
 
 func newMatcher(m *plan.Match, each []*plan.Expr, keys int, b plan.Binder) *matcher {

@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules/eval"
@@ -33,8 +34,13 @@ type boundStep struct {
 	raw     []bool // by input
 	names   []string
 	filters []eval.Expr
-	exists  bool
-	offset  int // of the step's outputs in the row
+	// exists: no later step or parameter reads the outputs, so that one row is
+	// as good as several.
+	exists bool
+	// live columns of the row after this step. If the step's own outputs do not
+	// name buckets, rows that agree in them are one.
+	live     []int
+	distinct bool
 }
 
 // bindQueriers makes the functions of all queriers.
@@ -76,8 +82,8 @@ func (p *Plan) bindQuerier(definition int, q *plan.Querier) boundQuerier {
 		return out, raw
 	}
 	out.filters, _ = bind(q.Filters)
-	for i, s := range q.Steps {
-		st := boundStep{rawEach: s.RawEach, exists: s.Exists, offset: offsets[i]}
+	for _, s := range q.Steps {
+		st := boundStep{rawEach: s.RawEach}
 		st.filters, _ = bind(s.Filters)
 		if s.Each != nil {
 			st.each = s.Each.Bind(b)
@@ -91,6 +97,7 @@ func (p *Plan) bindQuerier(definition int, q *plan.Querier) boundQuerier {
 		}
 		out.steps = append(out.steps, st)
 	}
+	out.liveness(q, offsets)
 	for _, pm := range q.Params {
 		es, raw := bind(pm.Sources)
 		out.params = append(out.params, es)
@@ -270,9 +277,31 @@ func (p *part) each() error {
 			return err
 		}
 	}
-	p.rows = out
+	p.rows = p.narrow(out)
 	p.step++
 	return nil
+}
+
+// narrow drops rows that differ in nothing that is still read.
+func (p *part) narrow(rows [][]model.Value) [][]model.Value {
+	s := &p.q.steps[p.step]
+	if !s.distinct || len(rows) < 2 {
+		return rows
+	}
+	seen := make(map[string]bool, len(rows))
+	out := rows[:0]
+	var buf []byte
+	for _, row := range rows {
+		buf = buf[:0]
+		for _, c := range s.live {
+			buf = plan.AppendValueKey(buf, row[c])
+		}
+		if !seen[string(buf)] {
+			seen[string(buf)] = true
+			out = append(out, row)
+		}
+	}
+	return out
 }
 
 // join appends a partial result with each of the step's rows that its filters
@@ -350,3 +379,51 @@ func checkLimit(format string, n, limit int, by map[string]int) error {
 
 // maxTuples bounds the partial results of one querier, whatever the limits.
 const maxTuples = math.MaxInt16 * 16
+
+// liveness finds what later steps and parameters read of each step.
+func (b *boundQuerier) liveness(q *plan.Querier, offsets []int) {
+	last := map[int]int{} // column → last step that reads it; len(steps) = parameters
+	named := map[int]bool{}
+	read := func(e *plan.Expr, at int) {
+		e.Walk(func(n *plan.Expr) {
+			if n.Op == plan.Step {
+				last[offsets[n.Index]+n.Index2] = at
+				named[n.Index] = named[n.Index] || at == len(q.Steps)
+			}
+		})
+	}
+	for i := range q.Steps {
+		for _, e := range q.Steps[i].Inputs {
+			read(e, i)
+		}
+		for _, e := range q.Steps[i].Filters {
+			read(e, i)
+		}
+		if q.Steps[i].Each != nil {
+			read(q.Steps[i].Each, i)
+		}
+	}
+	for _, p := range q.Params {
+		for _, e := range p.Sources {
+			read(e, len(q.Steps))
+		}
+	}
+	for i := range b.steps {
+		s := &b.steps[i]
+		end := math.MaxInt
+		if i+1 < len(offsets) {
+			end = offsets[i+1]
+		}
+		s.exists, s.distinct = true, !named[i]
+		for c, until := range last {
+			if until <= i || c >= end {
+				continue
+			}
+			s.live = append(s.live, c)
+			if c >= offsets[i] {
+				s.exists = false
+			}
+		}
+		slices.Sort(s.live)
+	}
+}

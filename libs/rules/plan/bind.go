@@ -1,6 +1,9 @@
 package plan
 
-import "github.com/sluicesync/sluice/libs/rules/eval"
+import (
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules/eval"
+)
 
 // Binder says where the leaves of an expression are found when it is
 // evaluated. A nil function gives Absent.
@@ -58,6 +61,9 @@ func (e *Expr) Bind(b Binder) eval.Expr {
 		}
 		return eval.Member(args[0], e.Name, e.Value, o)
 	}
+	if e.Op == Fail {
+		return fail(args[0], e.Name)
+	}
 	panic("plan: unknown op")
 }
 
@@ -74,4 +80,13 @@ func bindCase(e *Expr, args []eval.Expr) eval.Expr {
 		whens = append(whens, eval.When{Cond: args[i], Then: args[i+1]})
 	}
 	return eval.Case(operand, whens, els)
+}
+
+func fail(x eval.Expr, msg string) eval.Expr {
+	return func(env *eval.Env) (model.Value, error) {
+		if _, err := x(env); err != nil {
+			return model.Value{}, err
+		}
+		return model.Value{}, &eval.Error{Msg: msg}
+	}
 }

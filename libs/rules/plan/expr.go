@@ -33,6 +33,7 @@ const (
 	Case                  // Index 1: the first argument is the operand; Negate: the last is ELSE
 	Cast                  // Name of the type
 	Member                // Name is -> or ->>, Value the key; Negate: the path rule of parameter('…')
+	Fail                  // computes its argument, and fails with the message Name
 )
 
 // Request values.

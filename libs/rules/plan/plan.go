@@ -109,8 +109,6 @@ type QueryStep struct {
 	Index   int     // of the plan
 	Inputs  []*Expr // keys to look up
 	Filters []*Expr // on this step's outputs and earlier ones
-	// Exists: only whether there is a row matters.
-	Exists bool
 }
 
 // Event is an entry of event_definitions.
@@ -180,7 +178,7 @@ func appendOutputs(b []byte, os []Output) []byte {
 }
 
 // appendKey of a querier, with the sources and indexes it uses written out.
-func (p *Plan) appendQuerier(b []byte, q *Querier) []byte {
+func (p *Plan) AppendQuerier(b []byte, q *Querier) []byte {
 	s := &p.Sources[q.Source]
 	b = strconv.AppendQuote(b, s.Name)
 	for i := range s.Rows {
@@ -198,7 +196,6 @@ func (p *Plan) appendQuerier(b []byte, q *Querier) []byte {
 			b = p.Indexes[st.Index].AppendKey(b)
 			b = appendExprs(b, st.Inputs)
 		}
-		b = strconv.AppendBool(b, st.Exists)
 		b = appendExprs(b, st.Filters)
 	}
 	for _, pm := range q.Params {
@@ -217,7 +214,7 @@ func (p *Plan) Identity(definition int) [32]byte {
 	b = strconv.AppendBool(b, d.AutoSubscribe)
 	b = strconv.AppendInt(b, int64(d.Priority), 10)
 	for i := range d.Queriers {
-		b = p.appendQuerier(append(b, '/'), &d.Queriers[i])
+		b = p.AppendQuerier(append(b, '/'), &d.Queriers[i])
 	}
 	return sha256.Sum256(b)
 }

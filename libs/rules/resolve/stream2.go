@@ -87,7 +87,9 @@ type variant2 struct {
 	params  []*plan.Expr // beside the keys of matches
 }
 
-func (s *stream2) clauses() *clauses { return &clauses{query: s.query, leaves: s.leaves, separate: true} }
+func (s *stream2) clauses() *clauses {
+	return &clauses{query: s.query, leaves: s.leaves, separate: true}
+}
 
 func (v *variant2) match() *plan.Match {
 	if len(v.matches) == 0 {
@@ -268,7 +270,7 @@ func (s *stream2) subquery(v *variant2, in *syntax.In, x clause) (clause, bool) 
 	if !ok {
 		return clause{}, false
 	}
-	v.steps = append(steps, plan.QueryStep{Index: len(s.plan.Indexes), Inputs: inputs, Exists: x.side != rowSide})
+	v.steps = append(steps, plan.QueryStep{Index: len(s.plan.Indexes), Inputs: inputs})
 	s.plan.Indexes = append(s.plan.Indexes, index)
 	if x.side != rowSide {
 		return clause{at: in.At()}, true
