@@ -1,0 +1,5 @@
+package gateway
+
+import "net/http"
+
+func (g *gateway) admin() http.Handler { return nil }

@@ -1,0 +1,366 @@
+// Package gateway is the sync-gateway: it speaks the sync protocol with
+// clients, verifies their tokens, and offers the admin API. It is stateless:
+// any number may run.
+//
+// Invariants:
+//
+//   - What clients are told comes from the store; notices are hints (INV-29,
+//     held by internal/fanout).
+//   - When another sync config becomes active, streams of the old one end
+//     cleanly and new ones get the new one (TestConfigChange).
+//   - On the end of its context it refuses new streams, ends those that run at
+//     the end of a line within the drain time, and leaves nothing running
+//     (TestDrain).
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/sluicesync/sluice/libs/kit/config"
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/auth"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/backend"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/checkpoint"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/fanout"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/transport"
+)
+
+// Config of a gateway. Zero means default.
+type Config struct {
+	// Auth is the file's client_auth, API its api section.
+	Auth config.Auth
+	API  config.API
+	// MaxStreams bounds HTTP streams, and again WebSockets. Default:
+	// API.MaxConnections, else 50,000.
+	MaxStreams int
+	// PathPrefix is put before every path, such as /sync-service.
+	PathPrefix string
+	// ChunkCacheBytes bounds the encoded chunks that are kept. Default 64 MiB.
+	ChunkCacheBytes int64
+	// Drain is how long running streams may take to end. Default 5 s.
+	Drain time.Duration
+	// WriteTimeout is in what time a client must take something. Default 30 s.
+	WriteTimeout time.Duration
+	// DefaultSchema of tables that a sync config names without one. Default
+	// public.
+	DefaultSchema string
+	// SyncConfigFromFile closes the deploy API (S4105), unless ?override=true.
+	SyncConfigFromFile bool
+	// SlotPrefix begins the names of replication streams. Default powersync_.
+	SlotPrefix string
+	// ConnectionID, ConnectionTag and DebugAPI are those of the source
+	// connection; they default to "default", "default" and false.
+	ConnectionID  string
+	ConnectionTag string
+	DebugAPI      bool
+}
+
+// Conns is what the gateway is handed.
+type Conns struct {
+	Store     grpc.ClientConnInterface // bucket-store
+	Source    grpc.ClientConnInterface // replicator
+	Compactor grpc.ClientConnInterface
+	NATS      *nats.Conn
+	Listener  net.Listener // for HTTP; Run owns it
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+func (c Config) withDefaults() Config {
+	def(&c.MaxStreams, c.API.MaxConnections)
+	def(&c.MaxStreams, 50_000)
+	def(&c.API.MaxBuckets, 1000)
+	def(&c.API.MaxParameterResult, 1000)
+	def(&c.API.MaxDataFetch, 10)
+	def(&c.Drain, 5*time.Second)
+	def(&c.DefaultSchema, "public")
+	def(&c.ConnectionID, "default")
+	def(&c.ConnectionTag, "default")
+	return c
+}
+
+// gateway is a running gateway.
+type gateway struct {
+	cfg    Config
+	conns  Conns
+	env    service.Env
+	log    *slog.Logger
+	stats  fanout.Stats
+	keeper *checkpoint.Keeper
+	source *backend.Source
+
+	hubs     *errgroup.Group
+	mu       sync.Mutex
+	active   *active
+	watching error // why there is no active stream
+}
+
+// active is the stream that clients are served from.
+type active struct {
+	stream model.Stream
+	store  *backend.Store
+	hub    *fanout.Hub
+	chunks *chunk.Cache
+	stop   context.CancelFunc
+}
+
+var errStarting = errors.New("the store was not reached yet")
+
+// Run serves clients until ctx ends.
+func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
+	cfg = cfg.withDefaults()
+	verifier, err := auth.New(cfg.Auth)
+	if err != nil {
+		_ = conns.Listener.Close()
+		return fmt.Errorf("client_auth: %w", err)
+	}
+	defer verifier.Close()
+	g := &gateway{cfg: cfg, conns: conns, env: env, log: env.Log, source: backend.NewSource(conns.Source), watching: errStarting}
+	g.keeper = checkpoint.New(g.source, env.Log)
+	if err := g.register(env.Metrics); err != nil {
+		_ = conns.Listener.Close()
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	server := transport.New(transport.Options{
+		Verify: verifier.Verify, Hub: g.hub, WriteCheckpoint: g.writeCheckpoint, Position: g.source.Position,
+		Admin: g.admin(), Health: env.Health, Log: env.Log, Stats: &g.stats,
+		PathPrefix: cfg.PathPrefix, MaxStreams: cfg.MaxStreams, Timeout: cfg.WriteTimeout,
+		MaxBuckets: cfg.API.MaxBuckets, MaxResults: cfg.API.MaxParameterResult,
+	})
+	// Streams outlive ctx by the drain time.
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	eg, inner := errgroup.WithContext(inner)
+	g.hubs = new(errgroup.Group)
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	h := &http.Server{
+		Handler: server, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
+		IdleTimeout: 75 * time.Second, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(env.Log.Handler(), slog.LevelDebug),
+	}
+	eg.Go(func() error { return g.keeper.Run(inner) })
+	eg.Go(func() error { return g.watch(inner) })
+	eg.Go(func() error { return g.touch(inner) })
+	eg.Go(func() error {
+		if err := h.Serve(conns.Listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve HTTP: %w", err)
+		}
+		return nil
+	})
+	env.Health.Start()
+	env.Log.Info("gateway started", "address", conns.Listener.Addr().String())
+	select {
+	case <-ctx.Done():
+	case <-inner.Done(): // a part failed
+	}
+	env.Health.SetReady(errors.New("shutting down"))
+	server.Drain()
+	g.drain(h)
+	stop()
+	err = eg.Wait()
+	if herr := g.hubs.Wait(); err == nil {
+		err = herr
+	}
+	_ = h.Close() // what has not ended by now
+	server.Close()
+	return err
+}
+
+// drain ends the streams, spread over most of the drain time, and waits for
+// them.
+func (g *gateway) drain(h *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.Drain)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = h.Shutdown(ctx) }) // what is left is closed after it
+	g.mu.Lock()
+	a := g.active
+	g.mu.Unlock()
+	if a != nil {
+		n := a.hub.Sessions()
+		// Clients come back at once: a few hundred may do so together.
+		a.hub.End(fanout.ErrDraining, min(g.cfg.Drain*8/10, time.Duration(n)*time.Millisecond))
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for g.stats.Sessions.Load() > 0 && ctx.Err() == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	wg.Wait()
+}
+
+func (g *gateway) touch(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		g.env.Health.Touch()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// hub returns the hub of the active stream.
+func (g *gateway) hub() (*fanout.Hub, error) {
+	a, err := g.current()
+	if err != nil {
+		return nil, err
+	}
+	return a.hub, nil
+}
+
+func (g *gateway) current() (*active, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.active == nil {
+		if errors.Is(g.watching, errStarting) {
+			return nil, errs.New(errs.S2003, "Service is starting").Retryable()
+		}
+		return nil, errs.New(errs.S2302, "No active sync config").Retryable()
+	}
+	return g.active, nil
+}
+
+func (g *gateway) writeCheckpoint(ctx context.Context, userKey string, id uint64) (uint64, error) {
+	a, err := g.current()
+	if err != nil {
+		return 0, err
+	}
+	return g.keeper.Request(ctx, a.store, userKey, id)
+}
+
+// watch follows the streams of the deployment.
+func (g *gateway) watch(ctx context.Context) error {
+	pause := 50 * time.Millisecond
+	for {
+		err := backend.WatchStreams(ctx, g.conns.Store, func(streams []model.Stream) {
+			pause = 50 * time.Millisecond
+			g.choose(ctx, streams)
+			g.env.Health.SetReady(nil)
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		g.log.Warn("watch of sync configs broke; trying again", "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// choose makes the newest stream that may be read the active one (INV-36).
+func (g *gateway) choose(ctx context.Context, streams []model.Stream) {
+	var newest *model.Stream
+	for i := range streams {
+		s := &streams[i]
+		if (s.State == model.Active || s.State == model.Errored) && (newest == nil || s.ID > newest.ID) {
+			newest = s
+		}
+	}
+	g.mu.Lock()
+	old := g.active
+	g.watching = nil
+	g.mu.Unlock()
+	if newest == nil || old != nil && old.stream.ID == newest.ID {
+		return
+	}
+	a, err := g.start(ctx, *newest)
+	if err != nil {
+		g.log.Error("sync config cannot be served", "stream", int64(newest.ID), "error", errs.Cause(err), "code", string(errs.CodeOf(err)))
+		return
+	}
+	g.mu.Lock()
+	g.active = a
+	g.mu.Unlock()
+	g.log.Info("serving sync config", "stream", int64(newest.ID), "name", newest.Name)
+	if old != nil {
+		old.hub.End(fanout.ErrStreamReplaced, time.Second)
+		g.hubs.Go(func() error {
+			g.retire(ctx, old)
+			return nil
+		})
+	}
+}
+
+// start starts serving a stream.
+func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
+	plan, diagnostics := rules.Compile(s.Config, rules.Options{DefaultSchema: g.cfg.DefaultSchema, Version: int64(s.ID)})
+	if plan == nil {
+		for _, d := range diagnostics {
+			if d.Fatal {
+				return nil, errs.New(errs.R0001, "%s", d.Message)
+			}
+		}
+		return nil, errs.New(errs.R0001, "sync config does not compile")
+	}
+	ctx, stop := context.WithCancel(ctx)
+	a := &active{stream: s, store: backend.NewStore(g.conns.Store, s.ID), stop: stop}
+	a.chunks = chunk.New(ctx, a.store, chunk.Options{MaxBytes: g.cfg.ChunkCacheBytes, Reads: g.cfg.API.MaxDataFetch})
+	a.hub = fanout.NewHub(ctx, fanout.Options{
+		Stream: s.ID, Plan: planner{plan}, Reader: a.store, Chunks: a.chunks,
+		Limits: fanout.Limits{Buckets: g.cfg.API.MaxBuckets, Results: g.cfg.API.MaxParameterResult},
+		Stats:  &g.stats, Log: g.log,
+	})
+	feed := backend.Notices{NATS: g.conns.NATS, Log: g.log}
+	g.hubs.Go(func() error { return a.chunks.Run(ctx) })
+	g.hubs.Go(func() error { return a.hub.Run(ctx, feed) })
+	return a, nil
+}
+
+// retire stops a stream that was replaced once its sessions have ended.
+func (g *gateway) retire(ctx context.Context, a *active) {
+	defer a.stop()
+	limit := time.NewTimer(g.cfg.Drain)
+	defer limit.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for a.hub.Sessions() > 0 {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// planner is a compiled sync config as the hub wants it.
+type planner struct{ plan *rules.Plan }
+
+func (p planner) Querier(r rules.Request) (fanout.Querier, error) {
+	q, err := p.plan.Querier(r)
+	if err != nil {
+		return nil, err
+	}
+	return q, nil
+}

@@ -1,0 +1,175 @@
+package transport
+
+import (
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/service"
+)
+
+// group bounds how many requests of a kind are served at once, and how many
+// wait for that (spec/06 §4).
+type group struct {
+	serving chan struct{}
+	queue   int64
+	waiting *atomic.Int64
+}
+
+func newGroup(serving int, queue int64) group {
+	return group{serving: make(chan struct{}, serving), queue: queue, waiting: new(atomic.Int64)}
+}
+
+func (g group) enter(r *http.Request) error {
+	select {
+	case g.serving <- struct{}{}:
+		return nil
+	default:
+	}
+	defer g.waiting.Add(-1)
+	if g.waiting.Add(1) > g.queue {
+		return errTooMany
+	}
+	select {
+	case g.serving <- struct{}{}:
+		return nil
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+}
+
+func (g group) leave() { <-g.serving }
+
+// data wraps a success (spec/02 §1).
+type data struct {
+	Data any `json:"data"`
+}
+
+// writeCheckpoint serves GET /write-checkpoint2.json.
+func (s *Server) writeCheckpoint(c *call) error {
+	client := c.r.URL.Query().Get("client_id")
+	token, err := c.authorize()
+	if err != nil {
+		return err
+	}
+	if err := s.checks.enter(c.r); err != nil {
+		return err
+	}
+	defer s.checks.leave()
+	id, err := s.o.WriteCheckpoint(c.r.Context(), userKey(token.UserID, client), 0)
+	if err != nil {
+		return err
+	}
+	writeJSON(c.w, http.StatusOK, data{struct {
+		WriteCheckpoint string `json:"write_checkpoint"`
+	}{strconv.FormatUint(id, 10)}})
+	return nil
+}
+
+// maxSmallBody bounds bodies other than a sync stream's.
+const maxSmallBody = 1 << 20
+
+// checkpointRequest serves POST /sync/checkpoint-request.
+func (s *Server) checkpointRequest(c *call) error {
+	body, err := c.body(maxSmallBody)
+	if err != nil {
+		return err
+	}
+	client, id, err := parseCheckpoint(body, c.r.URL.Query())
+	if err != nil {
+		return err
+	}
+	token, err := c.authorize()
+	if err != nil {
+		return err
+	}
+	if err := s.checks.enter(c.r); err != nil {
+		return err
+	}
+	defer s.checks.leave()
+	if id, err = s.o.WriteCheckpoint(c.r.Context(), userKey(token.UserID, client), id); err != nil {
+		return err
+	}
+	writeJSON(c.w, http.StatusOK, data{struct {
+		ID string `json:"checkpoint_request_id"`
+	}{strconv.FormatUint(id, 10)}})
+	return nil
+}
+
+const (
+	legacyWait = 50 * time.Second
+	legacyPoll = 30 * time.Millisecond
+)
+
+// legacyCheckpoint serves GET /write-checkpoint.json: it waits until a
+// checkpoint has passed the source's present position.
+func (s *Server) legacyCheckpoint(c *call) error {
+	if _, err := c.authorize(); err != nil {
+		return err
+	}
+	if err := s.checks.enter(c.r); err != nil {
+		return err
+	}
+	defer s.checks.leave()
+	ctx := c.r.Context()
+	head, err := s.o.Position(ctx)
+	if err != nil {
+		return err
+	}
+	limit := time.NewTimer(legacyWait)
+	defer limit.Stop()
+	poll := time.NewTicker(legacyPoll)
+	defer poll.Stop()
+	for {
+		hub, err := s.o.Hub()
+		if err != nil {
+			return err
+		}
+		if at, _ := hub.Applied(); at.Position >= head {
+			writeJSON(c.w, http.StatusOK, data{struct {
+				Checkpoint string `json:"checkpoint"`
+			}{at.Op.String()}})
+			return nil
+		}
+		select {
+		case <-poll.C:
+		case <-limit.C:
+			return errs.New(errs.S2403, "Timeout while waiting for checkpoint").Retryable()
+		case <-s.ctx.Done():
+			return errs.New(errs.S2003, "Service is restarting").Retryable()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// probe serves the probes (spec/06 §7.2).
+func (s *Server) probe(c *call, path string) error {
+	h := service.Status{}
+	if s.o.Health != nil {
+		h = s.o.Health.Snapshot()
+	}
+	var good bool
+	switch path {
+	case "/probes/startup":
+		good = h.Started
+	case "/probes/liveness":
+		good = true
+	case "/probes/readiness":
+		good = h.Ready
+	default:
+		return errs.New(errs.S2002, "Path not found")
+	}
+	status := http.StatusOK
+	if !good {
+		status = http.StatusBadRequest
+	}
+	writeJSON(c.w, status, struct {
+		Ready     bool   `json:"ready"`
+		Started   bool   `json:"started"`
+		TouchedAt string `json:"touched_at"`
+	}{h.Ready, h.Started, h.Touched.UTC().Format(time.RFC3339Nano)})
+	return nil
+}

@@ -1,0 +1,403 @@
+// Package transport is what clients connect to: HTTP and, on any path,
+// WebSocket with RSocket inside (spec/02 §1 to §4, §8 to §10; spec/06 §4).
+//
+// Invariants:
+//
+//   - A request is validated, then authorized, then handled (TestOrder).
+//   - A refused request and an ended stream leave one line in the log, without
+//     token and row data (TestLog).
+//   - D8: a client that does not read is cut off after the write timeout, and
+//     holds no more memory than one batch until then (TestUnread).
+//   - An idle stream on HTTP/1.1 holds a connection and one small goroutine:
+//     its response is written past net/http (BenchmarkIdle).
+//   - Content types are exact (TestNegotiation).
+package transport
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/auth"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/fanout"
+)
+
+// Options of a server. Zero limits have defaults.
+type Options struct {
+	Verify func(ctx context.Context, token string) (*auth.Token, error)
+	// Hub returns the hub of the active stream.
+	Hub func() (*fanout.Hub, error)
+	// WriteCheckpoint stores a number for a user key and returns what it has
+	// now: the next one for id 0, else at least id.
+	WriteCheckpoint func(ctx context.Context, userKey string, id uint64) (uint64, error)
+	// Position is the end of the source's log now.
+	Position func(ctx context.Context) (model.Position, error)
+	Admin    http.Handler // nil = none
+	Health   *service.Health
+	Log      *slog.Logger
+	Stats    *fanout.Stats
+
+	PathPrefix string
+	MaxStreams int           // of HTTP, and again of WebSocket; 50,000
+	MaxBody    int64         // of a sync stream's request; 10 MiB
+	Timeout    time.Duration // in which a client must take something; 30 s
+	MaxBuckets int
+	MaxResults int
+}
+
+// Server answers clients.
+type Server struct {
+	o        Options
+	streams  atomic.Int64
+	sockets  atomic.Int64
+	draining atomic.Bool
+	checks   group
+	ctx      context.Context // ends sockets
+	stop     context.CancelFunc
+	running  sync.WaitGroup // goroutines that read from taken-over connections
+}
+
+// maxCheckpointWaits are write checkpoints under way, and as many that wait.
+const maxCheckpointWaits = 100
+
+// New returns a server.
+func New(o Options) *Server {
+	if o.MaxStreams == 0 {
+		o.MaxStreams = 50_000
+	}
+	if o.MaxBody == 0 {
+		o.MaxBody = 10 << 20
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 30 * time.Second
+	}
+	if o.Stats == nil {
+		o.Stats = new(fanout.Stats)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	return &Server{o: o, ctx: ctx, stop: stop, checks: newGroup(maxCheckpointWaits, maxCheckpointWaits)}
+}
+
+// Drain refuses new streams.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// Close ends what is left and waits for it. The hubs' sessions must have ended.
+func (s *Server) Close() {
+	s.stop()
+	s.running.Wait()
+}
+
+// errTooMany is answered with an empty body.
+var errTooMany = errors.New("too many concurrent requests")
+
+// call is one request.
+type call struct {
+	s     *Server
+	id    string
+	w     http.ResponseWriter
+	r     *http.Request
+	start time.Time
+	user  string
+}
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h["Access-Control-Allow-Origin"] = star
+	h["Access-Control-Expose-Headers"] = exposed
+	if r.Method == http.MethodOptions {
+		h.Set("Access-Control-Allow-Methods", "GET,HEAD,POST")
+		h.Set("Access-Control-Allow-Headers", "Content-Type, Authorization, User-Agent, X-User-Agent")
+		h.Set("Access-Control-Max-Age", "3600")
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	c := &call{s: s, w: w, r: r, start: time.Now()}
+	path, ok := strings.CutPrefix(r.URL.Path, s.o.PathPrefix)
+	if !ok {
+		path = ""
+	}
+	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && r.Method == http.MethodGet {
+		c.id = newID("s/")
+		s.socket(c)
+		return
+	}
+	c.id = newID("h/")
+	var err error
+	switch {
+	case r.Method == http.MethodPost && path == "/sync/stream":
+		err = s.stream(c)
+	case r.Method == http.MethodGet && path == "/write-checkpoint2.json":
+		err = s.writeCheckpoint(c)
+	case r.Method == http.MethodPost && path == "/sync/checkpoint-request":
+		err = s.checkpointRequest(c)
+	case r.Method == http.MethodGet && path == "/write-checkpoint.json":
+		err = s.legacyCheckpoint(c)
+	case (r.Method == http.MethodGet || r.Method == http.MethodHead) && strings.HasPrefix(path, "/probes/"):
+		err = s.probe(c, path)
+	case s.o.Admin != nil && strings.HasPrefix(path, "/api/"):
+		r.URL.Path = path
+		s.o.Admin.ServeHTTP(w, r)
+		return
+	default:
+		err = errs.New(errs.S2002, "Path not found")
+	}
+	if err == nil {
+		return
+	}
+	status := http.StatusTooManyRequests
+	if errors.Is(err, errTooMany) {
+		w.WriteHeader(status)
+	} else {
+		status = writeError(w, err, c.id)
+	}
+	c.refused(err, status)
+}
+
+var (
+	star    = []string{"*"}
+	exposed = []string{"Content-Type"}
+)
+
+// refused logs a request that was not served.
+func (c *call) refused(err error, status int) {
+	c.s.o.Log.Info("request refused", "request", c.id, "method", c.r.Method, "path", c.r.URL.Path, "status", status,
+		"code", string(errs.CodeOf(err)), "error", errs.Cause(err), "user", c.user, "agent", agent(c.r),
+		"duration_ms", time.Since(c.start).Milliseconds())
+}
+
+func agent(r *http.Request) string {
+	if a := r.Header.Get("X-User-Agent"); a != "" {
+		return a
+	}
+	return r.UserAgent()
+}
+
+// body reads the request's JSON.
+func (c *call) body(most int64) ([]byte, error) {
+	if t := c.r.Header.Get("Content-Type"); t != "" {
+		if m, _, err := mime.ParseMediaType(t); err != nil || m != "application/json" {
+			return nil, errs.New(errs.S2004, "Unsupported media type: send application/json")
+		}
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, most))
+	var big *http.MaxBytesError
+	if errors.As(err, &big) {
+		return nil, &statusError{failure{Name: "PayloadTooLarge", Code: string(errs.S2001), Status: http.StatusRequestEntityTooLarge,
+			Description: "Request body is too large"}}
+	}
+	if err != nil {
+		return nil, fault("body could not be read")
+	}
+	return b, nil
+}
+
+// authorize verifies the request's token.
+func (c *call) authorize() (*auth.Token, error) {
+	text, err := auth.Bearer(c.r.Header.Get("Authorization"))
+	if err != nil {
+		return nil, err
+	}
+	t, err := c.s.o.Verify(c.r.Context(), text)
+	if err != nil {
+		return nil, err
+	}
+	c.user = t.UserID
+	return t, nil
+}
+
+func userKey(user, client string) string {
+	if client == "" {
+		return user
+	}
+	return user + "/" + client
+}
+
+// open starts the session of a validated and authorized request.
+func (s *Server) open(ctx context.Context, r *streamRequest, t *auth.Token, form chunk.Form, keepalive bool, ended func(fanout.Summary)) (*fanout.Session, error) {
+	hub, err := s.o.Hub()
+	if err != nil {
+		return nil, err
+	}
+	return hub.Open(ctx, fanout.Request{
+		Rules: rules.Request{
+			Token: t.Payload, Parameters: r.parameters, IncludeDefaults: r.includeDefaults, Subscriptions: r.subscriptions,
+			MaxResults: s.o.MaxResults, MaxBuckets: s.o.MaxBuckets,
+		},
+		UserKey: userKey(t.UserID, r.clientID), Positions: r.positions, Form: form,
+		Expires: t.Expires, Keepalive: keepalive, Ended: ended,
+	})
+}
+
+// stream serves POST /sync/stream.
+func (s *Server) stream(c *call) error {
+	body, err := c.body(s.o.MaxBody)
+	if err != nil {
+		return err
+	}
+	request, err := parseStream(body, c.r.URL.Query())
+	if err != nil {
+		return err
+	}
+	token, err := c.authorize()
+	if err != nil {
+		return err
+	}
+	if s.draining.Load() {
+		return errs.New(errs.S2003, "Service is restarting").Retryable()
+	}
+	if s.streams.Add(1) > int64(s.o.MaxStreams) {
+		s.streams.Add(-1)
+		return errTooMany
+	}
+	form := chunk.Form{Line: negotiateForm(c.r.Header.Values("Accept"), request.rawData), Coding: negotiateCoding(c.r.Header.Values("Accept-Encoding"))}
+	logged := s.streamLog(c.id, "http", token.UserID, agent(c.r), request, form)
+	session, err := s.open(c.r.Context(), request, token, form, true, func(sum fanout.Summary) {
+		s.streams.Add(-1)
+		logged.ended(sum)
+	})
+	if err != nil {
+		s.streams.Add(-1)
+		return err
+	}
+	logged.started()
+	control := http.NewResponseController(c.w)
+	if c.r.ProtoMajor == 1 && c.r.ProtoMinor >= 1 {
+		if conn, _, err := control.Hijack(); err == nil {
+			s.takeOver(conn, session, form)
+			return nil
+		}
+	}
+	s.serve(c, control, session, form)
+	return nil
+}
+
+// takeOver serves the session on a connection that is now ours.
+func (s *Server) takeOver(conn net.Conn, session *fanout.Session, form chunk.Form) {
+	tune(conn)
+	sink := &chunked{conn: conn, timeout: s.o.Timeout, coded: coded{coding: form.Coding}, header: responseHeader(form.Line, form.Coding, cors)}
+	s.running.Add(1)
+	session.Start(sink)
+	go s.watch(conn, session, sink)
+}
+
+var cors = http.Header{"Access-Control-Allow-Origin": star, "Access-Control-Expose-Headers": exposed}
+
+// maxUnasked is how much a client may send on a stream that it only reads.
+const maxUnasked = 64 << 10
+
+// watch reads what nobody should send, to learn when the client goes. It is the
+// only goroutine of an idle stream.
+func (s *Server) watch(conn net.Conn, session *fanout.Session, sink *chunked) {
+	defer s.running.Done()
+	defer sink.Abort()
+	total := 0
+	for {
+		var b [128]byte
+		n, err := conn.Read(b[:])
+		if total += n; err != nil || total > maxUnasked {
+			session.Close(io.EOF)
+			break
+		}
+	}
+	// A Send that is under way ends with the connection, unless the session has
+	// ended already.
+	select {
+	case <-session.Done():
+	default:
+		sink.Abort()
+		<-session.Done()
+	}
+}
+
+// serve serves the session on a response of net/http.
+func (s *Server) serve(c *call, control *http.ResponseController, session *fanout.Session, form chunk.Form) {
+	ctx, cancel := context.WithCancel(c.r.Context())
+	defer cancel()
+	h := c.w.Header()
+	h.Set("Content-Type", form.Line.ContentType())
+	h.Set("X-Accel-Buffering", "no")
+	if e := form.Coding.String(); e != "identity" {
+		h.Set("Content-Encoding", e)
+	}
+	c.w.WriteHeader(http.StatusOK)
+	sink := &handled{w: c.w, control: control, cancel: cancel, timeout: s.o.Timeout, coded: coded{coding: form.Coding}}
+	session.Start(sink)
+	select {
+	case <-session.Done():
+	case <-ctx.Done():
+		session.Close(io.EOF)
+		<-session.Done()
+	}
+	if sink.failure != nil {
+		panic(http.ErrAbortHandler) // the client shall see that it broke off
+	}
+}
+
+// streamLog writes the lines of one stream's life.
+type streamLog struct {
+	log  *slog.Logger
+	form chunk.Form
+	r    *streamRequest
+	at   time.Time
+}
+
+func (s *Server) streamLog(id, transport, user, agent string, r *streamRequest, form chunk.Form) *streamLog {
+	return &streamLog{
+		log:  s.o.Log.With("request", id, "transport", transport, "user", user, "client", r.clientID, "agent", agent),
+		form: form, r: r, at: time.Now(),
+	}
+}
+
+const (
+	maxLogged      = 20
+	maxLoggedValue = 100
+)
+
+func (l *streamLog) started() {
+	metadata := make([]any, 0, 2*maxLogged)
+	for k, v := range l.r.appMetadata {
+		if len(metadata) == cap(metadata) {
+			break
+		}
+		metadata = append(metadata, slog.String(clip(k), clip(v)))
+	}
+	l.log.Info("Sync stream started", slog.Group("app_metadata", metadata...), "encoding", l.form.Line.ContentType(), "coding", l.form.Coding.String())
+	l.r = nil
+}
+
+func clip(s string) string {
+	if len(s) > maxLoggedValue {
+		return strings.ToValidUTF8(s[:maxLoggedValue], "")
+	}
+	return s
+}
+
+func (l *streamLog) ended(sum fanout.Summary) {
+	reason, clean := sum.Clean()
+	level := slog.LevelInfo
+	args := []any{
+		"close_reason", reason, "stream_ms", time.Since(l.at).Milliseconds(), "operations_synced", sum.Counts.Ops(),
+		"data_synced_bytes", sum.PlainBytes, "data_sent_bytes", sum.SentBytes, "buckets", sum.Buckets,
+		"checkpoints", sum.Completed, "superseded", sum.Superseded,
+		slog.Group("operation_counts", "put", sum.Counts.Put, "remove", sum.Counts.Remove, "move", sum.Counts.Move, "clear", sum.Counts.Clear),
+	}
+	if !clean {
+		level = slog.LevelWarn
+		args = append(args, "error", errs.Cause(sum.Reason), "code", string(errs.CodeOf(sum.Reason)))
+	}
+	l.log.Log(context.Background(), level, "Sync stream complete", args...)
+}

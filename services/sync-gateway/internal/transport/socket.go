@@ -1,0 +1,5 @@
+package transport
+
+import "net/http"
+
+func (s *Server) socket(c *call) { c.w.WriteHeader(http.StatusNotImplemented) }

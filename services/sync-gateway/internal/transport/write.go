@@ -1,0 +1,245 @@
+package transport
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/coding"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/fanout"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/line"
+)
+
+// leastProgress is what a client must take within the write timeout.
+const leastProgress = 8 << 10
+
+// buffers are byte slices at rest between writes.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// gatherAt is up to where lines are copied together rather than written from
+// where they are.
+const gatherAt = 16 << 10
+
+// coded turns lines into what goes over the wire: adjacent plain lines as one
+// segment, shared chunks as they are. It keeps the checksum of a gzip stream.
+type coded struct {
+	coding  coding.Coding
+	started bool
+	sum     coding.Sum
+}
+
+// append appends the coded form of l to list, using scratch for what is not
+// shared.
+func (c *coded) append(list net.Buffers, scratch []byte, l *fanout.Lines) (net.Buffers, []byte) {
+	if !c.started {
+		c.started = true
+		scratch = coding.AppendHeader(scratch, c.coding)
+	}
+	// Offsets rather than slices of scratch, which may move while it grows.
+	type piece struct {
+		from, to int
+		shared   []byte
+	}
+	pieces := make([]piece, 0, 2*len(l.Parts)+1)
+	from, plain, sent := 0, 0, 0
+	segment := func() {
+		if plain > sent {
+			p := l.Plain[sent:plain]
+			if c.coding == coding.Gzip {
+				c.sum = c.sum.Add(coding.SumOf(p))
+			}
+			scratch = coding.AppendSegment(scratch, c.coding, p)
+			sent = plain
+		}
+		if len(scratch) > from {
+			pieces = append(pieces, piece{from: from, to: len(scratch)})
+			from = len(scratch)
+		}
+	}
+	for _, p := range l.Parts {
+		if p.Chunk == nil {
+			plain = p.End
+			continue
+		}
+		segment()
+		if c.coding == coding.Gzip {
+			c.sum = c.sum.Add(p.Chunk.Plain)
+		}
+		pieces = append(pieces, piece{shared: p.Chunk.Bytes})
+	}
+	segment()
+	for _, p := range pieces {
+		if p.shared != nil {
+			list = append(list, p.shared)
+		} else {
+			list = append(list, scratch[p.from:p.to])
+		}
+	}
+	return list, scratch
+}
+
+// chunked is a sink on an HTTP/1.1 connection that was taken over from net/http:
+// it writes the response by itself, so that an idle stream holds no buffer.
+type chunked struct {
+	conn    net.Conn
+	timeout time.Duration
+	header  []byte // of the response, until the first write
+	coded
+	sent    atomic.Int64
+	aborted atomic.Bool
+}
+
+// responseHeader of a stream.
+func responseHeader(form line.Form, c coding.Coding, extra http.Header) []byte {
+	b := append([]byte(nil), "HTTP/1.1 200 OK\r\nContent-Type: "...)
+	b = append(append(b, form.ContentType()...), "\r\n"...)
+	if c != coding.Identity {
+		b = append(append(append(b, "Content-Encoding: "...), c.String()...), "\r\n"...)
+	}
+	for name, values := range extra {
+		for _, v := range values {
+			b = append(append(append(append(b, name...), ": "...), v...), "\r\n"...)
+		}
+	}
+	b = append(append(append(b, "Date: "...), time.Now().UTC().Format(http.TimeFormat)...), "\r\n"...)
+	return append(b, "X-Accel-Buffering: no\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"...)
+}
+
+func (s *chunked) Sent() int64 { return s.sent.Load() }
+
+func (s *chunked) Send(l *fanout.Lines) error {
+	scratch := buffers.Get().(*[]byte)
+	defer buffers.Put(scratch)
+	list, b := s.append(nil, (*scratch)[:0], l)
+	*scratch = b
+	total := 0
+	for _, x := range list {
+		total += len(x)
+	}
+	head := append([]byte(nil), s.header...)
+	s.header = nil
+	head = append(strconv.AppendInt(head, int64(total), 16), "\r\n"...)
+	if total <= gatherAt {
+		one := head
+		for _, x := range list {
+			one = append(one, x...)
+		}
+		return s.write(net.Buffers{append(one, "\r\n"...)})
+	}
+	return s.write(append(append(net.Buffers{head}, list...), crlf))
+}
+
+var crlf = []byte("\r\n")
+
+func (s *chunked) write(list net.Buffers) error {
+	for {
+		if err := s.conn.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil {
+			return io.EOF
+		}
+		n, err := list.WriteTo(s.conn)
+		s.sent.Add(n)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded) && n >= leastProgress:
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return fanout.ErrSlow
+		}
+		return io.EOF // the client went
+	}
+}
+
+// farewell is how long a client may take to see the end of a stream.
+const farewell = 2 * time.Second
+
+func (s *chunked) End(err error) {
+	if err != nil {
+		s.Abort()
+		return
+	}
+	end := s.header
+	if s.started {
+		if t := coding.AppendTrailer(nil, s.coded.coding, s.sum); len(t) > 0 {
+			end = append(append(strconv.AppendInt(end, int64(len(t)), 16), "\r\n"...), t...)
+			end = append(end, "\r\n"...)
+		}
+	}
+	if s.write(net.Buffers{append(end, "0\r\n\r\n"...)}) != nil {
+		s.Abort()
+		return
+	}
+	// The other side closes when it has read everything; the goroutine that
+	// reads then closes this one.
+	if c, ok := s.conn.(interface{ CloseWrite() error }); !ok || c.CloseWrite() != nil || s.conn.SetReadDeadline(time.Now().Add(farewell)) != nil {
+		s.Abort()
+	}
+}
+
+func (s *chunked) Abort() {
+	if !s.aborted.Swap(true) {
+		_ = s.conn.Close() // nobody is left to tell
+	}
+}
+
+// handled is a sink on a response that net/http owns: HTTP/2 and HTTP/1.0.
+type handled struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	cancel  func() // ends the request
+	timeout time.Duration
+	coded
+	sent    atomic.Int64
+	failure error // owned by the session, read after it has ended
+}
+
+func (s *handled) Sent() int64 { return s.sent.Load() }
+
+func (s *handled) Send(l *fanout.Lines) error {
+	scratch := buffers.Get().(*[]byte)
+	defer buffers.Put(scratch)
+	list, b := s.append(nil, (*scratch)[:0], l)
+	*scratch = b
+	return s.write(list)
+}
+
+func (s *handled) write(list net.Buffers) error {
+	if err := s.control.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return io.EOF
+	}
+	for _, b := range list {
+		n, err := s.w.Write(b)
+		s.sent.Add(int64(n))
+		if err != nil {
+			return s.failed(err)
+		}
+	}
+	if err := s.control.Flush(); err != nil {
+		return s.failed(err)
+	}
+	return nil
+}
+
+func (s *handled) failed(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fanout.ErrSlow
+	}
+	return io.EOF
+}
+
+func (s *handled) End(err error) {
+	s.failure = err
+	if err == nil && s.started {
+		if t := coding.AppendTrailer(nil, s.coded.coding, s.sum); len(t) > 0 {
+			s.failure = s.write(net.Buffers{t})
+		}
+	}
+}
+
+func (s *handled) Abort() { s.cancel() }
