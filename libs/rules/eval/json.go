@@ -11,45 +11,35 @@ import (
 // Member is x -> key (op "->", JSON text) or x ->> key (a SQL value). A text
 // key that starts with $ is a path of keys with dots between, whose first part
 // stands for the document; without FixedJSONExtract every text key is a path.
-// An integer key is one key.
+// An integer key is one key; key is not NULL.
 func Member(x Expr, op string, key model.Value, o Options) Expr {
+	path := pathOf(key, o)
 	if op == "->" {
-		return unary(x, func(v model.Value) (model.Value, error) { return memberText(v, key, o) })
+		return unary(x, func(v model.Value) (model.Value, error) { return memberText(v, path, o) })
 	}
-	return unary(x, func(v model.Value) (model.Value, error) { return member(v, key, o) })
+	return unary(x, func(v model.Value) (model.Value, error) { return member(v, path, o) })
 }
 
-// find looks a path up in the document v.
-func find(v, key model.Value, o Options) (n jsontext.Node, ok bool, err error) {
-	if v.IsNull() || key.IsNull() {
-		return n, false, nil
-	}
-	n, err = jsontext.Parse(value.Text(v))
-	if err != nil {
-		return n, false, err
-	}
+// pathOf returns the keys that a key, not NULL, stands for.
+func pathOf(key model.Value, o Options) []string {
 	path := value.Text(key)
 	root := strings.HasPrefix(path, "$")
 	if key.Kind() != model.Text || o.FixedJSONExtract && !root {
-		n, ok = n.Get(path)
-		return n, ok, nil
+		return []string{path}
 	}
-	for more, first := true, true; more; first = false {
-		var part string
-		part, path, more = strings.Cut(path, ".")
-		if first && root {
-			continue
-		}
-		if n, ok = n.Get(part); !ok {
-			return n, false, nil
-		}
+	keys := strings.Split(path, ".")
+	if root {
+		keys = keys[1:]
 	}
-	return n, true, nil
+	return keys
 }
 
 // member is v ->> key. The legacy rule gives JSON null as the text null.
-func member(v, key model.Value, o Options) (model.Value, error) {
-	n, ok, err := find(v, key, o)
+func member(v model.Value, path []string, o Options) (model.Value, error) {
+	if v.IsNull() {
+		return model.NullValue, nil
+	}
+	n, ok, err := jsontext.Find(value.Text(v), path)
 	if err != nil || !ok {
 		return model.NullValue, err
 	}
@@ -64,8 +54,11 @@ func nodeValue(n jsontext.Node, fixed bool) model.Value {
 }
 
 // memberText is v -> key. The legacy rule gives JSON null as NULL.
-func memberText(v, key model.Value, o Options) (model.Value, error) {
-	n, ok, err := find(v, key, o)
+func memberText(v model.Value, path []string, o Options) (model.Value, error) {
+	if v.IsNull() {
+		return model.NullValue, nil
+	}
+	n, ok, err := jsontext.Find(value.Text(v), path)
 	if err != nil || !ok || n.Kind == jsontext.Null && !o.FixedJSONExtract {
 		return model.NullValue, err
 	}
@@ -82,7 +75,7 @@ func jsonExtract(v, path model.Value, o Options) (model.Value, error) {
 	if !strings.HasPrefix(value.Text(path), "$") {
 		return model.Value{}, errPath
 	}
-	return member(v, value.CastText(path), o)
+	return member(v, pathOf(value.CastText(path), o), o)
 }
 
 // jsonArrayLength is json_array_length(v[, path]). What the path leads to is

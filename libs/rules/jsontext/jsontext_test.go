@@ -51,11 +51,9 @@ func TestGet(t *testing.T) {
 		"a": `[1,"x😀"]`, "a.0": "1", "a.1.0": `"x"`, "a.1.1": `"\ud83d"`, "a.1.length": "3.0", "a.length": "2.0", "length": "7", "0": "2",
 		"a.01": "", "a.2": "", "a.-1": "", "b": "", "a.1.3": "", "a.0.length": "", "a.00": "",
 	} {
-		got, ok := n, true
-		for key := range strings.SplitSeq(path, ".") {
-			if ok {
-				got, ok = got.Get(key)
-			}
+		got, ok, err := Find(n.Text(), strings.Split(path, "."))
+		if err != nil {
+			t.Fatal(err)
 		}
 		if ok != (want != "") || ok && got.Text() != want {
 			t.Errorf("%s is %s, %v; want %s", path, got.Text(), ok, want)
@@ -76,6 +74,9 @@ func FuzzParse(f *testing.F) {
 			if json.Valid([]byte(s)) && !errors.Is(err, errDuplicate) && !errors.Is(err, errDepth) {
 				t.Fatalf("%q: %v", s, err)
 			}
+			if _, _, findErr := Find(s, []string{"a"}); findErr == nil {
+				t.Fatalf("%q is found in, but does not parse: %v", s, err)
+			}
 			return
 		}
 		text := n.Text()
@@ -86,22 +87,37 @@ func FuzzParse(f *testing.F) {
 		if err != nil || !reflect.DeepEqual(n, back) {
 			t.Fatalf("%q is written %s and reads %v, %v", s, text, back, err)
 		}
+		// Find is Parse and Get.
+		for i, key := range append(n.Keys, "0", "length") {
+			want, ok := n.Get(key)
+			got, found, err := Find(s, []string{key})
+			if err != nil || ok != found || !reflect.DeepEqual(got, want) {
+				t.Fatalf("%d: %q of %q is %v, %v, %v; want %v, %v", i, key, s, got, found, err, want, ok)
+			}
+		}
 		if back.Text() != text {
 			t.Fatalf("%q is written %s, then %s", s, text, back.Text())
 		}
 	})
 }
 
-func BenchmarkMember(b *testing.B) {
-	const doc = `{"id":"4b2c6a1e","tags":["a","b","c"],"owner":{"name":"someone","age":42},"n":1.5,"done":false}`
+const document = `{"id":"4b2c6a1e","tags":["a","b","c"],"owner":{"name":"someone","age":42},"n":1.5,"done":false}`
+
+func BenchmarkParse(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		n, err := Parse(doc)
-		if err != nil {
+		if _, err := Parse(document); err != nil {
 			b.Fatal(err)
 		}
-		if _, ok := n.Get("owner"); !ok {
-			b.Fatal("no owner")
+	}
+}
+
+func BenchmarkFind(b *testing.B) {
+	path := []string{"owner", "name"}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok, err := Find(document, path); !ok || err != nil {
+			b.Fatal(ok, err)
 		}
 	}
 }

@@ -8,6 +8,7 @@
 //   - Append then Parse gives the same Node (FuzzParse).
 //   - Append of a parsed text is a fixed point: parsing and appending again
 //     gives the same bytes (FuzzParse).
+//   - Find gives what Parse and Get give (FuzzParse).
 //   - Parse takes no text that nests deeper than MaxDepth and never panics
 //     (FuzzParse).
 package jsontext

@@ -1,6 +1,7 @@
 package jsontext
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,6 +38,8 @@ type parser struct {
 	s   string
 	i   int
 	err error // the first; the input is then at its end
+	// keys of the objects that are being read, outermost first
+	keys []string
 }
 
 func (p *parser) fail(err error) Node {
@@ -96,14 +99,20 @@ func (p *parser) node(depth int) Node {
 
 func (p *parser) array(depth int) Node {
 	n := Node{Kind: Array}
+	p.elements(func() { n.Elems = append(n.Elems, p.node(depth+1)) })
+	return n
+}
+
+// elements reads an array; each reads an element.
+func (p *parser) elements(each func()) {
 	p.i++
 	p.space()
 	if p.peek() == ']' {
 		p.i++
-		return n
+		return
 	}
 	for {
-		n.Elems = append(n.Elems, p.node(depth+1))
+		each()
 		p.space()
 		switch p.peek() {
 		case ',':
@@ -111,47 +120,63 @@ func (p *parser) array(depth int) Node {
 			p.space()
 		case ']':
 			p.i++
-			return n
+			return
 		default:
-			return p.fail(errSyntax)
+			p.fail(errSyntax)
+			return
 		}
 	}
 }
 
 func (p *parser) object(depth int) Node {
 	n := Node{Kind: Object}
-	var seen map[string]bool // from the ninth key on
+	p.members(func(key string) {
+		n.Keys = append(n.Keys, key)
+		n.Elems = append(n.Elems, p.node(depth+1))
+	})
+	n.sortIndexKeys()
+	return n
+}
+
+// members reads an object; each reads the value of a key. The keys so far are
+// on p.keys, from the ninth on in a map.
+func (p *parser) members(each func(key string)) {
+	base := len(p.keys)
+	defer func() { p.keys = p.keys[:base] }()
+	var seen map[string]bool
 	p.i++
 	p.space()
 	if p.peek() == '}' {
 		p.i++
-		return n
+		return
 	}
 	for {
 		if p.peek() != '"' {
-			return p.fail(errSyntax)
+			p.fail(errSyntax)
+			return
 		}
 		key, ok := p.str()
 		p.space()
 		if !ok || p.peek() != ':' {
-			return p.fail(errSyntax)
+			p.fail(errSyntax)
+			return
 		}
 		p.i++
 		p.space()
-		if n.has(key, seen) {
-			return p.fail(errDuplicate)
+		if seen[key] || seen == nil && slices.Contains(p.keys[base:], key) {
+			p.fail(errDuplicate)
+			return
 		}
-		n.Keys = append(n.Keys, key)
-		n.Elems = append(n.Elems, p.node(depth+1))
-		switch {
-		case seen != nil:
-			seen[key] = true
-		case len(n.Keys) == 8:
+		p.keys = append(p.keys, key)
+		if seen == nil && len(p.keys)-base == 9 {
 			seen = make(map[string]bool, 32)
-			for _, k := range n.Keys {
+			for _, k := range p.keys[base:] {
 				seen[k] = true
 			}
+		} else if seen != nil {
+			seen[key] = true
 		}
+		each(key)
 		p.space()
 		switch p.peek() {
 		case ',':
@@ -159,24 +184,12 @@ func (p *parser) object(depth int) Node {
 			p.space()
 		case '}':
 			p.i++
-			n.sortIndexKeys()
-			return n
+			return
 		default:
-			return p.fail(errSyntax)
+			p.fail(errSyntax)
+			return
 		}
 	}
-}
-
-func (n *Node) has(key string, seen map[string]bool) bool {
-	if seen != nil {
-		return seen[key]
-	}
-	for _, k := range n.Keys {
-		if k == key {
-			return true
-		}
-	}
-	return false
 }
 
 func (p *parser) number() Node {
