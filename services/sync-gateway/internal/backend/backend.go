@@ -59,6 +59,9 @@ func (s *Store) Lookups(ctx context.Context, checkpoint model.OpID, keys []strin
 	if err != nil {
 		return nil, fmt.Errorf("read %d lookups: %w", len(keys), err)
 	}
+	if r.GetInvalid() {
+		return nil, ErrInvalid
+	}
 	if len(r.GetResults()) != len(keys) {
 		return nil, fmt.Errorf("read %d lookups: got %d", len(keys), len(r.GetResults()))
 	}

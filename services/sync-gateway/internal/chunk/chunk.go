@@ -320,7 +320,7 @@ func (c *Cache) read(rs []request) {
 	if rs[0].count > small {
 		maxChunks = ahead
 	}
-	chunks, invalid := 0, false
+	chunks, further, invalid := 0, 0, false
 	err := c.reader.Ops(ctx, upTo, positions, maxChunks, func(raw Raw) error {
 		at := Position{raw.Bucket, raw.After}
 		forms := wanted[at]
@@ -337,18 +337,22 @@ func (c *Cache) read(rs []request) {
 			c.arrive(key{at, upTo, f}, chunk)
 		}
 		delete(wanted, at)
-		if !raw.HasMore || maxChunks == 0 || chunks >= maxChunks || raw.Invalid {
+		if !raw.HasMore || raw.Invalid || chunks == maxChunks {
 			return nil
 		}
 		// The next part comes now: whoever asks for it shall wait for it.
 		next := Position{raw.Bucket, raw.NextAfter}
+		if further++; further >= ahead {
+			return errEnough
+		}
 		if forms = c.expect(next, upTo, forms); len(forms) == 0 {
 			return errEnough
 		}
 		wanted[next] = forms
 		return nil
 	})
-	if errors.Is(err, errEnough) {
+	enough := errors.Is(err, errEnough)
+	if enough {
 		err = nil
 	}
 	c.mu.Lock()
@@ -365,7 +369,7 @@ func (c *Cache) read(rs []request) {
 				c.land(k, nil, err)
 			case invalid:
 				c.land(k, &Chunk{Chunk: session.Chunk{After: at.After, NextAfter: at.After, Invalid: true}}, nil)
-			case asked[at]:
+			case asked[at] && !enough:
 				// The store has nothing to send for it.
 				c.land(k, &Chunk{Chunk: session.Chunk{After: at.After, NextAfter: at.After}}, nil)
 			default:
