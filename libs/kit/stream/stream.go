@@ -48,10 +48,14 @@ type Options struct {
 }
 
 // ChangesSubject is where the batches of a replication stream are published.
-func ChangesSubject[ID ~int64](id ID) string { return "sluice.changes." + strconv.FormatInt(int64(id), 10) }
+func ChangesSubject[ID ~int64](id ID) string {
+	return "sluice.changes." + strconv.FormatInt(int64(id), 10)
+}
 
 // CheckpointSubject is where the notices of a replication stream are published.
-func CheckpointSubject[ID ~int64](id ID) string { return "sluice.checkpoints." + strconv.FormatInt(int64(id), 10) }
+func CheckpointSubject[ID ~int64](id ID) string {
+	return "sluice.checkpoints." + strconv.FormatInt(int64(id), 10)
+}
 
 // Connect connects to NATS and stays connected: a server that is away, now or
 // later, is tried again for ever. A url is one or several nats:// URLs,

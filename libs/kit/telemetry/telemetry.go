@@ -1,0 +1,72 @@
+// Package telemetry sets up what a process tells of itself: its log and its
+// metrics registry. Nothing is sent anywhere: metrics are fetched.
+package telemetry
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/sluicesync/sluice/libs/kit/config"
+	"github.com/sluicesync/sluice/libs/kit/service"
+)
+
+// levels are the reference's names. Between ours lie http and verbose.
+var levels = map[string]slog.Level{
+	"silly": slog.LevelDebug - 4, "debug": slog.LevelDebug, "verbose": slog.LevelDebug + 2, "http": slog.LevelDebug + 3,
+	"info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+}
+
+// Logger returns a log as configured. format is used where the config has none.
+func Logger(w io.Writer, l config.Logging, format string) *slog.Logger {
+	level, ok := levels[l.Level]
+	if !ok {
+		level = slog.LevelInfo
+	}
+	if l.Format != "" {
+		format = l.Format
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// Format is the log format of a process that nobody configured: JSON, as
+// machines read it, unless NODE_ENV says that this is not production.
+func Format() string {
+	if env := os.Getenv("NODE_ENV"); env != "" && env != "production" {
+		return "text"
+	}
+	return "json"
+}
+
+// Registry returns a metrics registry with those of the Go runtime and of the
+// process.
+func Registry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// Env returns the surroundings of the service name in this process.
+func Env(name, instance string, log *slog.Logger, r prometheus.Registerer) service.Env {
+	return service.Env{Log: log.With("service", name), Metrics: r, Health: &service.Health{}, Instance: instance}
+}
+
+// Instance returns a name that no other process has.
+func Instance() string {
+	var b [8]byte
+	rand.Read(b[:]) // never fails, as its documentation says
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + "-" + hex.EncodeToString(b[:])
+}
