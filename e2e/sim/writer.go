@@ -14,6 +14,7 @@ type writer struct {
 	pending ledger.Action // Load, LoadTable or *Commit under way
 	tickets map[uint64]*message
 	next    uint64
+	waited  int // idle turns in which the ledger waited for a batch
 }
 
 func (w *World) newWriter() *writer {
@@ -93,7 +94,10 @@ func (b *writer) work(fail bool) {
 	}
 	switch a := a.(type) {
 	case nil:
-		if b.ledger.Waiting() && w.rnd.IntN(40) == 0 {
+		if !b.ledger.Waiting() {
+			b.waited = 0
+		} else if b.waited++; b.waited > 30+10*len(w.queue) || w.faults && w.rnd.IntN(300) == 0 {
+			b.waited = 0
 			b.step(ledger.Stalled{})
 		}
 	case ledger.Load:

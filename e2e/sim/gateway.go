@@ -1,0 +1,251 @@
+package sim
+
+import (
+	"errors"
+
+	"github.com/sluicesync/sluice/libs/core/session"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
+)
+
+// connection is one stream of lines: a session, and the gateway's knowledge on
+// its behalf.
+type connection struct {
+	w      *World
+	client *client
+	s      *session.Session
+	inbox  []model.CheckpointNotice // on the way
+	gap    bool                     // a notice was lost: the next one shows it
+
+	// From notices since the last view: the newest checkpoint, and what changed.
+	newest     model.Checkpoint
+	told       bool
+	everything bool
+	buckets    map[string]bool
+	lookups    map[string]bool
+
+	offered model.Checkpoint // of the last view that gave a line
+	chunk   []model.Op       // of the last chunk fetched
+	lines   []sent           // on the way to the client
+}
+
+// sent is a line, with the ops of a data line and the position of a checkpoint
+// line's checkpoint.
+type sent struct {
+	line     session.Line
+	ops      []model.Op
+	position model.Position
+}
+
+func (w *World) connect(c *client) {
+	positions := map[string]model.OpID{}
+	for name, b := range c.buckets {
+		positions[name] = b.at
+	}
+	g := &connection{w: w, client: c, s: session.New(positions)}
+	g.forget()
+	c.conn = g
+	c.began = false
+	w.logf("client %d connects", c.id)
+}
+
+func (c *client) disconnect() {
+	c.w.logf("client %d disconnects with %d lines on the way", c.id, len(c.conn.lines))
+	c.conn = nil
+}
+
+// notify puts a notice on the way to every connection, or loses it.
+func (w *World) notify(n model.CheckpointNotice) {
+	w.logf("checkpoint %d at %s: buckets %v lookups %v everything %v", n.Checkpoint.Op, n.Checkpoint.Position, n.Buckets, n.Lookups, n.Everything)
+	w.published(n.Checkpoint)
+	for _, c := range w.clients {
+		switch {
+		case c.conn == nil:
+		case w.faults && w.rnd.IntN(20) == 0:
+			c.conn.gap = true
+		default:
+			c.conn.inbox = append(c.conn.inbox, n)
+		}
+	}
+}
+
+// everything tells every connection that it may have missed anything.
+func (w *World) everything() {
+	for _, c := range w.clients {
+		if c.conn != nil {
+			c.conn.everything, c.conn.told = true, true
+		}
+	}
+}
+
+func (g *connection) forget() {
+	g.told, g.everything = false, false
+	g.buckets, g.lookups = map[string]bool{}, map[string]bool{}
+}
+
+// hear takes the next notice, if there is one.
+func (g *connection) hear() bool {
+	if len(g.inbox) == 0 {
+		return false
+	}
+	n := g.inbox[0]
+	g.inbox = g.inbox[1:]
+	g.told = true
+	if n.Checkpoint.Op > g.newest.Op || n.Checkpoint.Position > g.newest.Position {
+		g.newest = n.Checkpoint
+	}
+	g.everything = g.everything || g.gap || n.Everything
+	g.gap = false
+	for _, b := range n.Buckets {
+		g.buckets[b] = true
+	}
+	for _, l := range n.Lookups {
+		g.lookups[l] = true
+	}
+	return true
+}
+
+// work does the next thing that the session wants, if there is any.
+func (g *connection) work() bool {
+	if len(g.lines) > 3 {
+		return false // the client is slow
+	}
+	switch a := g.s.Next(); a.Kind {
+	case session.Send:
+		line := sent{line: a.Line}
+		switch a.Line.(type) {
+		case session.Checkpoint, session.CheckpointDiff:
+			line.position = g.offered.Position
+		case session.Data:
+			line.ops = g.chunk
+		}
+		g.lines = append(g.lines, line)
+	case session.Get:
+		g.fetch(a.Fetch)
+	case session.Wait:
+		return g.offer()
+	}
+	return true
+}
+
+// offer reads a view, if there is reason to, and gives it to the session.
+func (g *connection) offer() bool {
+	w := g.w
+	first := g.s.Checkpoint() == 0 && !g.client.began && g.offered == model.Checkpoint{}
+	if !g.s.Ready() || !first && !g.told && !g.s.Stale() {
+		return false
+	}
+	at := g.newest
+	fresh := first || g.everything || g.s.Stale()
+	if fresh {
+		head, err := w.store.Head(w.ctx, streamID)
+		w.must(err, "head")
+		at = head.Checkpoint
+	}
+	if at.Position == "" || at.Op < g.s.Checkpoint() {
+		g.forget()
+		return true
+	}
+	user := g.client.user
+	v := session.View{Checkpoint: at.Op, Full: fresh || g.lookups[lookup(user)]}
+	ids := make([]string, 0, 8)
+	if v.Full {
+		ids = append(ids, staticBuckets(streamID, user)...)
+		values, err := w.store.Lookups(w.ctx, streamID, at.Op, []string{lookup(user)}, 100)
+		if g.invalidated(err, "lookups") {
+			return true
+		}
+		seen := map[string]bool{}
+		for _, v := range values[0] {
+			if !seen[v] {
+				seen[v] = true
+				ids = append(ids, dynamicBucket(streamID, v))
+			}
+		}
+		g.client.has = map[string]bool{}
+		for _, id := range ids {
+			g.client.has[id] = true
+		}
+	} else {
+		for _, id := range sorted(g.buckets) {
+			if g.client.has[id] {
+				ids = append(ids, id)
+			}
+		}
+	}
+	states, err := w.store.Checksums(w.ctx, streamID, at.Op, ids)
+	if g.invalidated(err, "checksums") {
+		return true
+	}
+	for i, id := range ids {
+		v.Buckets = append(v.Buckets, session.Bucket{ID: id, Priority: priority(id), State: states[i]})
+	}
+	reached, err := w.store.Reached(w.ctx, at.Position, []string{user})
+	w.must(err, "reached")
+	v.WriteCheckpoint = reached[0]
+	g.forget()
+	due := g.s.Offer(v)
+	if due {
+		g.offered = at
+	}
+	w.logf("client %d is offered checkpoint %d: full %v, buckets %v, a line is due: %v", g.client.id, at.Op, v.Full, ids, due)
+	return true
+}
+
+// invalidated: the checkpoint is dropped without a line, and everything is
+// read again at the next.
+func (g *connection) invalidated(err error, what string) bool {
+	if err == nil {
+		return false
+	}
+	if !errors.Is(err, store.ErrInvalidated) {
+		g.w.must(err, what)
+	}
+	g.w.count("invalidated views")
+	g.everything, g.told = true, true
+	return true
+}
+
+// chunkKey names a chunk that gateways share and keep.
+type chunkKey struct {
+	bucket      string
+	after, upTo model.OpID
+}
+
+type cached struct {
+	chunk session.Chunk
+	ops   []model.Op
+}
+
+func (g *connection) fetch(f session.Fetch) {
+	w := g.w
+	k := chunkKey{f.Bucket, f.After, f.UpTo}
+	if old, ok := w.chunks[k]; ok && w.rnd.IntN(2) == 0 {
+		g.chunk = old.ops
+		g.s.Chunk(old.chunk)
+		return
+	}
+	n := 1 + w.rnd.IntN(6)
+	c := session.Chunk{After: f.After, NextAfter: f.After}
+	g.chunk = nil
+	for op, err := range w.opsOf(f.Bucket, f.After, f.UpTo) {
+		if errors.Is(err, store.ErrInvalidated) {
+			c.Invalid = true
+			w.count("invalid chunks")
+			break
+		}
+		w.must(err, "ops")
+		if len(g.chunk) == n {
+			c.HasMore = true
+			break
+		}
+		g.chunk = append(g.chunk, op)
+		c.Target = max(c.Target, op.Target)
+		c.NextAfter = op.ID
+		c.Count++
+	}
+	if !c.Invalid {
+		w.chunks[k] = cached{c, g.chunk}
+	}
+	g.s.Chunk(c)
+}
