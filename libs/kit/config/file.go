@@ -243,7 +243,9 @@ type Sluice struct {
 	Compactor   Compactor // SLUICE_COMPACTOR_*; default address 127.0.0.1:7443
 	Evaluator   Evaluator // SLUICE_RULES_EVALUATOR_*
 	Gateway     Gateway   // SLUICE_GATEWAY_*
-	Data        string    // sluice.data, SLUICE_DATA: the data folder; default sluice-data
+	// Data is the data folder: sluice.data (relative to the config file) or
+	// SLUICE_DATA; default sluice-data in the working directory.
+	Data string
 }
 
 // Service is where a service is found.
@@ -316,4 +318,42 @@ func public(a netip.Addr) bool {
 		}
 	}
 	return true
+}
+
+// DefaultSchema is the schema of tables that a sync config names without one,
+// by the source's type.
+func (f *File) DefaultSchema() string {
+	if len(f.Connections) > 0 {
+		switch c := &f.Connections[0]; {
+		case c.MySQL != nil:
+			return c.MySQL.Database
+		case c.MSSQL != nil:
+			return c.MSSQL.Schema
+		case c.MongoDB != nil:
+			return c.MongoDB.Database
+		case c.Convex != nil:
+			return "convex"
+		}
+	}
+	return "public"
+}
+
+// SlotPrefix begins the names of replication streams.
+func (f *File) SlotPrefix() string {
+	if len(f.Connections) > 0 && f.Connections[0].Postgres != nil {
+		return f.Connections[0].Postgres.SlotNamePrefix
+	}
+	return ""
+}
+
+// Strings is r as it is written in a config.
+func (r Ranges) Strings() []string {
+	var out []string
+	if r.Local {
+		out = append(out, "local")
+	}
+	for _, p := range r.Prefixes {
+		out = append(out, p.String())
+	}
+	return out
 }

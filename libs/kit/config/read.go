@@ -80,7 +80,7 @@ func (p *parser) file(v value, s source) *File {
 			f.Parameters[strings.TrimPrefix(e.key, "parameters.")] = x
 		}
 	}
-	f.Sluice = ours(v.get("sluice"), p)
+	f.Sluice = ours(v.get("sluice"), p, s.dir)
 	return f
 }
 

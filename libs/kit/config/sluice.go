@@ -22,11 +22,14 @@ var known = map[string][]string{
 }
 
 // ours reads our section and its environment variables.
-func ours(v value, p *parser) Sluice {
+func ours(v value, p *parser, dir string) Sluice {
 	v, _ = v.section()
 	warnUnknown(v)
 	o := overridden{v: v, p: p}
 	data := o.text("data", "sluice-data")
+	if _, _, ok := o.env("data"); !ok && o.get("data").has() && !filepath.IsAbs(data) {
+		data = filepath.Join(dir, data) // a path in the file starts where the file is
+	}
 	return Sluice{
 		NATSURL:     o.text("nats.url", "nats://127.0.0.1:4222"),
 		BucketStore: o.service("bucket_store", "127.0.0.1:7441"),

@@ -1,0 +1,122 @@
+// Package process is what the main functions of the services have in common:
+// flags, config, log, private port, signals. A main wires connections and calls
+// Run; everything else is here.
+package process
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicesync/sluice/libs/kit/config"
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/serve"
+	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/kit/telemetry"
+)
+
+// Service is one service as a process.
+type Service struct {
+	// Name is the binary's.
+	Name string
+	// MetricsPort chooses the private port's key; 0 = telemetry.prometheus_port.
+	MetricsPort func(*config.Sluice) int
+	// Run wires the service and runs it until ctx ends.
+	Run func(ctx context.Context, f *config.File, env service.Env) error
+}
+
+// Main runs s with the process's arguments and returns its exit code: 0 after
+// SIGTERM or SIGINT, 1 after an error. A second signal kills the process.
+func (s Service) Main() int {
+	err := s.run(context.Background(), os.Args[1:], os.Stderr)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, flag.ErrHelp):
+		return 2
+	}
+	fmt.Fprintf(os.Stderr, "%s: %s\n", s.Name, errs.Cause(err))
+	return 1
+}
+
+func (s Service) run(ctx context.Context, args []string, log io.Writer) error {
+	var o config.Options
+	flags := flag.NewFlagSet(s.Name, flag.ContinueOnError)
+	flags.SetOutput(log)
+	for _, name := range []string{"c", "config", "config-path"} {
+		flags.StringVar(&o.Path, name, "", "service config, a `file`; default "+config.DefaultPath)
+	}
+	for _, name := range []string{"c64", "config-base64"} {
+		flags.StringVar(&o.Base64, name, "", "service config as base64 `text`")
+	}
+	for _, name := range []string{"sync64", "sync-base64"} {
+		flags.StringVar(&o.SyncBase64, name, "", "sync config as base64 `text`")
+	}
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	f, err := config.Load(o)
+	if err != nil {
+		return err
+	}
+	ctx, stop := Signals(ctx)
+	defer stop()
+	l := telemetry.Logger(log, f.Logging, telemetry.Format())
+	registry := telemetry.Registry()
+	env := telemetry.Env(s.Name, telemetry.Instance(), l, registry)
+	LogWarnings(l, f)
+	port := s.MetricsPort(&f.Sluice)
+	if port == 0 {
+		port = f.Telemetry.PrometheusPort
+	}
+	return Run(ctx, port, registry, map[string]*service.Health{s.Name: env.Health}, func(ctx context.Context) error {
+		return s.Run(ctx, f, env)
+	})
+}
+
+// Signals returns a context that ends at SIGTERM or SIGINT. From then on they
+// have their usual effect again.
+func Signals(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// LogWarnings logs what is odd about a config.
+func LogWarnings(l *slog.Logger, f *config.File) {
+	for _, w := range f.Warnings {
+		l.Warn("config", "file", f.Name, "line", w.Line, "column", w.Column, "key", w.Key, "problem", w.Message)
+	}
+}
+
+// Run runs main beside the private server on port (0 = none) until main ends or
+// ctx does.
+func Run(ctx context.Context, port int, g prometheus.Gatherer, healths map[string]*service.Health, main func(context.Context) error) error {
+	return RunHandler(ctx, port, serve.Handler(g, healths), main)
+}
+
+// RunHandler is Run with another private handler.
+func RunHandler(ctx context.Context, port int, h http.Handler, main func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serve.Private(ctx, port, h) })
+	g.Go(func() error {
+		defer cancel()
+		return main(ctx)
+	})
+	return g.Wait()
+}
