@@ -59,6 +59,9 @@ func (p *parser) document() *yaml.Node {
 			line, _ := strconv.Atoi(m[1])
 			at = p.line(line)
 			msg = strings.Replace(msg, m[0], "", 1)
+			if strings.Contains(msg, "end of stream") {
+				at = Span{len(p.src), len(p.src)}
+			}
 		}
 		p.fatal("yaml", at, "%s", msg)
 		return nil

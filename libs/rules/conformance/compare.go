@@ -188,16 +188,12 @@ func (c *runner) record(i int, e evaluated, want ExpectRow) {
 		case err != nil:
 			c.check(RowData, "row %d: %s cannot be read: %v", i, m.key, err)
 			return
-		case j >= len(e.row) || e.table.Columns[j].Name != m.key || !same(v, e.row[j]):
+		case j >= len(e.row) || e.table.Columns[j].Name != m.key || !sameSource(v, e.row[j]):
 			c.check(RowData, "row %d: column %s is not as recorded: %s", i, m.key, m.value)
 			return
 		}
 	}
 	c.check(RowData, "")
-}
-
-func same(a, b model.Value) bool {
-	return a.Kind() == b.Kind() && a.Int() == b.Int() && a.Str() == b.Str()
 }
 
 func (c *runner) events(i int, e evaluated, want ExpectRow) {

@@ -166,8 +166,12 @@ func (c *clauses) in(e *syntax.In) (clause, bool) {
 		}
 		return c.subquery(e, x)
 	}
-	switch e.Y.(type) {
-	case *syntax.List, *syntax.Array:
+	switch y := e.Y.(type) {
+	case *syntax.List:
+		if len(y.Elems) != 1 {
+			return c.value(e)
+		}
+	case *syntax.Array:
 		return c.value(e)
 	}
 	a, b, ok := c.both(e.X, e.Y)

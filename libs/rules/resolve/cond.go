@@ -157,12 +157,23 @@ func (s *scope) elements(e syntax.Expr) *elements {
 // membership resolves x IN y.
 func (s *scope) membership(e *syntax.In, negate bool) *cond {
 	negate = negate != e.Not
-	switch e.Y.(type) {
-	case *syntax.List, *syntax.Array:
+	switch y := e.Y.(type) {
+	case *syntax.List:
+		if len(y.Elems) != 1 {
+			s.scalar(e.Y, s)
+			return nothing
+		}
+	case *syntax.Array:
 		s.scalar(e.Y, s)
 		return nothing
 	}
 	x := s.value(e.X)
+	if col, ok := e.Y.(*syntax.Column); ok && col.Table == nil {
+		if c := s.ctes[col.Name.Name]; c != nil && c.wrong {
+			s.fatal("subquery", e.Y.At(), "the named query %s is wrong", col.Name.Name)
+			return nothing
+		}
+	}
 	sel, _ := s.subqueryOf(e.Y)
 	if sel == nil {
 		// An array of the same source, or a constant one, is looked into at once.

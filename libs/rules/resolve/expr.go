@@ -45,7 +45,7 @@ func (q *query) scalar(e syntax.Expr, l leaves) *plan.Expr {
 	case *syntax.String:
 		return plan.Constant(model.TextValue(e.Value))
 	case *syntax.Column:
-		if e.Schema != nil {
+		if e.Schema != nil && q.language.Edition < 3 {
 			q.fatal("unsupported", e.At(), "a column is written column or table.column, without a schema")
 			return nil
 		}
@@ -84,6 +84,9 @@ func (q *query) scalar(e syntax.Expr, l leaves) *plan.Expr {
 	case *syntax.Array:
 		q.fatal("unsupported", e.At(), "ARRAY[…] is supported on the right of IN in edition 3 only")
 	case *syntax.List:
+		if len(e.Elems) == 1 {
+			return q.scalar(e.Elems[0], l)
+		}
 		q.fatal("unsupported", e.At(), "a list of values is not supported; in edition 3 use IN ARRAY[…]")
 	case *syntax.Other:
 		q.fatal("unsupported", e.At(), "%s is not supported", e.What)
@@ -169,9 +172,13 @@ func (q *query) in(e *syntax.In, l leaves) *plan.Expr {
 	if list, ok := q.valueList(e.Y); ok {
 		return q.node(plan.Expr{Op: plan.In, Negate: e.Not}, q.args(append([]syntax.Expr{e.X}, list...), l))
 	}
-	switch e.Y.(type) {
-	case *syntax.Subquery, *syntax.List, *syntax.Array:
+	switch y := e.Y.(type) {
+	case *syntax.Subquery, *syntax.Array:
 		return q.scalar(e.Y, l)
+	case *syntax.List:
+		if len(y.Elems) != 1 {
+			return q.scalar(e.Y, l)
+		}
 	}
 	if q.language.Edition == 3 && !e.Not {
 		q.fatal("not-a-select", e.Y.At(), "IN is supported with ARRAY[…] and ROW(…) only, outside of WHERE")

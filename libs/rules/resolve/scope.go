@@ -393,7 +393,7 @@ type cte struct {
 	query  *query
 	sel    *syntax.Select // nil if it is wrong
 	used   bool
-	global bool
+	wrong  bool // parsed, but not resolved
 }
 
 // cte returns the named query that a table name means, nil if it means a
@@ -416,10 +416,6 @@ func (s *scope) named(name string, at syntax.Span) *syntax.Select {
 		return nil
 	}
 	c.used = true
-	if c.sel == nil {
-		s.bad = true
-		return &syntax.Select{}
-	}
 	return c.sel
 }
 

@@ -13,17 +13,17 @@ import (
 // streams3 resolves the streams of edition 3.
 func (r *resolver) streams3() {
 	global := map[string]*cte{}
-	r.checkCTEs(r.config.With, global, true)
+	r.checkCTEs(r.config.With, global)
 	for i := range r.config.Streams {
 		r.stream3(&r.config.Streams[i], global)
 	}
 }
 
 // checkCTEs parses and checks named queries, whether they are used or not.
-func (r *resolver) checkCTEs(list []config.CTE, ctes map[string]*cte, global bool) {
+func (r *resolver) checkCTEs(list []config.CTE, ctes map[string]*cte) {
 	for _, c := range list {
 		q, sel := r.parse(c.Query)
-		n := &cte{name: c.Name, query: q, sel: sel, global: global}
+		n := &cte{name: c.Name, query: q, sel: sel}
 		ctes[c.Name.Text] = n
 		if r.options.Schema != nil && len(r.options.Schema.Tables(r.pattern(c.Name.Text))) > 0 {
 			r.warn("cte-shadows-table", c.Name.At, "the named query %s hides the table of that name", c.Name.Text)
@@ -37,7 +37,7 @@ func (r *resolver) checkCTEs(list []config.CTE, ctes map[string]*cte, global boo
 		}
 		s := &scope{stream: &stream{query: n.query, ctes: ctes, inside: c.Name.Text}}
 		if s.subselect(n.sel) == nil {
-			n.sel = nil
+			n.sel, n.wrong = nil, true
 		}
 	}
 }
@@ -57,7 +57,7 @@ func (r *resolver) stream3(c *config.Stream, global map[string]*cte) {
 	for k, v := range global {
 		ctes[k] = v
 	}
-	r.checkCTEs(c.With, ctes, false)
+	r.checkCTEs(c.With, ctes)
 	b := &builder{resolver: r, config: c, definition: d}
 	for _, t := range c.Queries {
 		q, sel := r.parse(t)
