@@ -175,7 +175,7 @@ func In(x Expr, list []Expr, not bool) Expr {
 	return in
 }
 
-var errNotArray = &Error{Msg: "The right side of IN is not a JSON array"}
+var errNotArray = &Error{Msg: "An operand of IN or && is not a JSON array"}
 
 // InJSON is x [NOT] IN array, a JSON array as text: NULL if either is NULL, 1
 // or 0 otherwise.
@@ -184,15 +184,11 @@ func InJSON(x, array Expr, not bool, o Options) Expr {
 		if v.IsNull() || a.IsNull() {
 			return model.NullValue, nil
 		}
-		n, err := jsontext.Parse(value.Text(a))
+		elems, err := arrayElems(a)
 		if err != nil {
 			return model.Value{}, err
 		}
-		if n.Kind != jsontext.Array {
-			return model.Value{}, errNotArray
-		}
-		ok, err := contains(n.Elems, v)
-		return model.BoolValue(ok), err
+		return contains(elems, v)
 	})(x, array)
 	if not {
 		return Not(in)
@@ -200,23 +196,53 @@ func InJSON(x, array Expr, not bool, o Options) Expr {
 	return in
 }
 
-// contains says whether an element equals v; NULL equals nothing.
-func contains(elems []jsontext.Node, v model.Value) (bool, error) {
-	for _, e := range elems {
-		if e.Kind == jsontext.Null {
-			continue
-		}
-		if ok, err := value.Equal(v, e.SQL()); ok || err != nil {
-			return ok, err
-		}
+// InConstJSON is InJSON for an array that is the same for all rows.
+func InConstJSON(x Expr, array model.Value, not bool, o Options) Expr {
+	elems, err := arrayElems(array)
+	if array.IsNull() || err != nil { // NULL or an error, once x is there
+		return InJSON(x, Const(array), not, o)
 	}
-	return false, nil
+	in := unary(x, func(v model.Value) (model.Value, error) {
+		if v.IsNull() {
+			return model.NullValue, nil
+		}
+		return contains(elems, v)
+	})
+	if not {
+		return Not(in)
+	}
+	return in
 }
 
-var (
-	errOverlapNull  = &Error{Msg: "An operand of && is NULL"}
-	errOverlapArray = &Error{Msg: "An operand of && is not a JSON array"}
-)
+// arrayElems returns the elements of a JSON array, as text, but for its nulls.
+func arrayElems(v model.Value) ([]model.Value, error) {
+	n, err := jsontext.Parse(value.Text(v))
+	if err != nil {
+		return nil, err
+	}
+	if n.Kind != jsontext.Array {
+		return nil, errNotArray
+	}
+	elems := make([]model.Value, 0, len(n.Elems))
+	for _, e := range n.Elems {
+		if e.Kind != jsontext.Null {
+			elems = append(elems, e.SQL())
+		}
+	}
+	return elems, nil
+}
+
+// contains says whether an element equals v.
+func contains(elems []model.Value, v model.Value) (model.Value, error) {
+	for _, e := range elems {
+		if ok, err := value.Equal(v, e); ok || err != nil {
+			return model.BoolValue(ok), err
+		}
+	}
+	return model.BoolValue(false), nil
+}
+
+var errOverlapNull = &Error{Msg: "An operand of && is NULL"}
 
 // Overlap is x && y: whether two JSON arrays, as text, have an element in
 // common. With NULL it is NULL, and in edition 2 an error.
@@ -228,23 +254,17 @@ func Overlap(x, y Expr, o Options) Expr {
 			}
 			return model.NullValue, nil
 		}
-		m, err := jsontext.Parse(value.Text(a))
+		left, err := arrayElems(a)
 		if err != nil {
 			return model.Value{}, err
 		}
-		n, err := jsontext.Parse(value.Text(b))
+		right, err := arrayElems(b)
 		if err != nil {
 			return model.Value{}, err
 		}
-		if m.Kind != jsontext.Array || n.Kind != jsontext.Array {
-			return model.Value{}, errOverlapArray
-		}
-		for _, e := range m.Elems {
-			if e.Kind == jsontext.Null {
-				continue
-			}
-			if ok, err := contains(n.Elems, e.SQL()); ok || err != nil {
-				return model.BoolValue(ok), err
+		for _, v := range left {
+			if found, err := contains(right, v); err != nil || found.Int() == 1 {
+				return found, err
 			}
 		}
 		return model.BoolValue(false), nil

@@ -264,6 +264,8 @@ func (b *builder) expr(e syntax.Expr) Expr {
 			if y.Name.Name == "row" && b.options.Edition == 3 {
 				return In(x, b.exprs(y.Args), e.Not)
 			}
+		case *syntax.String:
+			return InConstJSON(x, model.TextValue(y.Value), e.Not, b.options)
 		}
 		return InJSON(x, b.expr(e.Y), e.Not, b.options)
 	case *syntax.Between:

@@ -44,6 +44,9 @@ func (e *Expr) Bind(b Binder) eval.Expr {
 	case In:
 		return eval.In(args[0], args[1:], e.Negate)
 	case InJSON:
+		if a := e.Args[1]; a.Op == Const {
+			return eval.InConstJSON(args[0], a.Value, e.Negate, b.Options)
+		}
 		return eval.InJSON(args[0], args[1], e.Negate, b.Options)
 	case Overlap:
 		return eval.Overlap(args[0], args[1], b.Options)
