@@ -26,6 +26,8 @@ const (
 	callTime   = 2 * time.Second
 	// leaseRetry is how often the lease of another is asked for.
 	leaseRetry = 500 * time.Millisecond
+	// slotInterval is how often the slot is looked after.
+	slotInterval = 30 * time.Second
 )
 
 // errLeaseLost ends a session whose lease is gone, or may be.
@@ -77,6 +79,7 @@ func (j *job) run(ctx context.Context) {
 				j.log.Info("another process replicates this stream", "code", errs.S1003)
 			}
 			waited = true
+			j.r.env.Health.SetReady(nil) // standing by is what this process is for
 			pause(ctx, leaseRetry)
 			continue
 		}
@@ -269,6 +272,7 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 	if err := fatal(problems); err != nil {
 		return err
 	}
+	j.warn(ctx, stream)
 	log, err := j.r.src.Open(ctx, stream)
 	if err != nil {
 		return err
@@ -281,12 +285,13 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 	start, created := log.Start()
 	applied := stream.Head.Applied
 	chain := publish.NewChain(publisher, stream.ID, epoch, applied, start, known, j.observer())
-	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Rows: j.r.metrics.snapshotRows}
+	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Parallel: j.r.src.Parallel(), Rows: j.r.metrics.snapshotRows}
 	j.publisher.Store(publisher)
 	j.reader.Store(&log)
 
 	eg, ctx := errgroup.WithContext(ctx)
 	eg.Go(func() error { return publisher.Run(ctx) })
+	eg.Go(func() error { return j.watchSlot(ctx, log) })
 	eg.Go(func() error {
 		for {
 			select {
@@ -325,6 +330,44 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 		return log.Read(ctx, sink{Chain: chain, snap: snap})
 	})
 	return eg.Wait()
+}
+
+// warn logs what is wrong with the tables that the stream reads.
+func (j *job) warn(ctx context.Context, stream *model.Stream) {
+	d, err := j.r.src.Diagnose(ctx, []source.StreamTables{{ID: stream.ID, Tables: stream.Tables}})
+	if err != nil {
+		return // the next step says why
+	}
+	for _, s := range d.Streams {
+		for _, t := range s.Tables {
+			for _, p := range t.Problems {
+				j.log.Warn(p.Message, "code", p.Code, "fix", p.Fix)
+			}
+		}
+	}
+}
+
+// watchSlot looks after the log that the source keeps for us: it ends the
+// session if that is gone, and warns before it is.
+func (j *job) watchSlot(ctx context.Context, log source.Log) error {
+	tick := time.NewTicker(slotInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		lag, err := log.Lag(ctx)
+		switch {
+		case err != nil:
+			continue // whoever needs the source finds out as well
+		case lag.WALStatus == "lost":
+			return errs.Wrap(errs.S1146, source.ErrHistoryLost, "replication slot %s: its WAL is gone", j.stream.Name)
+		case lag.MaxSlotWALKeepSize > 0 && lag.SafeWALSize >= 0 && lag.SafeWALSize <= lag.MaxSlotWALKeepSize/2:
+			j.log.Warn("half of the WAL that the source keeps is used up", "lag_bytes", lag.Bytes, "left_bytes", lag.SafeWALSize, "max_slot_wal_keep_size", lag.MaxSlotWALKeepSize)
+		}
+	}
 }
 
 // catchUp copies tables that the stream reads and does not have: those that

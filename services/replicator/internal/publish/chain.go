@@ -37,6 +37,7 @@ type transport interface {
 	send(id string, end model.Cursor, body []byte)
 	quiet() bool
 	Wait(ctx context.Context) error
+	MaxRow() int
 }
 
 // Observer is told of what is published.
@@ -89,7 +90,7 @@ func newChain(out transport, stream model.StreamID, epoch model.Epoch, applied m
 	c := &Chain{
 		out: out, stream: stream, epoch: epoch, obs: obs, now: time.Now, known: map[model.TableID]*model.TableProgress{},
 		prev: applied, at: applied.Position, changes: 0, skip: applied.Offset >> insertBits, inserts: applied.Offset & insertMask,
-		rows: &source.Rows{},
+		rows: &source.Rows{Limit: out.MaxRow()},
 	}
 	if c.at < start && applied.Position == "" {
 		c.at = start
@@ -113,6 +114,9 @@ func (c *Chain) Known() map[model.TableID]*model.TableProgress { return c.known 
 
 // Rows has the memory for the next change.
 func (c *Chain) Rows() *source.Rows { return c.rows }
+
+// MaxRow is the size above which a row must not be inserted.
+func (c *Chain) MaxRow() int { return c.out.MaxRow() }
 
 // Begin opens a transaction.
 func (c *Chain) Begin(position model.Position) (skip bool) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/kit/stream"
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/replicator/internal/source"
 )
 
 const (
@@ -90,6 +91,12 @@ func NewPublisher(ctx context.Context, js jetstream.JetStream, o stream.Options,
 		progress: func() {}, unsettled: make(chan *sent, maxUncommittedMessages+slack),
 		changed: make(chan struct{}), lastProgress: time.Now(),
 	}, nil
+}
+
+// MaxRow is the size of the largest row that a message can carry beside the
+// rest of a batch.
+func (p *Publisher) MaxRow() int {
+	return min(int(p.js.Conn().MaxPayload())-2*FullBytes, source.MaxRow)
 }
 
 // send publishes a message without waiting.
@@ -228,13 +235,18 @@ func (p *Publisher) settle(ctx context.Context, s *sent) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if errors.Is(err, nats.ErrMaxPayload) {
+			return fmt.Errorf("publish %d bytes: NATS takes messages of %d bytes: %w", s.size, p.js.Conn().MaxPayload(), err)
+		}
 		if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders) {
 			// The stream may be gone, or the server just starting.
 			if err := p.verify(ctx); err != nil {
 				return err
 			}
 		}
-		p.log.Debug("publishing again", "error", err)
+		if delay == lastRetry {
+			p.log.Warn("JetStream does not take batches", "error", err)
+		}
 		select {
 		case <-time.After(delay):
 		case <-ctx.Done():

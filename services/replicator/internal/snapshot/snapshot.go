@@ -23,8 +23,6 @@ import (
 )
 
 const (
-	// parallel is how many tables are copied at once.
-	parallel = 4
 	// batchBytes is the size at which copied rows become a batch.
 	batchBytes = 512 << 10
 )
@@ -33,6 +31,7 @@ const (
 type Chain interface {
 	Insert(ctx context.Context, rows *source.Rows, meta model.BatchMeta) error
 	Known() map[model.TableID]*model.TableProgress
+	MaxRow() int
 }
 
 // Snapshot copies tables.
@@ -42,6 +41,8 @@ type Snapshot struct {
 	// Position is the end of the source's log now.
 	Position func(ctx context.Context) (model.Position, error)
 	Logger   *slog.Logger
+	// Parallel is how many tables are copied at once.
+	Parallel int
 	// Rows is told of rows copied.
 	Rows func(n int)
 }
@@ -80,7 +81,7 @@ func (s *Snapshot) All(ctx context.Context) error {
 		return err
 	}
 	eg, egctx := errgroup.WithContext(ctx)
-	eg.SetLimit(parallel)
+	eg.SetLimit(max(s.Parallel, 1))
 	for _, t := range todo {
 		if egctx.Err() != nil {
 			break
@@ -146,6 +147,7 @@ func (s *Snapshot) Table(ctx context.Context, t *source.Table) error {
 
 func (s *Snapshot) table(ctx context.Context, t *source.Table, p *model.TableProgress, inline bool) error {
 	c := &copier{s: s, t: t, inline: inline, progress: model.TableProgress{Table: t.SourceTable, Estimate: t.Estimate}}
+	c.rows.Limit = s.Chain.MaxRow()
 	var after []byte
 	start := time.Now()
 	if p != nil && len(p.LastKey) > 0 && s.Log.Resumable(t, p.LastKey) {

@@ -12,6 +12,9 @@ type Rows struct {
 	Changes []model.Change
 	// Bytes is about the size of the changes, encoded.
 	Bytes int
+	// Limit is the size above which a change must not be added: what it is of
+	// is removed instead (INV-13). 0 = MaxRow.
+	Limit int
 
 	values []model.Value   // the chunk being filled
 	full   [][]model.Value // other chunks in use
@@ -40,6 +43,18 @@ func (r *Rows) more(n int) {
 		return
 	}
 	r.values = make([]model.Value, 0, max(n, valueChunk))
+}
+
+// MaxRow is the size above which a row is not replicated, whatever could carry
+// it.
+const MaxRow = 15_000_000
+
+// TooLarge reports whether a change of about so many bytes must not be added.
+func (r *Rows) TooLarge(bytes int) bool {
+	if r.Limit > 0 && r.Limit < MaxRow {
+		return bytes > r.Limit
+	}
+	return bytes > MaxRow
 }
 
 // Add adds a change of about so many bytes.

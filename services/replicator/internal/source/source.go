@@ -42,6 +42,8 @@ type Source interface {
 	Diagnose(ctx context.Context, streams []StreamTables) (*Diagnosis, error)
 	Schema(ctx context.Context) ([]SchemaTable, error)
 	Execute(ctx context.Context, query string, args []string) (*Result, error)
+	// Parallel is how many tables may be copied at once.
+	Parallel() int
 	// Class says how to go on after an error of any method here.
 	Class(err error) ErrorClass
 	Close()

@@ -19,9 +19,6 @@ const (
 	chunkRows    = 20_000
 	minChunkRows = 1_000
 	maxChunkRows = 500_000
-
-	// maxRow is the size above which a row is not replicated (INV-13).
-	maxRow = 15_000_000
 )
 
 // Resumable reports whether a copy can begin at the place after.
@@ -157,7 +154,7 @@ func (w *copyWriter) line(line []byte) error {
 	columns := w.t.types
 	escaped := bytes.IndexByte(line, '\\') >= 0
 	row := rows.Values(len(columns))
-	tooLarge := len(line) > maxRow
+	tooLarge := rows.TooLarge(len(line))
 	size := 0
 	for i, typ := range columns {
 		text := line
@@ -184,7 +181,7 @@ func (w *copyWriter) line(line []byte) error {
 			size += len(row[i].Str()) + 3
 		}
 	}
-	if tooLarge || size > maxRow {
+	if tooLarge || rows.TooLarge(size) {
 		w.source.reportTooLarge(w.table, w.bytes)
 	} else {
 		rows.Add(model.Change{Table: w.table, Op: model.SnapshotRow, Row: row}, size)

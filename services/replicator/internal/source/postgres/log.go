@@ -390,39 +390,38 @@ func (l *logReader) change(ctx context.Context, m *message) error {
 	rows := l.sink.Rows()
 	l.converter.arena = &rows.Arena
 	c := model.Change{Table: &s.table}
-	size := 16
+	rowSize, beforeSize := 16, 16
 	var err error
 	switch m.tag {
 	case 'I':
 		c.Op = model.Insert
-		c.Row, err = l.row(rows, s, m.new, nil, &size)
+		c.Row, err = l.row(rows, s, m.new, nil, &rowSize)
 	case 'U':
 		c.Op = model.Update
 		if m.oldKind != 0 {
-			if c.Before, err = l.before(rows, s, m.old, &size); err != nil {
+			if c.Before, err = l.before(rows, s, m.old, &beforeSize); err != nil {
 				return err
 			}
 		}
-		if c.Row, err = l.row(rows, s, m.new, c.Before, &size); err != nil {
+		if c.Row, err = l.row(rows, s, m.new, c.Before, &rowSize); err != nil {
 			return err
 		}
 		if c.Before != nil && sameKey(&s.table, c.Before, c.Row) {
-			c.Before = nil
+			c.Before, beforeSize = nil, 0
 		}
 	case 'D':
 		c.Op = model.Delete
-		c.Before, err = l.before(rows, s, m.old, &size)
+		c.Before, err = l.before(rows, s, m.old, &beforeSize)
 	}
 	if err != nil {
 		return err
 	}
-	if size > maxRow {
-		l.source.reportTooLarge(&s.table, size)
-		c = tooLarge(rows, &s.table, c)
-		size = 16
+	if rows.TooLarge(rowSize + beforeSize) {
+		l.source.reportTooLarge(&s.table, rowSize)
+		c, rowSize = removal(rows, &s.table, c, beforeSize)
 	}
 	if c.Op != 0 {
-		rows.Add(c, size)
+		rows.Add(c, rowSize+beforeSize)
 	}
 	if rows.Bytes < fullRows {
 		return l.sink.Added(ctx)
@@ -433,24 +432,27 @@ func (l *logReader) change(ctx context.Context, m *message) error {
 // fullRows is the size from which on adding may have to wait.
 const fullRows = 128 << 10
 
-// tooLarge replaces a row that is not replicated by its removal (INV-13).
-func tooLarge(rows *source.Rows, t *model.SourceTable, c model.Change) model.Change {
-	key := c.Before
-	if key == nil {
-		key = c.Row
+// removal replaces the change of a row that is too large by the row's removal
+// (INV-13); its Op is 0 if nothing names the row, or only all of it does.
+func removal(rows *source.Rows, t *model.SourceTable, c model.Change, beforeSize int) (model.Change, int) {
+	if c.Before != nil && !rows.TooLarge(beforeSize) {
+		return model.Change{Table: t, Op: model.Delete, Before: c.Before}, 0
+	}
+	if c.Before != nil || t.CompleteRows {
+		return model.Change{}, 0
 	}
 	before := rows.Values(len(t.Columns))
-	has := false
+	size := 0
 	for i := range t.Columns {
-		if t.Columns[i].Key && i < len(key) {
-			before[i] = key[i]
-			has = true
+		if t.Columns[i].Key {
+			before[i] = c.Row[i]
+			size += len(c.Row[i].Str()) + 16
 		}
 	}
-	if !has || t.CompleteRows { // nothing names the row, or only all of it does
-		return model.Change{}
+	if size == 0 || rows.TooLarge(size) {
+		return model.Change{}, 0
 	}
-	return model.Change{Table: t, Op: model.Delete, Before: before}
+	return model.Change{Table: t, Op: model.Delete, Before: before}, size
 }
 
 // row converts a new tuple. Unchanged values are taken from the old one where

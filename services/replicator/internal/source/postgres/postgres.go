@@ -61,7 +61,7 @@ func New(c Config, tag string, log *slog.Logger) (*Source, error) {
 	// A marker is of use only when it is flushed, and need not wait for standbys.
 	conn.RuntimeParams["synchronous_commit"] = "local"
 	p.ConnConfig = conn
-	p.MaxConns = int32(c.MaxPoolSize)
+	p.MaxConns = int32(max(c.MaxPoolSize, minPool))
 	p.MinConns = 0
 	pool, err := pgxpool.NewWithConfig(context.Background(), p)
 	if err != nil {
@@ -69,6 +69,13 @@ func New(c Config, tag string, log *slog.Logger) (*Source, error) {
 	}
 	return &Source{config: c, tag: tag, log: log, pool: pool}, nil
 }
+
+// minPool is what a copy needs (its own, and the position beside it), and one
+// for gateways.
+const minPool = 3
+
+// Parallel leaves a few connections for everything else.
+func (s *Source) Parallel() int { return min(max(s.config.MaxPoolSize, minPool)-2, 4) }
 
 // Close closes all connections.
 func (s *Source) Close() { s.pool.Close() }
