@@ -324,19 +324,19 @@ func TestDeploy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(config)
+	write(syncConfig)
 	w.run(Config{SyncConfigPath: path, ExitOnError: true, SlotPrefix: "x_"})
 	s.wait(t, "the deployment", func() bool { return len(s.deployed) == 1 })
 	d := s.deployed[0]
-	if d.GetConfig() != config || len(d.GetTables()) != 1 || d.GetTables()[0].GetName() != "todos" || d.GetTables()[0].GetSchema() != "public" ||
+	if d.GetConfig() != syncConfig || len(d.GetTables()) != 1 || d.GetTables()[0].GetName() != "todos" || d.GetTables()[0].GetSchema() != "public" ||
 		d.GetSlotPrefix() != "x_" || d.GetForce() {
 		t.Errorf("deployed %v", d)
 	}
-	write(strings.Replace(config, "bucket.owner", "bucket.nothing", 1))
+	write(strings.Replace(syncConfig, "bucket.owner", "bucket.nothing", 1))
 	w.eventually("the report", func() bool {
 		return strings.Contains(w.log.String(), "line=6 column=58") && strings.Contains(w.log.String(), "the old one stays")
 	})
-	next := strings.Replace(config, "by_owner", "by_user", 1)
+	next := strings.Replace(syncConfig, "by_owner", "by_user", 1)
 	write(next)
 	s.wait(t, "the next deployment", func() bool { return len(s.deployed) == 2 })
 	if s.deployed[1].GetConfig() != next {

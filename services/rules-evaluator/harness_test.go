@@ -30,7 +30,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const config = `
+const syncConfig = `
 bucket_definitions:
   by_owner:
     parameters: SELECT request.user_id() AS owner
@@ -357,7 +357,7 @@ func (w *world) publishRaw(subject string, body []byte) {
 }
 
 func live(id int64) *pb.Stream {
-	return &pb.Stream{Id: id, Name: "s", Config: config, State: pb.StreamState_STREAM_STATE_ACTIVE}
+	return &pb.Stream{Id: id, Name: "s", Config: syncConfig, State: pb.StreamState_STREAM_STATE_ACTIVE}
 }
 
 var errBusy = errs.New(errs.S2003, "not there yet").Retryable()

@@ -1,0 +1,16 @@
+package gateway
+
+import "github.com/sluicesync/sluice/libs/kit/config"
+
+// FromFile returns the config of the gateway that f describes.
+func FromFile(f *config.File) Config {
+	c := Config{
+		Auth: f.Auth, API: f.API, MaxStreams: f.Sluice.Gateway.MaxStreams,
+		DefaultSchema: f.DefaultSchema(), SlotPrefix: f.SlotPrefix(), SyncConfigFromFile: f.Sync != nil,
+	}
+	if len(f.Connections) > 0 {
+		s := &f.Connections[0]
+		c.ConnectionID, c.ConnectionTag, c.DebugAPI = s.ID, s.Tag, s.DebugAPI
+	}
+	return c
+}
