@@ -79,7 +79,9 @@ func run(t testing.TB, dir string, nc *nats.Conn) *instance {
 	env := service.Env{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Health: &service.Health{}, Instance: "test"}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, Config{Dir: dir, Stall: 300 * time.Millisecond}, Conns{NATS: nc, Listener: lis}, env) }()
+	go func() {
+		done <- Run(ctx, Config{Dir: dir, Stall: 300 * time.Millisecond}, Conns{NATS: nc, Listener: lis}, env)
+	}()
 	conn, err := rpc.Dial(lis.Addr().String())
 	if err != nil {
 		t.Fatal(err)
