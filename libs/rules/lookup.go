@@ -147,12 +147,13 @@ func (r *resolution) advance(w *work, p *part, keys []string) error {
 		f := r.found[keys[i]]
 		if !f.done {
 			f.done = true
+			d := entryDecoder{names: s.names}
 			for _, v := range f.values {
-				var err error
-				if f.decoded, err = decodeRows(v, s.names, f.decoded); err != nil {
+				if err := d.decode(v); err != nil {
 					return err
 				}
 			}
+			f.decoded = d.rows
 			r.out.Results += len(f.decoded)
 			if r.perDef == nil {
 				r.perDef = map[string]int{}

@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"sort"
-	"strings"
 
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules/eval"
 	"github.com/sluicesync/sluice/libs/rules/plan"
-	"github.com/sluicesync/sluice/libs/rules/value"
 )
 
 // requestSlots are the values of a request that a plan reads, at their places
@@ -243,39 +241,4 @@ func (p *Plan) requestBinder(offsets []int) plan.Binder {
 		}
 		return eval.Const(model.Value{})
 	}}
-}
-
-// decodeRows reads an index entry's values: a JSON array of flat objects,
-// whose members are put at the places of names. Each row is appended to dst.
-func decodeRows(text string, names []string, dst [][]model.Value) ([][]model.Value, error) {
-	d := json.NewDecoder(strings.NewReader(text))
-	d.UseNumber()
-	v, err := readJSON(d, 0)
-	if err != nil {
-		return dst, fmt.Errorf("parameter index: %w", err)
-	}
-	rows, ok := v.([]any)
-	if !ok {
-		return dst, fmt.Errorf("parameter index: not an array")
-	}
-	for _, r := range rows {
-		o, ok := r.(object)
-		if !ok {
-			return dst, fmt.Errorf("parameter index: not an object")
-		}
-		row := make([]model.Value, len(names))
-		for i, n := range names {
-			v, ok := o.values[n]
-			if !ok {
-				continue
-			}
-			if num, isNumber := v.(json.Number); isNumber && !strings.ContainsAny(num.String(), ".eE") {
-				row[i] = value.Integer(num.String())
-			} else {
-				row[i] = jsonValue(v)
-			}
-		}
-		dst = append(dst, row)
-	}
-	return dst, nil
 }
