@@ -371,6 +371,7 @@ func (in *Instance) judgeLogs() {
 			{"D10: the admin token", AdminToken},
 			{"D10: the signing key", encodedKey()},
 			{"D10: a client's token", tokenHead()},
+			{"D10: the password of the source", "not-checked"},
 			{"a data race", "WARNING: DATA RACE"},
 			{"a panic", "\npanic: "},
 			{"a panic", "\ngoroutine 1 ["},
