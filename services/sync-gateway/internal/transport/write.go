@@ -138,21 +138,28 @@ func (s *chunked) Send(l *fanout.Lines) error {
 var crlf = []byte("\r\n")
 
 func (s *chunked) write(list net.Buffers) error {
+	n, err := writeAll(s.conn, list, s.timeout)
+	s.sent.Add(n)
+	return err
+}
+
+// writeAll writes list as long as the client takes some of it within timeout.
+func writeAll(conn net.Conn, list net.Buffers, timeout time.Duration) (sent int64, err error) {
 	for {
-		if err := s.conn.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil {
-			return io.EOF
+		if err := conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+			return sent, io.EOF
 		}
-		n, err := list.WriteTo(s.conn)
-		s.sent.Add(n)
+		n, err := list.WriteTo(conn)
+		sent += n
 		switch {
 		case err == nil:
-			return nil
+			return sent, nil
 		case errors.Is(err, os.ErrDeadlineExceeded) && n >= leastProgress:
 			continue
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return fanout.ErrSlow
+			return sent, fanout.ErrSlow
 		}
-		return io.EOF // the client went
+		return sent, io.EOF // the client went
 	}
 }
 
