@@ -9,4 +9,6 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
+require github.com/pmezard/go-difflib v1.0.0 // indirect
+
 replace github.com/sluicesync/sluice/libs/model => ../model

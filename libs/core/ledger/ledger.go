@@ -180,21 +180,15 @@ func (l *Ledger) arrived(e Arrived) []Action {
 	if r, msg, known := l.verdict(b); known {
 		return []Action{Answer{e.Ticket, r, msg}}
 	}
-	next := l.head.Applied
 	if l.group != nil {
 		for _, p := range l.group.batches {
 			if p.batch.Previous == b.Previous && p.batch.End == b.End && p.batch.Epoch == b.Epoch {
 				p.tickets = append(p.tickets, e.Ticket)
 				return nil
 			}
-			next = p.batch.End
-		}
-		if l.group.batches[0].batch.Epoch < b.Epoch {
-			// The group under way belongs to an earlier session; the store
-			// decides whether it still gets in.
-			next = l.head.Applied
 		}
 	}
+	next := l.next()
 	p := &pending{batch: b, size: e.Size, tickets: []uint64{e.Ticket}}
 	if b.End.Compare(b.Previous) <= 0 || b.Previous.Compare(next) < 0 {
 		return l.breakChain(p, fmt.Sprintf("batch %s to %s overlaps what leads to %s", b.Previous, b.End, next))
@@ -209,14 +203,25 @@ func (l *Ledger) arrived(e Arrived) []Action {
 	}
 	l.buffer = slices.Insert(l.buffer, i, p)
 	l.bytes += p.size
-	return l.trim(next)
+	return l.trim(l.begin(nil))
+}
+
+// next is where the batch in line begins.
+func (l *Ledger) next() model.Cursor {
+	if l.group != nil {
+		// A group of an earlier session may not get in; the store decides.
+		if p := l.group.batches[len(l.group.batches)-1]; p.batch.Epoch == l.head.Epoch {
+			return p.batch.End
+		}
+	}
+	return l.head.Applied
 }
 
 // trim answers RETRY for the batches furthest ahead until the buffer is within
 // its bound. What follows next directly is kept, whatever its size, or the
 // stream would never move again.
-func (l *Ledger) trim(next model.Cursor) []Action {
-	var out []Action
+func (l *Ledger) trim(out []Action) []Action {
+	next := l.next()
 	for l.bytes > l.options.BufferBytes {
 		i := len(l.buffer) - 1
 		if i == 0 && l.buffer[0].batch.Previous == next {

@@ -1,0 +1,371 @@
+package ledger
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/sluicesync/sluice/libs/model"
+)
+
+// source is a log of row changes in transactions, and what the rows are after
+// each one.
+type source struct {
+	changes []model.EvaluatedRow // the whole log
+	ends    []int                // changes up to the end of each transaction
+}
+
+// state is what buckets and lookups should hold: "bucket table:row id" to data.
+type state map[string]string
+
+const (
+	tables   = 2
+	rowsOf   = 4
+	objectOf = "t"
+)
+
+func rowKey(table, row int) model.RowKey {
+	return model.RowKey{Table: model.TableID{byte('a' + table)}, Row: model.RowID{byte('0' + row)}}
+}
+
+// drawSource draws a log of inserts, updates, moves between buckets, identity
+// changes (also chains and swaps of them), deletes and truncates. It is a
+// possible log: what changes its identity exists, and is the only one there.
+func drawSource(t *rapid.T) *source {
+	s := &source{}
+	alive := map[model.RowKey]bool{}
+	version := 0
+	put := func(k model.RowKey) model.EvaluatedRow {
+		version++
+		r := model.EvaluatedRow{Kind: model.RowPut, Key: k, Source: fmt.Sprint("source ", version)}
+		for b := range 3 {
+			if rapid.Bool().Draw(t, "in bucket") {
+				data := fmt.Sprintf(`{"v":%d}`, version)
+				id := fmt.Sprintf("%s%d", keyText(k), rapid.IntRange(0, 1).Draw(t, "object"))
+				sum, _ := model.PutChecksum(objectOf, id, data, nil)
+				r.Puts = append(r.Puts, model.Put{Bucket: fmt.Sprint("b", b), ObjectType: objectOf, ObjectID: id, Data: data, Checksum: sum})
+			}
+		}
+		if rapid.Bool().Draw(t, "lookup") {
+			r.Lookups = append(r.Lookups, model.ParameterEntry{Lookup: fmt.Sprint("l", rapid.IntRange(0, 1).Draw(t, "which")), Values: fmt.Sprint(rapid.IntRange(0, 2).Draw(t, "values"))})
+		}
+		return r
+	}
+	for range rapid.IntRange(1, 12).Draw(t, "transactions") {
+		for range rapid.IntRange(0, 5).Draw(t, "changes") {
+			table := rapid.IntRange(0, tables-1).Draw(t, "table")
+			k := rowKey(table, rapid.IntRange(0, rowsOf-1).Draw(t, "row"))
+			switch rapid.IntRange(0, 9).Draw(t, "what") {
+			case 0:
+				s.changes = append(s.changes, model.EvaluatedRow{Kind: model.RowTruncate, Key: model.RowKey{Table: k.Table}})
+				maps.DeleteFunc(alive, func(a model.RowKey, _ bool) bool { return a.Table == k.Table })
+			case 1, 2:
+				s.changes = append(s.changes, model.EvaluatedRow{Kind: model.RowDelete, Key: k})
+				delete(alive, k)
+			case 3, 4, 5:
+				to := rowKey(table, rapid.IntRange(0, rowsOf-1).Draw(t, "to"))
+				if !alive[k] || alive[to] {
+					continue
+				}
+				r := put(to)
+				r.Before = &k.Row
+				s.changes = append(s.changes, r)
+				delete(alive, k)
+				alive[to] = true
+			default:
+				s.changes = append(s.changes, put(k))
+				alive[k] = true
+			}
+		}
+		s.ends = append(s.ends, len(s.changes))
+	}
+	return s
+}
+
+// position is the source position after n transactions.
+func position(n int) model.Position { return model.Position(fmt.Sprintf("%04d", n)) }
+
+// after is what readers should see after n transactions.
+func (s *source) after(n int) (buckets, lookups state) {
+	rows := map[model.RowKey]model.EvaluatedRow{}
+	changes := s.changes
+	if n == 0 {
+		changes = nil
+	} else {
+		changes = changes[:s.ends[n-1]]
+	}
+	for _, r := range changes {
+		switch r.Kind {
+		case model.RowTruncate:
+			maps.DeleteFunc(rows, func(k model.RowKey, _ model.EvaluatedRow) bool { return k.Table == r.Key.Table })
+		case model.RowDelete:
+			delete(rows, r.Key)
+		default:
+			if r.Before != nil {
+				delete(rows, model.RowKey{Table: r.Key.Table, Row: *r.Before})
+			}
+			rows[r.Key] = r
+		}
+	}
+	buckets, lookups = state{}, state{}
+	for k, r := range rows {
+		for _, p := range r.Puts {
+			buckets[fmt.Sprint(p.Bucket, " ", keyText(k), " ", p.ObjectID)] = p.Data
+		}
+		for _, e := range r.Lookups {
+			lookups[fmt.Sprint(e.Lookup, " ", keyText(k))] = e.Values
+		}
+	}
+	return buckets, lookups
+}
+
+// batches packs the log from a cursor on, at random, into a chain.
+func (s *source) batches(t *rapid.T, from model.Cursor, epoch model.Epoch) []*model.EvaluatedBatch {
+	done := 0 // transactions before from
+	for done < len(s.ends) && position(done+1) <= from.Position {
+		done++
+	}
+	at := int(from.Offset)
+	if done > 0 {
+		at += s.ends[done-1]
+	}
+	var chain []*model.EvaluatedBatch
+	for cursor := from; done < len(s.ends); {
+		b := &model.EvaluatedBatch{Stream: 1, Epoch: epoch, Previous: cursor, Meta: model.BatchMeta{SnapshotDone: true}}
+		start := at
+		if part := s.ends[done] - at; part > 1 && rapid.Bool().Draw(t, "split") {
+			at += rapid.IntRange(1, part-1).Draw(t, "part")
+			begin := 0
+			if done > 0 {
+				begin = s.ends[done-1]
+			}
+			cursor = model.Cursor{Position: cursor.Position, Offset: uint64(at - begin)}
+		} else {
+			done += rapid.IntRange(1, min(3, len(s.ends)-done)).Draw(t, "whole")
+			at = s.ends[done-1]
+			cursor = model.Cursor{Position: position(done)}
+		}
+		b.End, b.Rows = cursor, s.changes[start:at]
+		chain = append(chain, b)
+	}
+	return chain
+}
+
+// visible is what the shelf's ops and entries up to op amount to.
+func (s *shelf) visible(op model.OpID) (buckets, lookups state) {
+	buckets, lookups = state{}, state{}
+	for name, ops := range s.buckets {
+		for _, o := range ops {
+			if o.ID > op {
+				continue
+			}
+			k := fmt.Sprint(name, " ", keyText(o.Key), " ", o.ObjectID)
+			if o.Kind == model.OpPut {
+				buckets[k] = o.Data
+			} else {
+				delete(buckets, k)
+			}
+		}
+	}
+	for _, e := range s.entries {
+		if e.ID > op {
+			continue
+		}
+		k := fmt.Sprint(e.Lookup, " ", keyText(e.Key))
+		if e.Values != "" {
+			lookups[k] = e.Values
+		} else {
+			delete(lookups, k)
+		}
+	}
+	return buckets, lookups
+}
+
+// check holds D1, D2, INV-10 and the checksums at every checkpoint.
+func check(t *rapid.T, s *shelf, src *source, checkpoint model.Checkpoint) {
+	t.Helper()
+	n := 0
+	for n < len(src.ends) && position(n+1) <= checkpoint.Position {
+		n++
+	}
+	buckets, lookups := s.visible(checkpoint.Op)
+	wantBuckets, wantLookups := src.after(n)
+	if !maps.Equal(buckets, wantBuckets) {
+		t.Fatalf("D1, INV-10: at %v (%d transactions) buckets hold\n%v, want\n%v", checkpoint, n, buckets, wantBuckets)
+	}
+	if !maps.Equal(lookups, wantLookups) {
+		t.Fatalf("D1: at %v lookups hold\n%v, want\n%v", checkpoint, lookups, wantLookups)
+	}
+}
+
+// TestAnyOrder: whatever the packing, the order and number of deliveries, the
+// crashes and failed commits, every published checkpoint shows exactly the
+// transactions up to its position (D1 to D5, INV-8, INV-10 to INV-12, INV-15).
+func TestAnyOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		src := drawSource(t)
+		store := newShelf(model.StreamHead{})
+		options := Options{
+			BufferBytes: rapid.SampledFrom([]int{1, 40, 1 << 20}).Draw(t, "buffer"),
+			GroupRows:   rapid.SampledFrom([]int{1, 5, 1000}).Draw(t, "group"),
+			TableRows:   rapid.IntRange(1, 3).Draw(t, "table rows"),
+			Listed:      rapid.SampledFrom([]int{1, 1000}).Draw(t, "listed"),
+		}
+		var (
+			l       *Ledger
+			under   Action // the load or commit under way
+			chain   []*model.EvaluatedBatch
+			old     []*model.EvaluatedBatch // of ended sessions
+			tickets = map[uint64]*model.EvaluatedBatch{}
+			ticket  uint64
+			last    model.Checkpoint
+			usedOp  model.OpID
+			state   = model.Processing
+		)
+		restart := func() {
+			l = New(&model.Stream{ID: 1, State: state, Head: store.head}, options)
+			under = nil
+			clear(tickets)
+		}
+		var step func(e Event)
+		step = func(e Event) {
+			for _, a := range l.Step(e) {
+				switch a := a.(type) {
+				case Answer:
+					b := tickets[a.Ticket]
+					if b == nil {
+						t.Fatalf("ticket %d answered twice", a.Ticket)
+					}
+					delete(tickets, a.Ticket)
+					if a.Result == ResultCommitted && store.head.Applied.Compare(b.End) < 0 {
+						t.Fatalf("INV-7: %s is answered committed, the store has %s", b.End, store.head.Applied)
+					}
+				case Notify:
+					if a.Notice.Checkpoint.Op < last.Op || a.Notice.Checkpoint.Position < last.Position {
+						t.Fatalf("INV-3: checkpoint %v after %v", a.Notice.Checkpoint, last)
+					}
+					noticed(t, store, &a.Notice, last)
+					last = a.Notice.Checkpoint
+					check(t, store, src, last)
+				case Broken:
+					t.Fatalf("broken: %s", a.Reason)
+				case *Commit, Load, LoadTable:
+					if under != nil {
+						t.Fatalf("two actions under way: %T and %T", under, a)
+					}
+					under = a
+				}
+			}
+		}
+		session := func() {
+			store.head.Epoch++
+			step(SessionOpened{Head: store.head})
+			old = append(old, chain...)
+			// A commit under way is of the old epoch, and will be refused.
+			chain = src.batches(t, store.head.Applied, store.head.Epoch)
+		}
+		perform := func(how int) {
+			switch a := under.(type) {
+			case Load, LoadTable:
+				under = nil
+				step(store.load(a))
+			case *Commit:
+				under = nil
+				for _, op := range a.Ops {
+					if op.Op.ID <= usedOp && store.head.Persisted >= op.Op.ID {
+						t.Fatalf("D2: op id %s used again", op.Op.ID)
+					}
+				}
+				if how == 0 { // fails
+					step(Failed{Head: store.head})
+					return
+				}
+				ok := store.commit(a)
+				if ok {
+					usedOp = a.Head.Persisted
+					if a.Activate {
+						state = model.Active
+					}
+				}
+				if how == 1 || !ok { // fails, but may be stored
+					step(Failed{Head: store.head})
+					return
+				}
+				step(Committed{})
+			}
+		}
+		deliver := func(b *model.EvaluatedBatch) {
+			ticket++
+			tickets[ticket] = b
+			step(Arrived{Ticket: ticket, Batch: b, Size: 10})
+		}
+		restart()
+		session()
+		for range rapid.IntRange(0, 120).Draw(t, "steps") {
+			switch rapid.IntRange(0, 19).Draw(t, "step") {
+			case 0:
+				restart()
+			case 1:
+				session()
+			case 2:
+				if len(old) > 0 {
+					deliver(rapid.SampledFrom(old).Draw(t, "old batch"))
+				}
+			case 3, 4:
+				perform(rapid.IntRange(0, 1).Draw(t, "failure"))
+			case 5, 6, 7, 8, 9:
+				perform(2)
+			default:
+				if len(chain) > 0 {
+					deliver(rapid.SampledFrom(chain).Draw(t, "batch"))
+				}
+			}
+		}
+		// Whatever happened, in the end everything gets through.
+		for store.head.Applied.Position != position(len(src.ends)) {
+			before := store.head
+			for _, b := range chain {
+				deliver(b)
+				for under != nil {
+					perform(2)
+				}
+			}
+			if store.head == before {
+				t.Fatalf("stuck at %s of %s", store.head.Applied, position(len(src.ends)))
+			}
+		}
+		for under != nil {
+			perform(2)
+		}
+		if len(tickets) != 0 {
+			t.Fatalf("%d deliveries were never answered", len(tickets))
+		}
+		if got := store.head.Checkpoint.Position; got != position(len(src.ends)) {
+			t.Fatalf("the last checkpoint is at %s", got)
+		}
+		check(t, store, src, store.head.Checkpoint)
+	})
+}
+
+// noticed holds INV-29: a notice never says less than what changed.
+func noticed(t *rapid.T, s *shelf, n *model.CheckpointNotice, last model.Checkpoint) {
+	t.Helper()
+	if n.Everything {
+		return
+	}
+	for name, ops := range s.buckets {
+		for _, op := range ops {
+			if op.ID > last.Op && op.ID <= n.Checkpoint.Op && !slices.Contains(n.Buckets, name) {
+				t.Fatalf("INV-29: bucket %s changed by op %s between %v and %v, the notice says %q", name, op.ID, last, n.Checkpoint, n.Buckets)
+			}
+		}
+	}
+	for _, e := range s.entries {
+		if e.ID > last.Op && e.ID <= n.Checkpoint.Op && !slices.Contains(n.Lookups, e.Lookup) {
+			t.Fatalf("INV-29: lookup %s changed by %s, the notice says %q", e.Lookup, e.ID, n.Lookups)
+		}
+	}
+}

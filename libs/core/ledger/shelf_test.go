@@ -1,0 +1,69 @@
+package ledger
+
+import (
+	"bytes"
+	"iter"
+	"maps"
+	"slices"
+
+	"github.com/sluicesync/sluice/libs/model"
+)
+
+// shelf is the least that can be called a store.
+type shelf struct {
+	head    model.StreamHead
+	records map[model.RowKey]*Record
+	buckets map[string][]model.Op
+	entries []EntryWrite
+}
+
+func newShelf(head model.StreamHead) *shelf {
+	return &shelf{head: head, records: map[model.RowKey]*Record{}, buckets: map[string][]model.Op{}}
+}
+
+func keysOf[V any](m map[string]V) iter.Seq[string] { return maps.Keys(m) }
+
+func (s *shelf) load(a Action) Event {
+	switch a := a.(type) {
+	case Load:
+		var e Loaded
+		for _, k := range a.Keys {
+			e.Records = append(e.Records, s.records[k])
+		}
+		return e
+	case LoadTable:
+		var e TableLoaded
+		for k, r := range s.records {
+			if k.Table == a.Table && bytes.Compare(k.Row[:], a.After[:]) > 0 {
+				e.Rows = append(e.Rows, KeyedRecord{k, r})
+			}
+		}
+		slices.SortFunc(e.Rows, func(a, b KeyedRecord) int { return bytes.Compare(a.Key.Row[:], b.Key.Row[:]) })
+		if len(e.Rows) > a.Limit {
+			e.Rows, e.More = e.Rows[:a.Limit], true
+		}
+		return e
+	}
+	panic("not a load")
+}
+
+// commit stores c, unless it is fenced or out of place.
+func (s *shelf) commit(c *Commit) bool {
+	if c.Head.Epoch != s.head.Epoch || c.Previous != s.head.Applied || c.PreviousOp != s.head.Persisted {
+		return false
+	}
+	for _, op := range c.Ops {
+		name := c.Buckets[op.Bucket].Bucket
+		s.buckets[name] = append(s.buckets[name], op.Op)
+	}
+	for _, r := range c.Rows {
+		if r.Record == nil {
+			delete(s.records, r.Key)
+		} else {
+			s.records[r.Key] = r.Record
+		}
+	}
+	s.entries = append(s.entries, c.Entries...)
+	s.head = c.Head
+	return true
+}
