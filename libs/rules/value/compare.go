@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"math/big"
+	"strings"
 
 	"github.com/sluicesync/sluice/libs/model"
 )
@@ -66,7 +67,25 @@ func compareNumbers(a, b model.Value) int {
 	case b.Kind() == model.Real:
 		return compareIntegerReal(a, b.Float())
 	}
-	return toBig(a).Cmp(toBig(b))
+	return compareIntegers(a, b)
+}
+
+// compareIntegers compares where at least one is beyond int64.
+func compareIntegers(a, b model.Value) int {
+	as, bs := Text(a), Text(b)
+	an, bn := as[0] == '-', bs[0] == '-'
+	switch {
+	case an != bn && an:
+		return -1
+	case an != bn:
+		return 1
+	case an:
+		as, bs = bs, as
+	}
+	if len(as) != len(bs) {
+		return cmp.Compare(len(as), len(bs))
+	}
+	return strings.Compare(as, bs)
 }
 
 // compareIntegerReal compares exactly: 2^53+1 is not 2^53.0.
@@ -90,6 +109,13 @@ func compareIntegerReal(i model.Value, f float64) int {
 			return c
 		}
 		return cmp.Compare(0, f-math.Trunc(f))
+	}
+	const maxDigits = 310 // no finite real has more
+	if digits := i.Str(); len(digits) > maxDigits+1 {
+		if digits[0] == '-' {
+			return -1
+		}
+		return 1
 	}
 	return new(big.Float).SetInt(toBig(i)).Cmp(big.NewFloat(f))
 }

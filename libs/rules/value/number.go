@@ -3,21 +3,28 @@ package value
 import (
 	"math/big"
 	"strconv"
+	"strings"
 
 	"github.com/sluicesync/sluice/libs/model"
 )
 
 // Integer returns the INTEGER with these decimal digits (a minus allowed), of
-// any size.
+// any size. It is linear in their number.
 func Integer(digits string) model.Value {
 	if i, err := strconv.ParseInt(digits, 10, 64); err == nil {
 		return model.IntegerValue(i)
 	}
-	b, ok := new(big.Int).SetString(digits, 10)
-	if !ok {
-		return model.IntegerValue(0)
+	magnitude, negative := strings.CutPrefix(digits, "-")
+	trimmed := strings.TrimLeft(magnitude, "0")
+	if len(trimmed) < len(magnitude) {
+		if digits = trimmed; negative {
+			digits = "-" + trimmed
+		}
+		if i, err := strconv.ParseInt(digits, 10, 64); err == nil {
+			return model.IntegerValue(i)
+		}
 	}
-	return bigInteger(b)
+	return model.BigIntegerValue(digits)
 }
 
 func bigInteger(b *big.Int) model.Value {

@@ -162,13 +162,32 @@ func Index(s, sub string) int {
 	if !hasSurrogate(sub) {
 		return -1
 	}
-	n, m := Length(s), Length(sub)
-	for i := 0; i+m <= n; i++ {
-		if Slice(s, int64(i), int64(i+m)) == sub {
-			return i
+	units, wanted := utf16(s), utf16(sub)
+	for from := 0; ; from++ {
+		i := strings.Index(units[from:], wanted)
+		if i < 0 {
+			return -1
+		}
+		if from += i; from%2 == 0 {
+			return from / 2
 		}
 	}
-	return -1
+}
+
+// utf16 is s in UTF-16, two bytes a unit.
+func utf16(s string) string {
+	b := make([]byte, 0, 2*len(s))
+	for i := 0; i < len(s); {
+		u := firstUnit(s, i)
+		b = append(b, byte(u>>8), byte(u))
+		if s[i] >= 0xf0 {
+			u = lowHalf(s, i)
+			b = append(b, byte(u>>8), byte(u))
+		}
+		size, _ := charAt(s, i)
+		i += size
+	}
+	return string(b)
 }
 
 func hasSurrogate(s string) bool {
