@@ -8,6 +8,7 @@ import (
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/replicator/internal/source"
+	"github.com/sluicesync/sluice/services/replicator/internal/source/postgres"
 )
 
 // api is the Source service.
@@ -42,7 +43,7 @@ func (a *api) Diagnose(ctx context.Context, req *pb.DiagnoseRequest) (*pb.Diagno
 	d, err := a.r.src.Diagnose(ctx, streams)
 	if err != nil {
 		// Not connected is an answer.
-		reply.Uri = a.r.cfg.uri()
+		reply.Uri = postgres.Redacted(a.r.cfg.Connection.Postgres)
 		reply.DefaultSchema = "public"
 		reply.Problems = []*pb.Problem{{Fatal: true, Code: string(errs.CodeOf(err)), Message: errs.Cause(err)}}
 		return reply, nil
@@ -87,7 +88,7 @@ func (a *api) Schema(ctx context.Context, _ *pb.SchemaRequest) (*pb.SchemaReply,
 }
 
 func (a *api) ExecuteSQL(ctx context.Context, req *pb.ExecuteSQLRequest) (*pb.ExecuteSQLReply, error) {
-	if !a.r.cfg.DebugAPI {
+	if !a.r.cfg.Connection.DebugAPI {
 		return nil, errs.New(errs.S2001, "debug_api is off for this connection")
 	}
 	result, err := a.r.src.Execute(ctx, req.GetQuery(), req.GetJsonArgs())
@@ -95,10 +96,4 @@ func (a *api) ExecuteSQL(ctx context.Context, req *pb.ExecuteSQLRequest) (*pb.Ex
 		return &pb.ExecuteSQLReply{Error: errs.Cause(err)}, nil
 	}
 	return &pb.ExecuteSQLReply{Success: true, Columns: result.Columns, JsonRows: result.Rows}, nil
-}
-
-// uri is the source's, without credentials.
-func (c Config) uri() string {
-	pg, _ := c.Postgres.Resolve()
-	return pg.Redacted()
 }

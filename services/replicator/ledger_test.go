@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
@@ -503,7 +504,7 @@ func (s *suite) start(instance string) (stop func()) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	env := service.Env{Log: s.log.With("instance", instance), Metrics: prometheus.NewRegistry(), Health: &service.Health{}, Instance: instance}
-	cfg := Config{Type: "postgresql", Postgres: Postgres{URI: s.pg.URI("postgres"), SSLMode: "disable"}, DebugAPI: true, Heartbeat: 200 * time.Millisecond,
+	cfg := Config{Connection: config.Connection{Type: "postgresql", DebugAPI: true, Postgres: s.pg.Config("postgres")}, Heartbeat: 200 * time.Millisecond,
 		Stream: stream.Options{Storage: jetstream.FileStorage}}
 	if s.tweak != nil {
 		s.tweak(&cfg)

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
@@ -36,33 +37,33 @@ import (
 	"github.com/sluicesync/sluice/services/replicator/internal/source/postgres"
 )
 
-// Postgres says how to reach a Postgres source.
-type Postgres = postgres.Config
-
 // Config says what to replicate.
 type Config struct {
-	// Type of the source: postgresql.
-	Type string
-	// Tag names the connection in table patterns; "" = default.
-	Tag string
-	// Postgres is used with Type postgresql.
-	Postgres Postgres
-	// DebugAPI allows ExecuteSQL.
-	DebugAPI bool
+	// Connection to the source.
+	Connection config.Connection
 	// Heartbeat is the interval at which the source's log is made to move on; 0 =
-	// 1 s.
+	// 1 s. (The connection's own interval is a minimum that the reference needs;
+	// ours is shorter, so that freshness can be seen.)
 	Heartbeat time.Duration
 	// Stream of JetStream, which the replicator makes if it is not there.
 	Stream stream.Options
 }
 
+// FromFile takes what concerns the replicator from the config file.
+func FromFile(f *config.File) (Config, error) {
+	if len(f.Connections) == 0 {
+		return Config{}, errs.New(errs.S9001, "replication.connections is empty: there is nothing to replicate from")
+	}
+	c := Config{Connection: f.Connections[0]}
+	return c, c.Validate()
+}
+
 // Validate returns every problem at once.
 func (c Config) Validate() error {
-	if c.Type != "postgresql" {
-		return errs.New(errs.S9001, "no source of type %q", c.Type)
+	if c.Connection.Type != "postgresql" || c.Connection.Postgres == nil {
+		return errs.New(errs.S9001, "replication from a source of type %q is not supported", c.Connection.Type)
 	}
-	_, err := c.Postgres.Resolve()
-	return err
+	return nil
 }
 
 // Conns is what the replicator is handed.
@@ -77,17 +78,13 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	pg, err := cfg.Postgres.Resolve()
-	if err != nil {
-		return err
-	}
-	if cfg.Tag == "" {
-		cfg.Tag = "default"
+	if cfg.Connection.Tag == "" {
+		cfg.Connection.Tag = "default"
 	}
 	if cfg.Heartbeat <= 0 {
 		cfg.Heartbeat = time.Second
 	}
-	src, err := postgres.New(pg, cfg.Tag, env.Log)
+	src, err := postgres.New(cfg.Connection.Postgres, cfg.Connection.Tag, env.Log)
 	if err != nil {
 		return err
 	}

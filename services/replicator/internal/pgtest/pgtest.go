@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sluicesync/sluice/libs/kit/config"
 )
 
 // binaries is where Postgres is installed, unless SLUICE_TEST_PG_BIN says
@@ -97,6 +99,11 @@ func (s *Server) Stop(t testing.TB, mode string) {
 // URI of a database, as user postgres.
 func (s *Server) URI(database string) string {
 	return fmt.Sprintf("postgresql://postgres:trusted@127.0.0.1:%d/%s", s.Port, database)
+}
+
+// Config of a connection to a database, as user postgres.
+func (s *Server) Config(database string) *config.Postgres {
+	return &config.Postgres{Hostname: "127.0.0.1", Port: s.Port, Username: "postgres", Password: "trusted", Database: database, SSLMode: "disable", MaxPoolSize: 8}
 }
 
 // Connect connects to a database until the test ends.

@@ -60,7 +60,7 @@ func (s *Source) Check(ctx context.Context) ([]source.Problem, error) {
 		problems = append(problems, source.Problem{Message: fmt.Sprintf("all %d replication slots are in use: no other can be made", slots),
 			Fix: fmt.Sprintf("ALTER SYSTEM SET max_replication_slots = %d; -- then restart the server", 2*slots)})
 	}
-	name := s.config.Publication
+	name := publication
 	root := "false"
 	if version >= 130000 {
 		root = "pubviaroot"
@@ -110,7 +110,7 @@ WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') 
 ORDER BY 1, 2`
 
 func (s *Source) tableStates(ctx context.Context) ([]tableState, error) {
-	rows, err := s.pool.Query(ctx, tableStatesQuery, s.config.Publication)
+	rows, err := s.pool.Query(ctx, tableStatesQuery, publication)
 	if err != nil {
 		return nil, fmt.Errorf("read tables: %w", err)
 	}
@@ -129,8 +129,8 @@ func (s *Source) diagnose(t *tableState) []source.Problem {
 	var problems []source.Problem
 	table := quote(t.schema) + "." + quote(t.name)
 	if !t.published {
-		problems = append(problems, source.Problem{Fatal: true, Code: string(errs.S1141), Message: "table " + table + " is not in publication " + quote(s.config.Publication),
-			Fix: "ALTER PUBLICATION " + quote(s.config.Publication) + " ADD TABLE " + table + ";"})
+		problems = append(problems, source.Problem{Fatal: true, Code: string(errs.S1141), Message: "table " + table + " is not in publication " + quote(publication),
+			Fix: "ALTER PUBLICATION " + quote(publication) + " ADD TABLE " + table + ";"})
 	}
 	if !t.selectable {
 		problems = append(problems, source.Problem{Fatal: true, Message: "table " + table + " may not be read",
@@ -149,7 +149,7 @@ func (s *Source) diagnose(t *tableState) []source.Problem {
 
 // Diagnose tells the state of the source and of the given streams in it.
 func (s *Source) Diagnose(ctx context.Context, streams []source.StreamTables) (*source.Diagnosis, error) {
-	d := &source.Diagnosis{URI: s.config.Redacted(), DefaultSchema: "public"}
+	d := &source.Diagnosis{URI: Redacted(s.config), DefaultSchema: "public"}
 	var err error
 	if d.Problems, err = s.Check(ctx); err != nil {
 		return nil, err

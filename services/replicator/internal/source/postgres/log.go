@@ -138,7 +138,7 @@ func (l *logReader) Read(ctx context.Context, sink source.Sink) error {
 }
 
 func (l *logReader) startReplication(ctx context.Context, conn *pgconn.PgConn) (*pgconn.HijackedConn, error) {
-	sql := "START_REPLICATION SLOT " + quote(l.stream.Name) + " LOGICAL 0/0 (proto_version '1', publication_names " + literal(quote(l.source.config.Publication))
+	sql := "START_REPLICATION SLOT " + quote(l.stream.Name) + " LOGICAL 0/0 (proto_version '1', publication_names " + literal(quote(publication))
 	if l.version >= 140000 {
 		sql += ", messages 'true'"
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/replicator/internal/source"
 )
@@ -34,7 +35,7 @@ const prefix = "sluice"
 
 // Source is a Postgres database.
 type Source struct {
-	config  Config
+	config  *config.Postgres
 	tag     string // the connection's, in table patterns
 	log     *slog.Logger
 	pool    *pgxpool.Pool
@@ -45,10 +46,9 @@ type Source struct {
 
 var _ source.Source = (*Source)(nil)
 
-// New returns the source that c describes, which Resolve has completed. It
-// connects when it is used.
-func New(c Config, tag string, log *slog.Logger) (*Source, error) {
-	conn, err := c.connConfig()
+// New returns the source that c describes. It connects when it is used.
+func New(c *config.Postgres, tag string, log *slog.Logger) (*Source, error) {
+	conn, err := connConfig(c)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +195,7 @@ var errClosed = errors.New("connection closed by the server")
 
 // replicationConn opens a connection that speaks the replication protocol.
 func (s *Source) replicationConn(ctx context.Context) (*pgconn.PgConn, error) {
-	c, err := s.config.connConfig()
+	c, err := connConfig(s.config)
 	if err != nil {
 		return nil, err
 	}

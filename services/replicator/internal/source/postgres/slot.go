@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ func (s *Source) Open(ctx context.Context, stream *model.Stream) (source.Log, er
 			// A new slot would end the same way.
 			return nil, errs.New(errs.S1146, "replication slot %s was invalidated while tables were being copied (%s): %s", name, found.reason, hint(found.reason))
 		case found.status == "lost":
-			return nil, lost(name, "its WAL is gone ("+first(found.reason, "max_slot_wal_keep_size")+"): "+hint(found.reason))
+			return nil, lost(name, "its WAL is gone ("+cmp.Or(found.reason, "max_slot_wal_keep_size")+"): "+hint(found.reason))
 		case found.plugin != "pgoutput":
 			return nil, errs.New(errs.S1101, "replication slot %s exists with plugin %q", name, found.plugin)
 		case found.database != s.config.Database:

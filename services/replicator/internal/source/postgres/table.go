@@ -156,7 +156,7 @@ func (s *Source) tables(ctx context.Context, patterns []model.TablePattern, oid 
 	if version >= 150000 {
 		filter, lists, group = "coalesce(p.rowfilter, '')", "AND a.attname = ANY(p.attnames)", ", p.rowfilter"
 	}
-	args := []any{s.config.Publication}
+	args := []any{publication}
 	only := ""
 	if oid != 0 {
 		args = append(args, oid)
