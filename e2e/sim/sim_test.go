@@ -18,7 +18,7 @@ var (
 	runs  = flag.Int("sim.n", 1000, "number of seeds to simulate")
 	seed  = flag.Uint64("sim.seed", 0, "replay this seed only")
 	first = flag.Uint64("sim.first", 1, "first of the seeds; 0 = one by chance")
-	steps = flag.Int("sim.steps", 1000, "steps of each seed")
+	steps = flag.Int("sim.steps", 1500, "steps of each seed")
 )
 
 // simulate runs one seed and returns what happened how often, or the failure.

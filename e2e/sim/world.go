@@ -143,16 +143,16 @@ type action struct {
 
 func newTemperament(rnd *rand.Rand) temperament {
 	t := temperament{actions: []action{
-		{90, (*World).writeSource},
+		{60, (*World).writeSource},
 		{140, func(w *World) { w.anyReplicator().turn() }},
 		{170, (*World).deliver},
 		{170, func(w *World) { w.pickWriter().work(w.rnd.IntN(15) == 0) }},
 		{70, (*World).compact},
 		{12, (*World).startCompaction},
 		{10, (*World).compactLookups},
-		{150, func(w *World) { w.gatewayTurn(w.anyClient()) }},
-		{40, func(w *World) { w.noticeTurn(w.anyClient()) }},
-		{130, func(w *World) { w.clientTurn(w.anyClient()) }},
+		{260, func(w *World) { w.gatewayTurn(w.anyClient()) }},
+		{60, func(w *World) { w.noticeTurn(w.anyClient()) }},
+		{220, func(w *World) { w.clientTurn(w.anyClient()) }},
 		{8, (*World).disaster},
 	}}
 	for i := range t.actions {
@@ -174,7 +174,12 @@ func (w *World) Step() {
 	}
 }
 
+// writeSource writes, unless the world is far behind: what comes late says
+// little.
 func (w *World) writeSource() {
+	if w.source.head()-indexOf(w.checkpoint().Position) > 40 {
+		return
+	}
 	size := w.rnd.IntN(5)
 	if w.rnd.IntN(30) == 0 {
 		size = 20 + w.rnd.IntN(40)
@@ -413,6 +418,14 @@ func (w *World) Settle() {
 
 func (r *replicator) caughtUp() bool {
 	return !r.dead && r.snapshot == nil && r.next == len(r.w.source.log)
+}
+
+// checkpoint is the last one published.
+func (w *World) checkpoint() model.Checkpoint {
+	if len(w.checkpoints) == 0 {
+		return model.Checkpoint{Position: position(0)}
+	}
+	return w.checkpoints[len(w.checkpoints)-1]
 }
 
 func (w *World) head() model.StreamHead {
