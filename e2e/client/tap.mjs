@@ -8,7 +8,7 @@
 import { deserialize } from 'bson';
 
 const CONTROL = /powersync_control\(/;
-const KEPT_LINES = 40;
+const KEPT_LINES = 12;
 
 export class Tap {
   constructor() {
@@ -138,5 +138,5 @@ function brief(kind, body) {
     return `data ${body.bucket} after ${body.after}: ${ops.length} ops ${ops[0]?.op_id ?? ''}..${ops.at(-1)?.op_id ?? ''}`;
   }
   const text = JSON.stringify({ [kind]: body });
-  return text.length > 400 ? `${text.slice(0, 400)}…` : text;
+  return text.length > 300 ? `${text.slice(0, 300)}…` : text;
 }

@@ -78,6 +78,7 @@ func StartDriver(t testing.TB, dir string) *Driver {
 	go d.read(out)
 	t.Cleanup(func() {
 		if t.Failed() {
+			d.t = t
 			d.report()
 			t.Logf("client log, last lines:\n%s", d.log.String())
 		}
@@ -115,7 +116,7 @@ func (d *Driver) report() {
 			d.t.Logf("client %s: %v", c.name, err)
 			continue
 		}
-		d.t.Logf("client %s\nstatus %s\nstats %s", c.name, status, stats)
+		d.t.Logf("client %s\n%s\n%s", c.name, status, stats)
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 // load writes transactions until it is stopped. It goes on through a restart of
 // the source; a transaction whose commit was lost is simply not counted.
 type load struct {
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	end func() // closes what the writer looks at between two transactions
+	wg  sync.WaitGroup
 
 	mu    sync.Mutex
 	done  int   // guarded by mu; committed transactions
@@ -27,8 +27,8 @@ type load struct {
 
 // start runs one transaction after the other.
 func start(t testing.TB, pg *harness.Postgres, pause time.Duration, transaction func(context.Context, pgx.Tx) error) *load {
-	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{cancel: cancel, t: t}
+	ctx, ended := t.Context(), make(chan struct{})
+	l := &load{end: sync.OnceFunc(func() { close(ended) }), t: t}
 	l.wg.Go(func() {
 		var conn *pgx.Conn
 		defer func() {
@@ -41,6 +41,8 @@ func start(t testing.TB, pg *harness.Postgres, pause time.Duration, transaction 
 		for {
 			select {
 			case <-ctx.Done():
+				return
+			case <-ended:
 				return
 			case <-pace.C:
 			}
@@ -61,14 +63,14 @@ func start(t testing.TB, pg *harness.Postgres, pause time.Duration, transaction 
 			l.mu.Unlock()
 		}
 	})
-	t.Cleanup(func() { l.cancel(); l.wg.Wait() })
+	t.Cleanup(func() { l.end(); l.wg.Wait() })
 	return l
 }
 
 // stop ends the load and returns the number of committed transactions.
 func (l *load) stop() int {
 	l.t.Helper()
-	l.cancel()
+	l.end()
 	l.wg.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,7 +154,7 @@ func (c *churn) stop() int {
 // startCounting adds one to one of the five counters in each transaction.
 func startCounting(t testing.TB, pg *harness.Postgres) *load {
 	return start(t, pg, 5*time.Millisecond, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, "UPDATE counters SET n = n + 1 WHERE id = 'count' || $1", 1+rand.IntN(5))
+		_, err := tx.Exec(ctx, "UPDATE counters SET n = n + 1 WHERE id = 'count' || $1::int", 1+rand.IntN(5))
 		return err
 	})
 }

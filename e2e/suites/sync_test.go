@@ -302,8 +302,8 @@ func transfers(t *testing.T, w *world) {
 		}
 	}
 	moved := load.stop()
-	harness.Converged(t, w.pg, soon, accounts(c, user))
-	t.Logf("%d transfers, the sum was right in %d checks", moved, checks)
+	took := harness.Converged(t, w.pg, soon, accounts(c, user))
+	t.Logf("%d transfers, the sum was right in %d checks; equal %s after the last", moved, checks, took)
 	c.Sound()
 	c.Close()
 }
