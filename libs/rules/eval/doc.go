@@ -13,6 +13,7 @@
 //   - It is a function of its Env: equal input, equal output.
 //   - Comparing columns with request values does not allocate
 //     (TestCompareDoesNotAllocate).
+//   - No value makes an Expr panic (FuzzFunctions).
 //   - An evaluation error is an *Error and never quotes row data (D10).
 //   - Every function and operator gives what conformance vectors record
 //     (TestVectors).
