@@ -53,17 +53,7 @@ func (p *parser) document() *yaml.Node {
 			p.fatal("yaml-shape", None, "the config is empty")
 			return nil
 		}
-		at := None
-		msg := strings.TrimPrefix(err.Error(), "yaml: ")
-		if m := errorLine.FindStringSubmatch(msg); m != nil {
-			line, _ := strconv.Atoi(m[1])
-			at = p.line(line)
-			msg = strings.Replace(msg, m[0], "", 1)
-			if strings.Contains(msg, "end of stream") {
-				at = Span{len(p.src), len(p.src)}
-			}
-		}
-		p.fatal("yaml", at, "%s", msg)
+		p.syntaxError(err)
 		return nil
 	}
 	root := doc.Content[0]
@@ -71,14 +61,41 @@ func (p *parser) document() *yaml.Node {
 		return nil
 	}
 	p.duplicates(root)
-	if err := decode(dec, new(yaml.Node)); err == nil || err.Error() != "EOF" {
-		p.fatal("yaml", None, "the config has several documents")
+	var next yaml.Node
+	if err := decode(dec, &next); err == nil {
+		p.fatal("yaml", p.marker(next.Line), "the config has several documents")
+	} else if err.Error() != "EOF" {
+		p.syntaxError(err)
 	}
 	if root.Kind != yaml.MappingNode {
 		p.fatal("yaml-shape", p.at(root), "the config must be a map with bucket_definitions or streams")
 		return nil
 	}
 	return root
+}
+
+func (p *parser) syntaxError(err error) {
+	at := None
+	msg := strings.TrimPrefix(err.Error(), "yaml: ")
+	if m := errorLine.FindStringSubmatch(msg); m != nil {
+		line, _ := strconv.Atoi(m[1])
+		at = p.line(line)
+		msg = strings.Replace(msg, m[0], "", 1)
+		if strings.Contains(msg, "end of stream") {
+			at = Span{len(p.src), len(p.src)}
+		}
+	}
+	p.fatal("yaml", at, "%s", msg)
+}
+
+// marker returns the last document marker at or before a line.
+func (p *parser) marker(line int) Span {
+	for ; line > 1; line-- {
+		if at := p.line(line); strings.HasPrefix(p.src[at.Start:], "---") {
+			return Span{at.Start, at.Start + 3}
+		}
+	}
+	return None
 }
 
 // decode turns the panics that the YAML package reserves for itself into

@@ -23,6 +23,16 @@ func (s lineSet) list() []int {
 
 func (s lineSet) equal(t lineSet) bool { return fmt.Sprint(s.list()) == fmt.Sprint(t.list()) }
 
+// has tells whether t is a part of s.
+func (s lineSet) has(t lineSet) bool {
+	for l := range t {
+		if !s[l] {
+			return false
+		}
+	}
+	return true
+}
+
 // multiset counts texts.
 type multiset map[string]int
 
