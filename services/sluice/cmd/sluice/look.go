@@ -1,0 +1,310 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/sluicesync/sluice/libs/kit/config"
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/process"
+	"github.com/sluicesync/sluice/libs/rules"
+	"github.com/sluicesync/sluice/services/sluice/internal/admin"
+	"github.com/sluicesync/sluice/services/sluice/internal/token"
+)
+
+type validateCmd struct {
+	File string `arg:"" optional:"" help:"Sync config to check instead of the configured one."`
+}
+
+func (v *validateCmd) Run(c *cli, t terminal) error {
+	f, err := c.load()
+	var broken *config.Error
+	switch {
+	case errors.As(err, &broken):
+		fmt.Fprintln(t.out, broken)
+	case err != nil:
+		return err
+	default:
+		for _, w := range f.Warnings {
+			fmt.Fprintf(t.out, "%s:%s (warning)\n", f.Name, w)
+		}
+	}
+	schema := "public"
+	var text, name string
+	ok := v.File != ""
+	if f != nil {
+		schema = f.DefaultSchema()
+	}
+	if ok {
+		name = v.File
+		b, err := os.ReadFile(v.File)
+		if err != nil {
+			return fmt.Errorf("read the sync config: %w", err)
+		}
+		text = string(b)
+	} else if f != nil {
+		if text, name, ok, err = f.SyncText(); err != nil {
+			return err
+		}
+	}
+	valid := true
+	if ok {
+		valid = check(t.out, text, name, schema)
+	}
+	if broken != nil || !valid {
+		return errors.New("not valid")
+	}
+	if !ok {
+		fmt.Fprintf(t.out, "%s is valid; it names no sync config\n", f.Name)
+		return nil
+	}
+	fmt.Fprintf(t.out, "%s and %s are valid\n", f.Name, name)
+	return nil
+}
+
+// check prints everything that is to be said of a sync config, and returns
+// whether it can be used.
+func check(w io.Writer, text, name, schema string) bool {
+	_, diagnostics := rules.Compile(text, rules.Options{DefaultSchema: schema})
+	valid := true
+	for _, d := range diagnostics {
+		note := " (warning)"
+		if d.Fatal {
+			valid, note = false, ""
+		}
+		place := name
+		if d.Line > 0 {
+			place = fmt.Sprintf("%s:%d:%d", name, d.Line, d.Column)
+		}
+		fmt.Fprintf(w, "%s: %s%s\n", place, d.Message, note)
+	}
+	return valid
+}
+
+// instance are the flags of commands that speak with a running instance.
+type instance struct {
+	URL string `env:"SLUICE_URL" placeholder:"URL" help:"Where the instance is; default http://127.0.0.1 and the config's port."`
+}
+
+func (i *instance) client(c *cli) (*admin.Client, *config.File, error) {
+	f, err := c.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(f.API.Tokens) == 0 {
+		return nil, nil, errs.New(errs.S9001, "api.tokens is empty, so that the admin API is closed: add a token and start the instance again")
+	}
+	url := i.URL
+	if url == "" {
+		url = fmt.Sprintf("http://127.0.0.1:%d", cmp.Or(f.Sluice.Gateway.Port, f.Port))
+	}
+	return &admin.Client{URL: url, Token: f.API.Tokens[0]}, f, nil
+}
+
+type deployCmd struct {
+	instance
+	File    string        `arg:"" help:"Sync config; - is the standard input."`
+	Timeout time.Duration `default:"30m" help:"How long to wait until it is active."`
+}
+
+func (d *deployCmd) Run(c *cli, t terminal) error {
+	a, f, err := d.client(c)
+	if err != nil {
+		return err
+	}
+	var b []byte
+	if d.File == "-" {
+		b, err = io.ReadAll(os.Stdin)
+	} else {
+		b, err = os.ReadFile(d.File)
+	}
+	if err != nil {
+		return fmt.Errorf("read the sync config: %w", err)
+	}
+	if !check(t.out, string(b), d.File, f.DefaultSchema()) {
+		return errs.New(errs.R0001, "the sync config is not valid and was not deployed")
+	}
+	ctx, stop := process.Signals(context.Background())
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, d.Timeout)
+	defer cancel()
+	name, err := a.Deploy(ctx, string(b), func(s admin.Stream) {
+		fmt.Fprintf(t.err, "%s: %s", s.Name, s.State)
+		if s.LastError != "" {
+			fmt.Fprintf(t.err, ": %s", s.LastError)
+		}
+		fmt.Fprintln(t.err)
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(t.out, "%s is active\n", name)
+	return nil
+}
+
+type compactCmd struct {
+	instance
+	Buckets     []string `short:"b" help:"Full bucket ids; default every bucket. \"\" = none."`
+	NoParameter bool     `name:"no-parameter-indexes" help:"Leave the parameter index as it is."`
+	Parameter   bool     `short:"p" name:"parameter-indexes" help:"Compact the parameter index too when --buckets is given."`
+}
+
+func (m *compactCmd) Run(c *cli, t terminal) error {
+	a, _, err := m.client(c)
+	if err != nil {
+		return err
+	}
+	r := admin.CompactRequest{SkipLookups: m.NoParameter || len(m.Buckets) > 0 && !m.Parameter}
+	for _, b := range m.Buckets {
+		switch {
+		case b == "":
+			r.SkipBuckets = true
+		case !strings.Contains(b, "["):
+			return fmt.Errorf("%q is not a full bucket id, as 1#by_user[\"u1\"] is", b)
+		default:
+			r.Buckets = append(r.Buckets, b)
+		}
+	}
+	r.SkipBuckets = r.SkipBuckets && len(r.Buckets) == 0
+	ctx, stop := process.Signals(context.Background())
+	defer stop()
+	done, err := a.Compact(ctx, r)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(t.out, "compacted %s buckets: %s ops read, %s moved, %s cleared; %s parameter entries removed\n",
+		or0(done.Buckets), or0(done.OpsRead), or0(done.OpsMoved), or0(done.OpsCleared), or0(done.LookupsRemoved))
+	return nil
+}
+
+func or0(n json.Number) string { return cmp.Or(n.String(), "0") }
+
+type statusCmd struct {
+	instance
+	JSON bool `help:"Print the reply of the instance as it is."`
+}
+
+func (s *statusCmd) Run(c *cli, t terminal) error {
+	a, _, err := s.client(c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	status, raw, err := a.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if s.JSON {
+		fmt.Fprintf(t.out, "%s\n", raw)
+	} else if err := printStatus(t.out, status); err != nil {
+		return err
+	}
+	if !status.Healthy {
+		return errs.New(errs.S9003, "the pipeline is stale")
+	}
+	return nil
+}
+
+func printStatus(w io.Writer, s admin.Status) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "STAGE\tFRESHNESS\tSTATE\tDETAIL")
+	for _, g := range s.Stages {
+		age, state := "-", "stale"
+		if g.AgeMS != nil {
+			age = (time.Duration(*g.AgeMS) * time.Millisecond).String()
+		}
+		if g.OK {
+			state = "ok"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", g.Name, age, state, g.Detail)
+	}
+	fmt.Fprintln(tw, "\t\t\t")
+	fmt.Fprintln(tw, "STREAM\tSTATE\tCHECKPOINT\tPOSITION")
+	for _, r := range s.Streams {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", r.Name, r.State, cmp.Or(r.Checkpoint.String(), "-"), cmp.Or(r.Position, "-"))
+	}
+	if err := tw.Flush(); err != nil {
+		return fmt.Errorf("print the status: %w", err)
+	}
+	for _, r := range s.Streams {
+		if r.LastError != "" {
+			fmt.Fprintf(w, "\n%s: %s\n", r.Name, r.LastError)
+		}
+	}
+	fmt.Fprintf(w, "\n%d clients connected\n", s.Sessions)
+	return nil
+}
+
+type tokenCmd struct {
+	User     string            `required:"" help:"The sub claim."`
+	TTL      time.Duration     `default:"1h" help:"How long it is valid; at most 24h are accepted."`
+	Audience string            `help:"The aud claim; default the first of client_auth.audience."`
+	Claim    map[string]string `mapsep:"none" placeholder:"KEY=VALUE" help:"A further claim; a value that is JSON is that value."`
+}
+
+func (m *tokenCmd) Run(c *cli, t terminal) error {
+	f, err := c.load()
+	if err != nil {
+		return err
+	}
+	if m.TTL <= 0 || m.TTL > 24*time.Hour {
+		return errs.New(errs.S2104, "a token must live for more than nothing and at most 24h")
+	}
+	s, err := token.Mint(f.Auth, token.Request{User: m.User, TTL: m.TTL, Now: time.Now(), Audience: m.Audience, Claims: m.Claim})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(t.out, s)
+	return nil
+}
+
+type settingsCmd struct {
+	Get string `placeholder:"KEY" help:"Print the value of this key alone."`
+}
+
+func (s *settingsCmd) Run(c *cli, t terminal) error {
+	f, err := c.load()
+	if err != nil {
+		return err
+	}
+	settings := [][2]string{
+		{"port", fmt.Sprint(f.Port)},
+		{"storage.type", f.Storage.Type},
+		{"telemetry.prometheus_port", fmt.Sprint(f.Telemetry.PrometheusPort)},
+		{"sluice.data", f.Sluice.Data},
+		{"sluice.nats.url", f.Sluice.NATSURL},
+		{"sluice.bucket_store.address", f.Sluice.BucketStore.Address},
+		{"sluice.bucket_store.metrics_port", fmt.Sprint(f.Sluice.BucketStore.MetricsPort)},
+		{"sluice.replicator.address", f.Sluice.Replicator.Address},
+		{"sluice.replicator.metrics_port", fmt.Sprint(f.Sluice.Replicator.MetricsPort)},
+		{"sluice.compactor.address", f.Sluice.Compactor.Address},
+		{"sluice.compactor.metrics_port", fmt.Sprint(f.Sluice.Compactor.MetricsPort)},
+		{"sluice.compactor.interval", f.Sluice.Compactor.Interval.String()},
+		{"sluice.rules_evaluator.metrics_port", fmt.Sprint(f.Sluice.Evaluator.MetricsPort)},
+		{"sluice.gateway.metrics_port", fmt.Sprint(f.Sluice.Gateway.MetricsPort)},
+		{"sluice.gateway.port", fmt.Sprint(cmp.Or(f.Sluice.Gateway.Port, f.Port))},
+		{"sluice.gateway.max_streams", fmt.Sprint(cmp.Or(f.Sluice.Gateway.MaxStreams, f.API.MaxConnections))},
+	}
+	if s.Get == "" {
+		for _, kv := range settings {
+			fmt.Fprintf(t.out, "%s: %s\n", kv[0], kv[1])
+		}
+		return nil
+	}
+	i := slices.IndexFunc(settings, func(kv [2]string) bool { return kv[0] == s.Get })
+	if i < 0 {
+		return fmt.Errorf("no setting is called %q; `sluice config` lists them", s.Get)
+	}
+	fmt.Fprintln(t.out, settings[i][1])
+	return nil
+}

@@ -1,0 +1,66 @@
+// Command sluice runs Sluice in one process and looks after a running one.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/sluicesync/sluice/libs/kit/config"
+	"github.com/sluicesync/sluice/libs/kit/errs"
+)
+
+// cli is the command line.
+type cli struct {
+	Config     string `short:"c" aliases:"config-path" placeholder:"FILE" help:"Service config (POWERSYNC_CONFIG_PATH; default powersync.yaml)."`
+	ConfigB64  string `name:"config-base64" aliases:"c64" placeholder:"TEXT" help:"Service config as base64 (POWERSYNC_CONFIG_B64)."`
+	SyncBase64 string `name:"sync-base64" aliases:"sync64" placeholder:"TEXT" help:"Sync config as base64 (POWERSYNC_SYNC_CONFIG_B64)."`
+
+	Dev      devCmd      `cmd:"" help:"Run everything in one process: the five services, NATS and the embedded store."`
+	NATS     natsCmd     `cmd:"" name:"nats" help:"Run a NATS server alone."`
+	Validate validateCmd `cmd:"" help:"Report every problem of the service config and of the sync config."`
+	Deploy   deployCmd   `cmd:"" help:"Make the running instance use a sync config, and wait until it is active."`
+	Compact  compactCmd  `cmd:"" help:"Compact now, and wait until it is done."`
+	Status   statusCmd   `cmd:"" help:"Show the pipeline with its freshness by stage; fails if it is stale."`
+	Token    tokenCmd    `cmd:"" help:"Mint a development token from the config's key."`
+	Settings settingsCmd `cmd:"" name:"config" help:"Show settings as the services read them."`
+}
+
+// terminal is where a command writes.
+type terminal struct{ out, err io.Writer }
+
+func (c *cli) load() (*config.File, error) {
+	return config.Load(config.Options{Path: c.Config, Base64: c.ConfigB64, SyncBase64: c.SyncBase64})
+}
+
+func main() {
+	os.Exit(run(os.Args[1:], terminal{os.Stdout, os.Stderr}))
+}
+
+// run runs one command and returns the exit code.
+func run(args []string, t terminal) int {
+	var c cli
+	exited := -1
+	k, err := kong.New(&c, kong.Name("sluice"), kong.Description("Keeps SQLite databases on users' devices in step with a backend database."),
+		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Writers(t.out, t.err),
+		kong.Exit(func(code int) { exited = code }))
+	if err != nil {
+		fmt.Fprintln(t.err, "sluice:", err)
+		return 1
+	}
+	ctx, err := k.Parse(args)
+	if exited >= 0 {
+		return exited // help was shown
+	}
+	if err != nil {
+		fmt.Fprintln(t.err, "sluice:", err)
+		return 2
+	}
+	if err := ctx.Run(&c, t); err != nil {
+		fmt.Fprintln(t.err, "sluice:", errs.Cause(err))
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/sluicesync/sluice/libs/kit/process"
+	"github.com/sluicesync/sluice/libs/kit/telemetry"
+	"github.com/sluicesync/sluice/services/sluice/internal/dev"
+	"github.com/sluicesync/sluice/services/sluice/internal/nats"
+)
+
+type devCmd struct {
+	Data string `placeholder:"DIR" help:"Data folder (sluice.data, SLUICE_DATA; default sluice-data)."`
+}
+
+func (d *devCmd) Run(c *cli, t terminal) error {
+	f, err := c.load()
+	if err != nil {
+		return err
+	}
+	if d.Data != "" {
+		f.Sluice.Data = filepath.Clean(d.Data)
+	}
+	ctx, stop := process.Signals(context.Background())
+	defer stop()
+	log := telemetry.Logger(t.err, f.Logging, "text")
+	process.LogWarnings(log, f)
+	if err := dev.Run(ctx, f, log); err != nil {
+		return err
+	}
+	log.Info("Sluice has stopped")
+	return nil
+}
+
+type natsCmd struct {
+	Data string `placeholder:"DIR" help:"Data folder (sluice.data, SLUICE_DATA; default sluice-data)."`
+}
+
+func (n *natsCmd) Run(c *cli, t terminal) error {
+	f, err := c.load()
+	if err != nil {
+		return err
+	}
+	if n.Data == "" {
+		n.Data = f.Sluice.Data
+	}
+	ctx, stop := process.Signals(context.Background())
+	defer stop()
+	return nats.Run(ctx, n.Data, f.Sluice.NATSURL, telemetry.Logger(t.err, f.Logging, telemetry.Format()))
+}

@@ -1,0 +1,210 @@
+// Package admin speaks with a running instance through its admin API
+// (spec/06 §6 and our own status and compact).
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+)
+
+// maxReply bounds what is read of a reply.
+const maxReply = 64 << 20
+
+// Client is the admin API of one instance.
+type Client struct {
+	// URL is http://host:port, Token one of the instance's api.tokens.
+	URL, Token string
+	HTTP       *http.Client
+}
+
+// Stage is one stage of the pipeline.
+type Stage struct {
+	Name        string     `json:"name"`
+	HeartbeatAt *time.Time `json:"heartbeat_at"`
+	AgeMS       *int64     `json:"age_ms"`
+	OK          bool       `json:"ok"`
+	Detail      string     `json:"detail"`
+}
+
+// Stream is a replication stream.
+type Stream struct {
+	ID         int64       `json:"id"`
+	Name       string      `json:"name"`
+	State      string      `json:"state"`
+	Checkpoint json.Number `json:"checkpoint"`
+	Position   string      `json:"position"`
+	LastError  string      `json:"last_error"`
+}
+
+// Status is the state of an instance.
+type Status struct {
+	Healthy  bool     `json:"healthy"`
+	Stages   []Stage  `json:"stages"`
+	Streams  []Stream `json:"streams"`
+	Sessions int64    `json:"sessions"`
+}
+
+// Compaction is what a run of the compactor did.
+type Compaction struct {
+	Buckets        json.Number `json:"buckets"`
+	OpsRead        json.Number `json:"ops_read"`
+	OpsMoved       json.Number `json:"ops_moved"`
+	OpsCleared     json.Number `json:"ops_cleared"`
+	LookupsRemoved json.Number `json:"lookups_removed"`
+}
+
+// CompactRequest says what to compact.
+type CompactRequest struct {
+	Buckets     []string `json:"buckets"`
+	SkipBuckets bool     `json:"skip_buckets"`
+	SkipLookups bool     `json:"skip_lookups"`
+}
+
+// Status returns the state of the instance, and its JSON.
+func (c *Client) Status(ctx context.Context) (Status, json.RawMessage, error) {
+	var raw json.RawMessage
+	if err := c.post(ctx, "/api/admin/v1/sluice/status", "application/json", []byte("{}"), &raw); err != nil {
+		return Status{}, nil, err
+	}
+	var s Status
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return Status{}, nil, fmt.Errorf("read the status: %w", err)
+	}
+	return s, raw, nil
+}
+
+// Compact compacts now and returns when it is done.
+func (c *Client) Compact(ctx context.Context, r CompactRequest) (Compaction, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return Compaction{}, fmt.Errorf("make the request: %w", err)
+	}
+	var out Compaction
+	return out, c.post(ctx, "/api/admin/v1/sluice/compact", "application/json", body, &out)
+}
+
+// ErrStopped is a deployment that another one replaced.
+var ErrStopped = errors.New("another sync config was deployed in the meantime")
+
+const (
+	pollInterval = 100 * time.Millisecond
+	// errorFor is how long a stream may show the same error before Deploy
+	// counts it as failed: shorter ones are those of a source that is away for a
+	// moment.
+	errorFor = 10 * time.Second
+	// unreachableFor is how long an instance may be away meanwhile.
+	unreachableFor = 10 * time.Second
+)
+
+// Deploy deploys a sync config and waits until it is active. It returns the
+// name of its stream. progress is told each change of its state.
+func (c *Client) Deploy(ctx context.Context, config string, progress func(Stream)) (string, error) {
+	var reply struct {
+		Name string `json:"slot_name"`
+	}
+	if err := c.post(ctx, "/api/sync-rules/v1/deploy?override=true", "application/yaml", []byte(config), &reply); err != nil {
+		return "", err
+	}
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	var last Stream
+	var failing, away time.Time
+	for {
+		s, _, err := c.Status(ctx)
+		now := time.Now()
+		switch {
+		case ctx.Err() != nil:
+			return reply.Name, fmt.Errorf("wait for stream %s to become active: %w", reply.Name, ctx.Err())
+		case err == nil:
+			away = time.Time{}
+		case away.IsZero():
+			away = now
+		case now.Sub(away) > unreachableFor:
+			return reply.Name, err
+		}
+		for _, stream := range s.Streams {
+			if stream.Name != reply.Name {
+				continue
+			}
+			if stream.State != last.State || stream.LastError != last.LastError {
+				progress(stream)
+				failing = now
+			}
+			last = stream
+			switch {
+			case stream.State == "ACTIVE":
+				return reply.Name, nil
+			case stream.State == "STOP" || stream.State == "TERMINATED":
+				return reply.Name, ErrStopped
+			case stream.LastError != "" && now.Sub(failing) > errorFor:
+				return reply.Name, fmt.Errorf("stream %s does not become active: %s", reply.Name, stream.LastError)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+// post calls path and reads data into out.
+func (c *Client) post(ctx context.Context, path, contentType string, body []byte, out any) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.URL, "/")+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("make the request: %w", err)
+	}
+	r.Header.Set("Authorization", "Token "+c.Token)
+	r.Header.Set("Content-Type", contentType)
+	h := c.HTTP
+	if h == nil {
+		h = http.DefaultClient
+	}
+	resp, err := h.Do(r)
+	if err != nil {
+		return fmt.Errorf("reach the instance: %w", err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	if err != nil {
+		return fmt.Errorf("read the reply of %s: %w", path, err)
+	}
+	var reply struct {
+		Data  json.RawMessage `json:"data"`
+		Error *struct {
+			Code        string          `json:"code"`
+			Description string          `json:"description"`
+			Details     json.RawMessage `json:"details"`
+		} `json:"error"`
+	}
+	jsonErr := json.Unmarshal(text, &reply)
+	if resp.StatusCode != http.StatusOK {
+		if jsonErr != nil || reply.Error == nil {
+			return fmt.Errorf("%s: HTTP status %s", path, resp.Status)
+		}
+		message := reply.Error.Description
+		var details string
+		if err := json.Unmarshal(reply.Error.Details, &details); err == nil && details != "" {
+			message += ": " + details
+		}
+		if errs.Code(reply.Error.Code) == errs.S2101 {
+			message += " (the instance does not know this config's api token)"
+		}
+		return errs.New(errs.Code(reply.Error.Code), "%s", message)
+	}
+	if jsonErr != nil {
+		return fmt.Errorf("read the reply of %s: %w", path, jsonErr)
+	}
+	if err := json.Unmarshal(reply.Data, out); err != nil {
+		return fmt.Errorf("read the reply of %s: %w", path, err)
+	}
+	return nil
+}

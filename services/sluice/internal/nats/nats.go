@@ -1,0 +1,107 @@
+// Package nats runs a NATS server with JetStream inside the process.
+package nats
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	// maxPayload is the largest message. A batch of many rows is far smaller; a
+	// batch of one large row is what needs this.
+	maxPayload = 64 << 20
+	// maxStore bounds JetStream's disk; the stream of changes has its own bound
+	// below it.
+	maxStore   = 64 << 30
+	maxMemory  = 256 << 20
+	startLimit = 20 * time.Second
+)
+
+// Start starts a server whose store is in the folder nats of data. address is
+// where it listens, as a nats:// URL; "" = only for this process.
+//
+// The store is not synced at each message: what a power cut takes from it, the
+// replicator reads from the source again.
+func Start(data, address string, log *slog.Logger) (*server.Server, error) {
+	dir, err := filepath.Abs(filepath.Join(data, "nats"))
+	if err != nil {
+		return nil, fmt.Errorf("find folder %s: %w", data, err)
+	}
+	o := &server.Options{
+		ServerName: "sluice", JetStream: true, StoreDir: dir, MaxPayload: maxPayload,
+		JetStreamMaxStore: maxStore, JetStreamMaxMemory: maxMemory,
+		NoSigs: true, DontListen: address == "",
+	}
+	if address != "" {
+		u, err := url.Parse(address)
+		if err != nil || u.Hostname() == "" {
+			return nil, fmt.Errorf("sluice.nats.url %q is not nats://host:port", address)
+		}
+		o.Host, o.Port = u.Hostname(), server.DEFAULT_PORT
+		if u.Port() != "" {
+			if o.Port, err = strconv.Atoi(u.Port()); err != nil {
+				return nil, fmt.Errorf("sluice.nats.url: port: %w", err)
+			}
+		}
+		// The server itself only logs that it cannot listen.
+		l, err := net.Listen("tcp", net.JoinHostPort(o.Host, strconv.Itoa(o.Port)))
+		if err != nil {
+			return nil, fmt.Errorf("listen for NATS: %w", err)
+		}
+		if err := l.Close(); err != nil {
+			return nil, fmt.Errorf("listen for NATS: %w", err)
+		}
+	}
+	s, err := server.NewServer(o)
+	if err != nil {
+		return nil, fmt.Errorf("start NATS: %w", err)
+	}
+	s.SetLoggerV2(logger{log}, false, false, false)
+	s.Start()
+	if !s.ReadyForConnections(startLimit) {
+		Stop(s)
+		return nil, errors.New("start NATS: it is not ready in time")
+	}
+	if !s.JetStreamEnabled() {
+		Stop(s)
+		return nil, fmt.Errorf("start NATS: JetStream cannot use folder %s; see the log", dir)
+	}
+	return s, nil
+}
+
+// Stop stops s and waits until it has.
+func Stop(s *server.Server) {
+	s.Shutdown()
+	s.WaitForShutdown()
+}
+
+// Run runs a server until ctx ends.
+func Run(ctx context.Context, data, address string, log *slog.Logger) error {
+	s, err := Start(data, address, log)
+	if err != nil {
+		return err
+	}
+	log.Info("NATS is ready", "address", s.ClientURL())
+	<-ctx.Done()
+	Stop(s)
+	return nil
+}
+
+// logger passes on what the server says that an operator must know.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Noticef(format string, v ...any) { l.log.Debug("NATS: " + fmt.Sprintf(format, v...)) }
+func (l logger) Warnf(format string, v ...any)   { l.log.Warn("NATS: " + fmt.Sprintf(format, v...)) }
+func (l logger) Fatalf(format string, v ...any)  { l.log.Error("NATS: " + fmt.Sprintf(format, v...)) }
+func (l logger) Errorf(format string, v ...any)  { l.log.Error("NATS: " + fmt.Sprintf(format, v...)) }
+func (l logger) Debugf(format string, v ...any)  { l.log.Debug("NATS: " + fmt.Sprintf(format, v...)) }
+func (l logger) Tracef(format string, v ...any)  { l.log.Debug("NATS: " + fmt.Sprintf(format, v...)) }
