@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/model"
@@ -136,7 +138,10 @@ func (f *fakeStore) Replace(_ context.Context, req *pb.ReplaceRequest) (reply *p
 		ops := slices.Clone(f.buckets[req.GetBucket()])
 		for _, m := range req.GetMoves() {
 			i, ok := slices.BinarySearchFunc(ops, model.OpID(m.GetId()), func(o model.Op, id model.OpID) int { return cmp.Compare(o.ID, id) })
-			if ok && (ops[i].Kind == model.OpPut || ops[i].Kind == model.OpRemove) {
+			switch {
+			case !ok || ops[i].Kind == model.OpClear:
+				return status.Errorf(codes.Aborted, "op %d is not what it was", m.GetId())
+			case ops[i].Kind != model.OpMove:
 				ops[i] = model.Op{ID: ops[i].ID, Kind: model.OpMove, Checksum: ops[i].Checksum, Target: model.OpID(m.GetTarget())}
 			}
 		}
@@ -146,7 +151,7 @@ func (f *fakeStore) Replace(_ context.Context, req *pb.ReplaceRequest) (reply *p
 			n := 0
 			for ; n < len(ops) && ops[n].ID <= to; n++ {
 				if ops[n].Kind == model.OpPut {
-					return errs.New(errs.S0001, "op %d is a PUT", ops[n].ID)
+					return status.Errorf(codes.Aborted, "op %d is a PUT", ops[n].ID)
 				}
 				folded.Checksum += ops[n].Checksum
 				folded.Target = max(folded.Target, ops[n].Target)

@@ -21,8 +21,12 @@ import (
 	"github.com/sluicesync/sluice/services/compactor/internal/schedule"
 )
 
-// page is how many buckets are asked for at once.
-const page = 1000
+const (
+	// page is how many buckets are asked for at once.
+	page = 1000
+	// attempts at a bucket at which another compactor is as well.
+	attempts = 3
+)
 
 type compactor struct {
 	catalog pb.CatalogClient
@@ -173,14 +177,22 @@ func (c *compactor) buckets(ctx context.Context, id model.StreamID, sel selectio
 // bucket compacts one bucket. Its error ends the run: bucket-store is out of
 // reach. A failure that concerns the bucket only is logged and counted.
 func (c *compactor) bucket(ctx context.Context, target scan.Target, t *tally) error {
-	r, err := scan.Bucket(ctx, c.store, target, c.limits)
-	c.metrics.ops(r)
+	var r scan.Result
+	var err error
+	for range attempts {
+		var part scan.Result
+		part, err = scan.Bucket(ctx, c.store, target, c.limits)
+		c.metrics.ops(part)
+		r.Add(part)
+		if code(err) != codes.Aborted {
+			break
+		}
+		// Another compactor is at this bucket, from a newer checkpoint: what is
+		// left is what both have left.
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.ops.Read += r.Read
-	t.ops.Moved += r.Moved
-	t.ops.Cleared += r.Cleared
-	t.ops.Untracked += r.Untracked
+	t.ops.Add(r)
 	if err == nil {
 		t.buckets++
 		c.log.Debug("compacted bucket", "stream", target.Stream, "bucket", target.Bucket, "checkpoint", target.Checkpoint,
@@ -204,13 +216,18 @@ func unreachable(err error) bool {
 	if errs.IsRetry(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return true
 	}
-	var s interface{ GRPCStatus() *status.Status }
-	if !errors.As(err, &s) {
-		return false
-	}
-	switch s.GRPCStatus().Code() {
+	switch code(err) {
 	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded:
 		return true
 	}
 	return false
+}
+
+// code is the gRPC code in err's chain; OK if there is none.
+func code(err error) codes.Code {
+	var s interface{ GRPCStatus() *status.Status }
+	if !errors.As(err, &s) {
+		return codes.OK
+	}
+	return s.GRPCStatus().Code()
 }

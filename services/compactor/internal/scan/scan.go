@@ -48,6 +48,14 @@ type Result struct {
 	Untracked uint64
 }
 
+// Add adds what was done by a further attempt.
+func (r *Result) Add(s Result) {
+	r.Read += s.Read
+	r.Moved += s.Moved
+	r.Cleared += s.Cleared
+	r.Untracked += s.Untracked
+}
+
 // Bucket compacts one bucket. What it has done when it fails stays done.
 func Bucket(ctx context.Context, store Store, t Target, l compact.Limits) (Result, error) {
 	r, err := bucket(ctx, store, t, l)
