@@ -76,9 +76,17 @@ func newWorld(b *testing.B, seed string) *world {
 	return w
 }
 
+// It returns once the first checkpoint is available to a client.
 func (w *world) start() {
 	w.Helper()
 	w.sluice = harness.StartInstance(w, harness.NeedsServers(w), w.pg, harness.Options{Mode: mode(), Replicas: 1, SyncConfig: syncConfig})
+	harness.Eventually(w, 5*time.Minute, "the first checkpoint", func() error {
+		s, err := w.stream(w.Context(), "nobody", 4<<10)
+		if err == nil {
+			s.Close()
+		}
+		return err
+	})
 }
 
 // stream opens the stream of a user and reads its first complete checkpoint.
