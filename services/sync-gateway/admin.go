@@ -1,5 +1,27 @@
 package gateway
 
-import "net/http"
+import (
+	"net/http"
+	"time"
 
-func (g *gateway) admin() http.Handler { return nil }
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/admin"
+)
+
+func (g *gateway) admin() http.Handler {
+	return admin.New(admin.Options{
+		Store: g.conns.Store, Source: g.conns.Source, Compactor: g.conns.Compactor, Tokens: g.cfg.API.Tokens,
+		FromFile: g.cfg.SyncConfigFromFile, SlotPrefix: g.cfg.SlotPrefix, DefaultSchema: g.cfg.DefaultSchema,
+		ConnectionID: g.cfg.ConnectionID, Tag: g.cfg.ConnectionTag, DebugAPI: g.cfg.DebugAPI,
+		Sessions: func() int { return int(g.stats.Sessions.Load()) },
+		Noticed: func() (at model.Checkpoint, since time.Time, ok bool) {
+			hub, err := g.hub()
+			if err != nil {
+				return model.Checkpoint{}, time.Time{}, false
+			}
+			at, since = hub.Applied()
+			return at, since, !since.IsZero()
+		},
+		Log: g.log,
+	})
+}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/reply"
 )
 
 // group bounds how many requests of a kind are served at once, and how many
@@ -62,7 +63,7 @@ func (s *Server) writeCheckpoint(c *call) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(c.w, http.StatusOK, data{struct {
+	reply.JSON(c.w, http.StatusOK, data{struct {
 		WriteCheckpoint string `json:"write_checkpoint"`
 	}{strconv.FormatUint(id, 10)}})
 	return nil
@@ -92,7 +93,7 @@ func (s *Server) checkpointRequest(c *call) error {
 	if id, err = s.o.WriteCheckpoint(c.r.Context(), userKey(token.UserID, client), id); err != nil {
 		return err
 	}
-	writeJSON(c.w, http.StatusOK, data{struct {
+	reply.JSON(c.w, http.StatusOK, data{struct {
 		ID string `json:"checkpoint_request_id"`
 	}{strconv.FormatUint(id, 10)}})
 	return nil
@@ -128,7 +129,7 @@ func (s *Server) legacyCheckpoint(c *call) error {
 			return err
 		}
 		if at, _ := hub.Applied(); at.Position >= head {
-			writeJSON(c.w, http.StatusOK, data{struct {
+			reply.JSON(c.w, http.StatusOK, data{struct {
 				Checkpoint string `json:"checkpoint"`
 			}{at.Op.String()}})
 			return nil
@@ -166,7 +167,7 @@ func (s *Server) probe(c *call, path string) error {
 	if !good {
 		status = http.StatusBadRequest
 	}
-	writeJSON(c.w, status, struct {
+	reply.JSON(c.w, status, struct {
 		Ready     bool   `json:"ready"`
 		Started   bool   `json:"started"`
 		TouchedAt string `json:"touched_at"`

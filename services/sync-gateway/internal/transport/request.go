@@ -8,9 +8,9 @@ import (
 	"net/url"
 	"strconv"
 
-	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/reply"
 )
 
 // streamRequest is the body of a sync stream's request (spec/02 §3).
@@ -27,17 +27,6 @@ type streamRequest struct {
 // maxDepth bounds the nesting of a body.
 const maxDepth = 100
 
-// fault is a request that does not fit its schema.
-func fault(messages ...string) *Fault { return &Fault{messages} }
-
-// Fault is a failed validation, with every message.
-type Fault struct{ Messages []string }
-
-func (f *Fault) Error() string { return f.Unwrap().Error() }
-
-// Unwrap gives the failure its code.
-func (f *Fault) Unwrap() error { return errs.New(errs.S2001, "Validation failed") }
-
 // object is a JSON object whose fields are checked one after another; every
 // problem is kept.
 type object struct {
@@ -51,11 +40,11 @@ func parseObject(body []byte) (object, error) {
 		body = []byte("{}")
 	}
 	if tooDeep(body) {
-		return object{}, fault(fmt.Sprintf("body is nested deeper than %d", maxDepth))
+		return object{}, reply.NewFault(fmt.Sprintf("body is nested deeper than %d", maxDepth))
 	}
 	o := object{problems: new([]string)}
 	if err := json.Unmarshal(body, &o.fields); err != nil || o.fields == nil {
-		return object{}, fault("body must be a JSON object")
+		return object{}, reply.NewFault("body must be a JSON object")
 	}
 	return o, nil
 }
@@ -121,7 +110,7 @@ func (o object) take(name string, into any, must string, required bool) bool {
 
 func (o object) err() error {
 	if len(*o.problems) > 0 {
-		return fault(*o.problems...)
+		return reply.NewFault(*o.problems...)
 	}
 	return nil
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/auth"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/fanout"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/reply"
 )
 
 // Options of a server. Zero limits have defaults.
@@ -131,11 +132,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		path = ""
 	}
 	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && r.Method == http.MethodGet {
-		c.id = newID("s/")
+		c.id = reply.NewID("s/")
 		s.socket(c)
 		return
 	}
-	c.id = newID("h/")
+	c.id = reply.NewID("h/")
 	var err error
 	switch {
 	case r.Method == http.MethodPost && path == "/sync/stream":
@@ -162,7 +163,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if errors.Is(err, errTooMany) {
 		w.WriteHeader(status)
 	} else {
-		status = writeError(w, err, c.id)
+		status = reply.Error(w, err, c.id)
 	}
 	c.refused(err, status)
 }
@@ -196,11 +197,11 @@ func (c *call) body(most int64) ([]byte, error) {
 	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, most))
 	var big *http.MaxBytesError
 	if errors.As(err, &big) {
-		return nil, &statusError{failure{Name: "PayloadTooLarge", Code: string(errs.S2001), Status: http.StatusRequestEntityTooLarge,
+		return nil, &reply.StatusError{Failure: reply.Failure{Name: "PayloadTooLarge", Code: string(errs.S2001), Status: http.StatusRequestEntityTooLarge,
 			Description: "Request body is too large"}}
 	}
 	if err != nil {
-		return nil, fault("body could not be read")
+		return nil, reply.NewFault("body could not be read")
 	}
 	return b, nil
 }

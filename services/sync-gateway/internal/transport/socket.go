@@ -16,6 +16,7 @@ import (
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/coding"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/fanout"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/line"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/reply"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/rsocket"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/websocket"
 )
@@ -148,7 +149,7 @@ func (k *socket) setup(many bool) bool {
 		err = k.authorize(&f)
 	}
 	if err != nil {
-		failure := failureOf(err, "")
+		failure := reply.Of(err, "")
 		k.fail(code, "["+failure.Code+"] "+failure.Description)
 		k.call.refused(err, failure.Status)
 		return false
@@ -348,7 +349,7 @@ func (t *socketStream) run(f rsocket.Frame) {
 		k.mu.Unlock()
 	}()
 	if err := t.open(f); err != nil {
-		failure := failureOf(err, "")
+		failure := reply.Of(err, "")
 		_ = k.frame(rsocket.AppendError(nil, t.id, rsocket.ApplicationError, "["+failure.Code+"] "+failure.Description)) // the reader notices a broken connection
 		k.s.o.Log.Info("request refused", "request", k.call.id, "path", "/sync/stream", "transport", "websocket", "status", failure.Status,
 			"code", string(errs.CodeOf(err)), "error", errs.Cause(err), "user", k.token.UserID, "agent", k.agent)
@@ -362,14 +363,14 @@ func (t *socketStream) open(f rsocket.Frame) error {
 	}
 	text, err := k.json(f.Metadata)
 	if err != nil || tooDeep(text) || json.Unmarshal(text, &route) != nil {
-		return fault("metadata must be {path: string}")
+		return reply.NewFault("metadata must be {path: string}")
 	}
 	if route.Path != "/sync/stream" {
 		return errs.New(errs.S2002, "Path not found")
 	}
 	body, err := k.json(f.Data)
 	if err != nil {
-		return fault("data is not a BSON document")
+		return reply.NewFault("data is not a BSON document")
 	}
 	request, err := parseStream(body, nil)
 	if err != nil {
@@ -541,7 +542,7 @@ func (t *socketStream) End(err error) {
 		_ = t.k.ws.Close() // it cannot be told
 		return
 	default:
-		f := failureOf(err, "")
+		f := reply.Of(err, "")
 		last = rsocket.AppendError(nil, t.id, rsocket.ApplicationError, "["+f.Code+"] "+f.Description)
 	}
 	if t.k.frame(last) != nil {
