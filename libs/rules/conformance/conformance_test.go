@@ -12,7 +12,10 @@ func TestVectors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := Run(files, nil)
+	r, err := Run(files, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, f := range r.Failures {
 		t.Error(f)
 	}
@@ -32,7 +35,11 @@ func TestReportsDifferences(t *testing.T) {
 			"requests": [{"buckets": [{"bucket": "b[]", "priority": 3, "definition": "b", "reasons": ["default"]}],
 				"synced": [{"table": "t", "id": "a", "data": "{\"id\":\"a\"}"}]}]}}`
 	run := func(v string) *Report {
-		return Run([]File{{Format: 1, Area: "x", Vectors: []json.RawMessage{json.RawMessage(v)}}}, nil)
+		r, err := Run([]File{{Format: 1, Area: "x", Vectors: []json.RawMessage{json.RawMessage(v)}}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
 	}
 	if r := run(vector); len(r.Failures) > 0 {
 		t.Fatal(r.Failures)

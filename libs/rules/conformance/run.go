@@ -1,8 +1,10 @@
 package conformance
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"strings"
 
@@ -10,33 +12,77 @@ import (
 	"github.com/sluicesync/sluice/libs/rules"
 )
 
-// Area runs one vector of an area that is not about configs. It returns ""
-// or what is wrong.
-type Area func(raw json.RawMessage) (name, problem string)
-
-// Run runs all vectors. areas has the runners of areas that this package does
-// not know (compaction, pg_types), whose code lives above it.
-func Run(files []File, areas map[string]Area) *Report {
+// Run runs all vectors. tests has, for areas whose code lies above this module
+// (compaction, pg_types), the file with the output of their tests.
+func Run(files []File, tests map[string]string) (*Report, error) {
 	r := &Report{}
 	for _, f := range files {
-		for _, raw := range f.Vectors {
-			if a := areas[f.Area]; a != nil {
-				name, problem := a(raw)
-				r.check(f.Area, name, Other, problem, "")
-				continue
+		var results map[string]string
+		if file := tests[f.Area]; file != "" {
+			var err error
+			if results, err = testResults(file); err != nil {
+				return nil, err
 			}
+		}
+		for _, raw := range f.Vectors {
 			switch f.Area {
 			case "checksums":
 				name, problem := checksum(raw)
 				r.check(f.Area, name, Other, problem, "")
 			case "compaction", "pg_types":
-				r.check(f.Area, f.Area, Other, "", "run by the command of module e2e")
+				r.external(f.Area, raw, results)
 			default:
 				runConfig(r, f.Area, raw)
 			}
 		}
 	}
-	return r
+	return r, nil
+}
+
+// testResults reads the output of go test -json: what became of each subtest,
+// "" if it passed.
+func testResults(file string) (map[string]string, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	d := json.NewDecoder(bytes.NewReader(b))
+	for d.More() {
+		var e struct{ Action, Test, Output string }
+		if err := d.Decode(&e); err != nil {
+			return nil, fmt.Errorf("read %s: %w", file, err)
+		}
+		_, name, ok := strings.Cut(e.Test, "/")
+		if !ok {
+			continue
+		}
+		switch e.Action {
+		case "output":
+			out[name] += e.Output
+		case "pass":
+			out[name] = ""
+		}
+	}
+	return out, nil
+}
+
+// external counts a vector that a test of another module ran.
+func (r *Report) external(area string, raw json.RawMessage, results map[string]string) {
+	var v struct{ Name string }
+	if err := json.Unmarshal(raw, &v); err != nil {
+		r.check(area, "unreadable vector", Other, err.Error(), "")
+		return
+	}
+	if results == nil {
+		r.check(area, v.Name, Other, "", "run by the tests of another module")
+		return
+	}
+	problem, ok := results[strings.ReplaceAll(v.Name, " ", "_")]
+	if !ok {
+		problem = "was not run"
+	}
+	r.check(area, v.Name, Other, strings.TrimSpace(problem), "")
 }
 
 // runner compares one config vector.

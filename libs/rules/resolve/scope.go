@@ -389,11 +389,11 @@ type stream struct {
 
 // cte is a named query.
 type cte struct {
-	name   config.Name
-	query  *query
-	sel    *syntax.Select // nil if it is wrong
-	used   bool
-	wrong  bool // parsed, but not resolved
+	name  config.Name
+	query *query
+	sel   *syntax.Select // nil if it is wrong
+	used  bool
+	wrong bool // parsed, but not resolved
 }
 
 // cte returns the named query that a table name means, nil if it means a
