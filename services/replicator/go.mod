@@ -11,6 +11,7 @@ require (
 	github.com/sluicesync/sluice/libs/model v0.0.0
 	github.com/sluicesync/sluice/libs/wire v0.0.0-00010101000000-000000000000
 	github.com/sluicesync/sluice/proto v0.0.0
+	go.uber.org/goleak v1.3.0
 	golang.org/x/sync v0.24.0
 	google.golang.org/grpc v1.85.0
 )

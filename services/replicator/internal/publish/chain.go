@@ -173,7 +173,7 @@ func (c *Chain) Commit(ctx context.Context, t source.Transaction) error {
 	}
 	at := c.at
 	c.at, c.inserts = t.Position, 0
-	if c.changes == 0 && !c.marked && (c.prev.Offset == 0 || c.skip > 0) {
+	if c.changes == 0 && !c.marked && (c.prev.Offset == 0 || c.waiting || c.skip > 0) {
 		if c.skip > 0 {
 			// The transaction that is stored in part comes later.
 			c.at, c.inserts = at, c.prev.Offset&insertMask
