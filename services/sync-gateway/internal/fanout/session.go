@@ -805,7 +805,8 @@ func (s *Session) finish(reason error) {
 	}
 	h.mu.Lock()
 	s.leave()
-	s.running = false
+	// running stays true: the session's timer may still fire and must not wake
+	// it again before done is closed.
 	if !s.marks.ended {
 		s.marks.ended = true
 		close(s.quit)
