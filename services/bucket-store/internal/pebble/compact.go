@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -152,10 +153,8 @@ func (s *Store) Replace(_ context.Context, id model.StreamID, r store.Replacemen
 	batch := s.db.NewBatch()
 	defer batch.Close()
 	x := replacer{s: s, id: id, b: b, batch: batch, refuse: refuse, moved: map[model.OpID]model.OpID{}, rows: map[model.OpID]rowName{}}
-	for _, m := range r.Moves {
-		if err := x.move(m, r.Checkpoint); err != nil {
-			return 0, err
-		}
+	if err := x.move(r.Moves, r.Checkpoint); err != nil {
+		return 0, err
 	}
 	var removed uint64
 	if r.ClearTo > 0 {
@@ -217,55 +216,96 @@ type replacer struct {
 	rows   map[model.OpID]rowName // of targets
 }
 
-// op reads one op; name is the row of a PUT or REMOVE.
-func (x *replacer) op(id model.OpID) (kind model.OpKind, sum model.Checksum, name rowName, err error) {
-	value, closer, err := x.s.db.Get(opKey(x.id, x.b.number, id))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return 0, 0, name, x.refuse(id, "it is not there")
-	}
-	if err != nil {
-		return 0, 0, name, fmt.Errorf("read op %s: %w", id, err)
-	}
-	var op model.Op
-	err = readOp(id, value, &op)
-	name = rowName{op.Key, string([]byte(op.ObjectType)), string([]byte(op.ObjectID))}
-	return op.Kind, op.Checksum, name, errors.Join(err, closer.Close())
+// walk reads ops in ascending order of id. Ops near one another are found by
+// steps rather than by searches.
+type walk struct {
+	x   *replacer
+	it  *pebble.Iterator
+	key []byte
 }
 
-func (x *replacer) move(m store.Move, checkpoint model.OpID) error {
-	if m.ID >= m.Target || m.Target > checkpoint {
-		return x.refuse(m.ID, "its target %s is not between it and the checkpoint", m.Target)
+func (w *walk) op(id model.OpID, op *model.Op) error {
+	found := false
+	if w.it.Valid() && opID(w.it.Key()) < id {
+		found = w.it.Next() && opID(w.it.Key()) == id
 	}
-	if _, ok := x.moved[m.ID]; ok {
-		return x.refuse(m.ID, "it is named twice")
+	if !found {
+		w.key = append(w.key[:0], opKey(w.x.id, w.x.b.number, id)...)
+		found = w.it.SeekGE(w.key) && opID(w.it.Key()) == id
 	}
-	kind, sum, name, err := x.op(m.ID)
+	if err := w.it.Error(); err != nil {
+		return fmt.Errorf("read op %s: %w", id, err)
+	}
+	if !found {
+		return w.x.refuse(id, "it is not there")
+	}
+	value, err := w.it.ValueAndErr()
 	if err != nil {
-		return err
+		return fmt.Errorf("read op %s: %w", id, err)
 	}
-	if kind == model.OpMove {
-		return nil // done before
+	return readOp(id, value, op)
+}
+
+func (x *replacer) move(moves []store.Move, checkpoint model.OpID) error {
+	if len(moves) == 0 {
+		return nil
 	}
-	if kind != model.OpPut && kind != model.OpRemove {
-		return x.refuse(m.ID, "it is a %s", kind)
+	moves = slices.SortedFunc(slices.Values(moves), func(a, b store.Move) int { return cmp.Compare(a.ID, b.ID) })
+	targets := make([]model.OpID, len(moves))
+	for i, m := range moves {
+		if m.ID >= m.Target || m.Target > checkpoint {
+			return x.refuse(m.ID, "its target %s is not between it and the checkpoint", m.Target)
+		}
+		if i > 0 && m.ID == moves[i-1].ID {
+			return x.refuse(m.ID, "it is named twice")
+		}
+		targets[i] = m.Target
 	}
-	target, ok := x.rows[m.Target]
-	if !ok {
-		var kind model.OpKind
-		if kind, _, target, err = x.op(m.Target); err != nil {
+	it, err := x.s.db.NewIter(&pebble.IterOptions{LowerBound: opKey(x.id, x.b.number, moves[0].ID), UpperBound: opKey(x.id, x.b.number, checkpoint+1)})
+	if err != nil {
+		return fmt.Errorf("read ops: %w", err)
+	}
+	defer it.Close()
+	w := walk{x: x, it: it}
+	var op model.Op
+	slices.Sort(targets)
+	for _, id := range slices.Compact(targets) {
+		var refused *store.ReplaceError
+		if err := w.op(id, &op); errors.As(err, &refused) {
+			continue // of a move done before, perhaps
+		} else if err != nil {
 			return err
 		}
-		if kind != model.OpPut && kind != model.OpRemove {
-			return x.refuse(m.Target, "it is a %s and cannot supersede another", kind)
+		if op.Kind == model.OpPut || op.Kind == model.OpRemove {
+			x.rows[id] = rowName{op.Key, strings.Clone(op.ObjectType), strings.Clone(op.ObjectID)}
 		}
-		x.rows[m.Target] = target
 	}
-	if name != target {
-		return x.refuse(m.ID, "op %s is of another row", m.Target)
+	var value []byte
+	for _, m := range moves {
+		if err := w.op(m.ID, &op); err != nil {
+			return err
+		}
+		if op.Kind == model.OpMove {
+			continue // done before
+		}
+		if op.Kind != model.OpPut && op.Kind != model.OpRemove {
+			return x.refuse(m.ID, "it is a %s", op.Kind)
+		}
+		target, ok := x.rows[m.Target]
+		if !ok {
+			return x.refuse(m.Target, "it is no PUT or REMOVE, and cannot supersede another op")
+		}
+		if target != (rowName{op.Key, op.ObjectType, op.ObjectID}) {
+			return x.refuse(m.ID, "op %s is of another row", m.Target)
+		}
+		x.moved[m.ID] = m.Target
+		moved := model.Op{Kind: model.OpMove, Checksum: op.Checksum, Target: m.Target}
+		value = appendOp(value[:0], &moved)
+		if err := x.batch.Set(w.it.Key(), value, nil); err != nil {
+			return fmt.Errorf("move op %s: %w", m.ID, err)
+		}
 	}
-	x.moved[m.ID] = m.Target
-	op := model.Op{Kind: model.OpMove, Checksum: sum, Target: m.Target}
-	return x.batch.Set(opKey(x.id, x.b.number, m.ID), appendOp(nil, &op), nil)
+	return nil
 }
 
 // clear makes everything up to id one CLEAR and returns the ops that are gone.
@@ -291,17 +331,17 @@ func (x *replacer) clear(to model.OpID) (removed uint64, err error) {
 		clear.Checksum += op.Checksum
 		clear.Target = max(clear.Target, op.Target)
 		count++
-		if op.ID != to {
-			if err := x.batch.Delete(it.Key(), nil); err != nil {
-				return 0, fmt.Errorf("clear ops: %w", err)
-			}
-		}
 	}
 	if err := it.Error(); err != nil {
 		return 0, fmt.Errorf("read ops: %w", err)
 	}
 	if count == 0 || op.ID != to {
 		return 0, x.refuse(to, "it is not there")
+	}
+	// A range, for readers would step over each op deleted by itself until
+	// Pebble has compacted them away: the next CLEAR first of all.
+	if err := x.batch.DeleteRange(opKey(x.id, x.b.number, 0), opKey(x.id, x.b.number, to), nil); err != nil {
+		return 0, fmt.Errorf("clear ops: %w", err)
 	}
 	return count - 1, x.batch.Set(opKey(x.id, x.b.number, to), appendOp(nil, &clear), nil)
 }
