@@ -285,6 +285,7 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 	start, created := log.Start()
 	applied := stream.Head.Applied
 	chain := publish.NewChain(publisher, stream.ID, epoch, applied, start, known, j.observer())
+	chain.Copied(stream.Head.NoCheckpointBefore)
 	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Parallel: j.r.src.Parallel(), Rows: j.r.metrics.snapshotRows}
 	j.publisher.Store(publisher)
 	j.reader.Store(&log)

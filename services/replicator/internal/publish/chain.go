@@ -70,6 +70,9 @@ type Chain struct {
 	open    bool           // within a transaction: rows are the reader's
 	marked  bool           // the open transaction has a marker
 
+	until model.Position // CopiedUntil; written under mu
+	hold  model.Position // for the next batch
+
 	// Whole transactions that wait: the first `whole` of rows, up to wholeAt.
 	waiting bool
 	whole   int
@@ -107,6 +110,23 @@ func (c *Chain) Restart(start model.Position) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.at, c.changes, c.skip, c.inserts = start, 0, 0, 0
+}
+
+// Copied says that rows were copied up to position by an earlier session.
+func (c *Chain) Copied(until model.Position) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.until = max(c.until, until)
+}
+
+// CopiedUntil is for the goroutine that adds changes.
+func (c *Chain) CopiedUntil() model.Position { return c.until }
+
+// Hold keeps checkpoints back until position.
+func (c *Chain) Hold(position model.Position) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hold = max(c.hold, position)
 }
 
 // Known returns the tables of the stream.
@@ -273,6 +293,9 @@ func (c *Chain) Insert(ctx context.Context, rows *source.Rows, meta model.BatchM
 
 // emit publishes one batch. The caller holds mu.
 func (c *Chain) emit(changes []model.Change, end model.Cursor, meta model.BatchMeta) {
+	meta.NoCheckpointBefore = max(meta.NoCheckpointBefore, c.hold)
+	c.hold = ""
+	c.until = max(c.until, meta.NoCheckpointBefore)
 	meta.PublishedAt = model.Micros(c.now().UnixMicro())
 	b := model.ChangeBatch{Stream: c.stream, Epoch: c.epoch, Previous: c.prev, End: end, Changes: changes, Meta: meta}
 	body := wire.EncodeChangeBatch(&b)

@@ -123,6 +123,13 @@ type Sink interface {
 	Heartbeat(at model.Micros)
 	// Commit ends the transaction.
 	Commit(ctx context.Context, t Transaction) error
+	// CopiedUntil is the position up to which a change may be of a row that the
+	// copy of its table has missed: it moved from the part not yet read to that
+	// already read.
+	CopiedUntil() model.Position
+	// Hold says that what is added may show the effect of any transaction up to
+	// position: no checkpoint is made before it.
+	Hold(position model.Position)
 	// Idle says that the log has nothing up to position.
 	Idle(ctx context.Context, position model.Position) error
 	// Known returns the tables that the stream has, by id.

@@ -75,14 +75,7 @@ func (l *logReader) Copy(ctx context.Context, st *source.Table, after []byte, c 
 // copyStatement reads up to limit rows behind key.
 func copyStatement(st *source.Table, t *table, key []string, limit int) string {
 	var b strings.Builder
-	b.WriteString("COPY (SELECT ")
-	for i, c := range st.Columns {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(quote(c.Name))
-	}
-	b.WriteString(" FROM ONLY " + quote(st.Schema) + "." + quote(st.Name))
+	b.WriteString(copySelect(st))
 	var columns, values []string
 	for i, k := range t.key {
 		columns = append(columns, quote(st.Columns[k].Name))
@@ -105,6 +98,15 @@ func copyStatement(st *source.Table, t *table, key []string, limit int) string {
 	}
 	b.WriteString(") TO STDOUT")
 	return b.String()
+}
+
+// copySelect begins a COPY of a table's columns.
+func copySelect(st *source.Table) string {
+	columns := make([]string, len(st.Columns))
+	for i, c := range st.Columns {
+		columns[i] = quote(c.Name)
+	}
+	return "COPY (SELECT " + strings.Join(columns, ", ") + " FROM ONLY " + quote(st.Schema) + "." + quote(st.Name)
 }
 
 // copyWriter takes the text form of COPY, a row a line.

@@ -53,7 +53,7 @@ type logReader struct {
 	skip      bool // that is skipped
 	empty     bool // it had no message of ours and no change
 	size      uint64
-	old       []field
+	at        model.Position // not after the end of the open transaction
 }
 
 var _ source.Log = (*logReader)(nil)
@@ -277,7 +277,8 @@ func (l *logReader) data(ctx context.Context, b []byte) error {
 	switch m.tag {
 	case 'B':
 		l.open, l.empty, l.size = true, true, uint64(len(b))
-		l.skip = l.sink.Begin(m.lsn.position())
+		l.at = m.lsn.position()
+		l.skip = l.sink.Begin(l.at)
 	case 'C':
 		l.open = false
 		if l.skip {
@@ -408,6 +409,11 @@ func (l *logReader) change(ctx context.Context, m *message) error {
 		}
 		if c.Before != nil && sameKey(&s.table, c.Before, c.Row) {
 			c.Before, beforeSize = nil, 0
+		}
+		if c.Before != nil && l.at < l.sink.CopiedUntil() && absent(c.Row) {
+			if err := l.blocking(func() error { return l.fill(ctx, s, m.new, c.Row, &rowSize) }); err != nil {
+				return err
+			}
 		}
 	case 'D':
 		c.Op = model.Delete
