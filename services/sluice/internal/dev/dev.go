@@ -5,7 +5,7 @@
 // Invariants:
 //
 //   - Whatever part fails, everything stops and its error is returned; nothing
-//     is left running (TestPartFails, TestRun).
+//     is left running (TestPartFails, TestRun, and TestMain for all).
 //   - Parts stop one after the other, clients first and the store last, so that
 //     each drains into what is still there (TestStopOrder).
 package dev

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -65,15 +67,17 @@ func Start(data, address string, log *slog.Logger) (*server.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start NATS: %w", err)
 	}
-	s.SetLoggerV2(logger{log}, false, false, false)
+	l := &logger{log: log}
+	s.SetLoggerV2(l, false, false, false)
 	s.Start()
+	// A server that cannot start only logs that.
+	if why := l.fatal.Load(); why != nil {
+		Stop(s)
+		return nil, fmt.Errorf("start NATS on folder %s: %s", dir, *why)
+	}
 	if !s.ReadyForConnections(startLimit) {
 		Stop(s)
 		return nil, errors.New("start NATS: it is not ready in time")
-	}
-	if !s.JetStreamEnabled() {
-		Stop(s)
-		return nil, fmt.Errorf("start NATS: JetStream cannot use folder %s; see the log", dir)
 	}
 	return s, nil
 }
@@ -97,11 +101,29 @@ func Run(ctx context.Context, data, address string, log *slog.Logger) error {
 }
 
 // logger passes on what the server says that an operator must know.
-type logger struct{ log *slog.Logger }
+type logger struct {
+	log   *slog.Logger
+	fatal atomic.Pointer[string] // why the server cannot start
+}
 
-func (l logger) Noticef(format string, v ...any) { l.log.Debug("NATS: " + fmt.Sprintf(format, v...)) }
-func (l logger) Warnf(format string, v ...any)   { l.log.Warn("NATS: " + fmt.Sprintf(format, v...)) }
-func (l logger) Fatalf(format string, v ...any)  { l.log.Error("NATS: " + fmt.Sprintf(format, v...)) }
-func (l logger) Errorf(format string, v ...any)  { l.log.Error("NATS: " + fmt.Sprintf(format, v...)) }
-func (l logger) Debugf(format string, v ...any)  { l.log.Debug("NATS: " + fmt.Sprintf(format, v...)) }
-func (l logger) Tracef(format string, v ...any)  { l.log.Debug("NATS: " + fmt.Sprintf(format, v...)) }
+func (l *logger) say(level slog.Level, format string, v []any) {
+	l.log.Log(context.Background(), level, "NATS: "+fmt.Sprintf(format, v...))
+}
+
+func (l *logger) Noticef(format string, v ...any) { l.say(slog.LevelDebug, format, v) }
+func (l *logger) Debugf(format string, v ...any)  { l.say(slog.LevelDebug, format, v) }
+func (l *logger) Tracef(format string, v ...any)  { l.say(slog.LevelDebug, format, v) }
+func (l *logger) Errorf(format string, v ...any)  { l.say(slog.LevelError, format, v) }
+
+func (l *logger) Fatalf(format string, v ...any) {
+	why := fmt.Sprintf(format, v...)
+	l.fatal.Store(&why)
+	l.say(slog.LevelError, format, v)
+}
+
+func (l *logger) Warnf(format string, v ...any) {
+	if strings.HasPrefix(format, "Maximum payloads") {
+		return // maxPayload is meant as it is
+	}
+	l.say(slog.LevelWarn, format, v)
+}

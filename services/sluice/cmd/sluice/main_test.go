@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const service = `
+replication: {connections: [{type: postgresql, uri: "postgresql://u:p@h/d"}]}
+client_auth: {audience: [a], jwks: {keys: [{kty: oct, alg: HS256, kid: k, k: c2VjcmV0}]}}
+api: {tokens: [adm]}
+port: 9000
+sync_config: {path: sync.yaml}
+sluice: {gateway: {metrics_port: 9100}}
+`
+
+const syncConfig = "bucket_definitions:\n  all:\n    data: [SELECT * FROM todos]\n"
+
+// files writes a service and a sync config and returns the first one's path.
+func files(t *testing.T, service, syncConfig string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{"powersync.yaml": service, "sync.yaml": syncConfig} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "powersync.yaml")
+}
+
+func sluice(args ...string) (code int, out, err string) {
+	var o, e bytes.Buffer
+	code = run(args, terminal{&o, &e})
+	return code, o.String(), e.String()
+}
+
+func TestValidate(t *testing.T) {
+	code, out, stderr := sluice("validate", "-c", files(t, service, syncConfig))
+	if code != 0 || !strings.Contains(out, "are valid") || stderr != "" {
+		t.Errorf("%d %s %s", code, out, stderr)
+	}
+	// Every problem of both files, with its place.
+	path := files(t, strings.Replace(service, "9000", "x", 1)+"storage: {type: paper}\n", syncConfig)
+	code, out, _ = sluice("validate", "--config", path, filepath.Join(filepath.Dir(path), "sync.yaml"))
+	if code != 1 || !strings.Contains(out, "powersync.yaml:5:7: port:") || !strings.Contains(out, "powersync.yaml:8:17: storage.type:") {
+		t.Errorf("%d %s", code, out)
+	}
+	code, out, _ = sluice("validate", "-c", files(t, service, "bucket_definitions:\n  all:\n    data: [SELECT, SELECT * FORM x]\n"))
+	if code != 1 || strings.Count(out, "sync.yaml:3:") < 2 {
+		t.Errorf("%d %s", code, out)
+	}
+}
+
+func TestToken(t *testing.T) {
+	path := files(t, service, syncConfig)
+	code, out, stderr := sluice("token", "--user", "u1", "--ttl", "2h", "--claim", "role=admin", "--claim", `x={"a":1,"b":2}`, "--config", path)
+	if code != 0 || strings.Count(out, ".") != 2 || stderr != "" {
+		t.Errorf("%d %q %q", code, out, stderr)
+	}
+	if code, _, stderr := sluice("token", "--user", "u1", "--ttl", "25h", "-c", path); code != 1 || !strings.Contains(stderr, "PSYNC_S2104") {
+		t.Errorf("%d %q", code, stderr)
+	}
+}
+
+func TestConfig(t *testing.T) {
+	path := files(t, service, syncConfig)
+	for key, want := range map[string]string{"port": "9000", "sluice.gateway.metrics_port": "9100", "sluice.gateway.port": "9000", "sluice.rules_evaluator.metrics_port": "0"} {
+		if code, out, _ := sluice("config", "--config", path, "--get", key); code != 0 || out != want+"\n" {
+			t.Errorf("%s: %d %q", key, code, out)
+		}
+	}
+	if code, _, stderr := sluice("config", "--config", path, "--get", "prot"); code != 1 || !strings.Contains(stderr, "prot") {
+		t.Errorf("%d %q", code, stderr)
+	}
+	if code, out, _ := sluice("config", "--config", path); code != 0 || strings.Contains(out, "adm") || !strings.Contains(out, "port: 9000") {
+		t.Errorf("%d %q", code, out)
+	}
+}
+
+func TestInstance(t *testing.T) {
+	healthy := "true"
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		replies := map[string]string{
+			"/api/admin/v1/sluice/status": `{"data":{"healthy":` + healthy + `,"stages":[{"name":"read","heartbeat_at":"2026-01-01T00:00:00Z","age_ms":1500,"ok":true,"detail":""},` +
+				`{"name":"stored","heartbeat_at":null,"age_ms":null,"ok":false,"detail":"never"}],"streams":[{"id":1,"name":"s_1","state":"ACTIVE","checkpoint":"7","position":"P","last_error":""}],"sessions":3}}`,
+			"/api/admin/v1/sluice/compact": `{"data":{"buckets":2}}`,
+			"/api/sync-rules/v1/deploy":    `{"data":{"slot_name":"s_1"}}`,
+		}
+		w.Write([]byte(replies[r.URL.Path]))
+	}))
+	defer s.Close()
+	path := files(t, service, syncConfig)
+	t.Setenv("SLUICE_URL", s.URL)
+	code, out, stderr := sluice("status", "--config", path)
+	for _, want := range []string{"read", "1.5s", "stored", "stale", "never", "s_1", "ACTIVE", "3 clients"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("status lacks %q: %d %s %s", want, code, out, stderr)
+		}
+	}
+	if code != 0 {
+		t.Errorf("status of a healthy instance: %d", code)
+	}
+	healthy = "false"
+	if code, out, _ := sluice("status", "--json", "--config", path); code != 1 || !strings.HasPrefix(out, `{"healthy":false`) {
+		t.Errorf("status of a stale instance: %d %s", code, out)
+	}
+	if code, out, stderr := sluice("deploy", filepath.Join(filepath.Dir(path), "sync.yaml"), "--config", path); code != 0 || out != "s_1 is active\n" {
+		t.Errorf("deploy: %d %s %s", code, out, stderr)
+	}
+	if code, out, stderr := sluice("compact", "--config", path); code != 0 || !strings.HasPrefix(out, "compacted 2 buckets: 0 ops read") {
+		t.Errorf("compact: %d %s %s", code, out, stderr)
+	}
+	if code, _, stderr := sluice("compact", "--config", path, "-b", "a"); code != 1 || !strings.Contains(stderr, "full bucket id") {
+		t.Errorf("compact: %d %s", code, stderr)
+	}
+	// An invalid sync config is not even sent.
+	bad := files(t, strings.Replace(service, "[adm]", "[]", 1), "bucket_definitions: {a: {data: [SELECT]}}")
+	if code, out, stderr := sluice("deploy", filepath.Join(filepath.Dir(bad), "sync.yaml"), "--config", path); code != 1 || !strings.Contains(out, "sync.yaml:1:") || !strings.Contains(stderr, "PSYNC_R0001") {
+		t.Errorf("deploy of an invalid config: %d %s %s", code, out, stderr)
+	}
+	if code, _, stderr := sluice("status", "--config", bad); code != 1 || !strings.Contains(stderr, "api.tokens") {
+		t.Errorf("status without a token: %d %s", code, stderr)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	if code, out, _ := sluice("--help"); code != 0 || !strings.Contains(out, "dev") || !strings.Contains(out, "compact") {
+		t.Errorf("%d %s", code, out)
+	}
+	if code, _, stderr := sluice("frobnicate"); code != 2 || !strings.Contains(stderr, "frobnicate") {
+		t.Errorf("%d %s", code, stderr)
+	}
+	if code, _, stderr := sluice("dev", "--config", "gone.yaml"); code != 1 || !strings.Contains(stderr, "gone.yaml") {
+		t.Errorf("%d %s", code, stderr)
+	}
+}
