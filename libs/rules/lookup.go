@@ -120,10 +120,10 @@ next:
 			}
 			ok := true
 			switch {
+			case v.IsNull():
+				ok = false // null equals nothing
 			case s.raw[j]:
 				buf, ok = appendRaw(buf, v)
-			case v.IsNull() && !p.q.nullKeys:
-				ok = false
 			default:
 				buf, ok = appendFragment(buf, v)
 			}
@@ -260,7 +260,7 @@ next:
 				if err != nil {
 					return nil, buf, err
 				}
-				if v.IsNull() && (!p.q.nullKeys || v.Kind() == model.Absent) {
+				if v.IsNull() && (!p.q.nullKeys[i] || v.Kind() == model.Absent) {
 					continue next
 				}
 				here := len(buf)

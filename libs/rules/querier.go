@@ -16,7 +16,7 @@ import (
 type boundQuerier struct {
 	definition int
 	priority   int
-	nullKeys   bool
+	nullKeys   []bool // by param: null names a bucket, too
 	prefix     string // of bucket ids
 	filters    []eval.Expr
 	steps      []boundStep
@@ -57,7 +57,7 @@ func (p *Plan) bindQueriers() {
 func (p *Plan) bindQuerier(definition int, q *plan.Querier) boundQuerier {
 	d := &p.plan.Definitions[definition]
 	out := boundQuerier{
-		definition: definition, priority: q.Priority, nullKeys: q.NullKeys, language: p.language,
+		definition: definition, priority: q.Priority, language: p.language,
 		prefix: p.prefix + p.plan.Sources[q.Source].Name + "[",
 	}
 	if d.Stream {
@@ -98,10 +98,11 @@ func (p *Plan) bindQuerier(definition int, q *plan.Querier) boundQuerier {
 		out.steps = append(out.steps, st)
 	}
 	out.liveness(q, offsets)
-	for _, pm := range q.Params {
+	for i, pm := range q.Params {
 		es, raw := bind(pm.Sources)
 		out.params = append(out.params, es)
 		out.raw = append(out.raw, raw[0])
+		out.nullKeys = append(out.nullKeys, q.NullKeys && !p.plan.Sources[q.Source].Among(i))
 	}
 	return out
 }

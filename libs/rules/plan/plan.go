@@ -75,6 +75,28 @@ type Match struct {
 	Args   []*Match
 }
 
+// Among tells whether a row's key may be an element of an array.
+func (s *Source) Among(key int) bool {
+	for i := range s.Rows {
+		if s.Rows[i].Match.among(key) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Match) among(key int) bool {
+	if m == nil {
+		return false
+	}
+	for _, a := range m.Args {
+		if a.among(key) {
+			return true
+		}
+	}
+	return m.Op == Among && m.Key == key
+}
+
 // Index is a set of parameter rows, found by their keys.
 type Index struct {
 	Definition int
@@ -95,6 +117,8 @@ type Querier struct {
 	Steps    []QueryStep
 	Params   []Param // the keys of the bucket
 	// NullKeys: a null key makes a bucket all the same (rules and edition 2).
+	// It holds no data, unless keys are elements of arrays (Among): then it is
+	// not given, for null equals nothing.
 	NullKeys bool
 }
 
