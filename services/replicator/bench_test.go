@@ -74,3 +74,25 @@ func BenchmarkLatency(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkBigTransaction: one transaction of 100,000 rows, from its commit.
+func BenchmarkBigTransaction(b *testing.B) {
+	const rows = 100_000
+	s := newSuite(b)
+	conn := s.pg.Connect(b, "postgres")
+	pgtest.Exec(b, conn, todos)
+	id := s.ledger.deploy(model.ValueOptions{}, "todos")
+	s.ledger.mu.Lock()
+	s.ledger.streams[id].countOnly = true
+	s.ledger.mu.Unlock()
+	s.start("a")
+	s.caughtUp(id, 10*time.Second)
+	for b.Loop() {
+		b.StopTimer()
+		n := s.ledger.copied(id)
+		pgtest.Exec(b, conn, `INSERT INTO todos SELECT coalesce((SELECT max(id) FROM todos), 0) + i, repeat('x', 180), 0 FROM generate_series(1, 100000) i`)
+		b.StartTimer()
+		eventually(b, time.Minute, "all rows", func() bool { return s.ledger.copied(id) >= n+rows })
+	}
+	b.ReportMetric(float64(b.N)*rows/b.Elapsed().Seconds(), "rows/s")
+}
