@@ -617,7 +617,7 @@ func testTable(t *suite) {
 	left := map[string]bool{}
 	for op, err := range t.s.Ops(t.ctx, st.id, "a", 0, c) {
 		t.check(err)
-		left[op.ObjectID] = op.Kind == model.OpPut
+		left[strings.Clone(op.ObjectID)] = op.Kind == model.OpPut
 	}
 	for id, is := range left {
 		if is != (id == "500" || id == "3") {
