@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -78,13 +78,28 @@ func (s Service) run(ctx context.Context, args []string, log io.Writer) error {
 	registry := telemetry.Registry()
 	env := telemetry.Env(s.Name, telemetry.Instance(), l, registry)
 	LogWarnings(l, f)
-	port := s.MetricsPort(&f.Sluice)
-	if port == 0 {
-		port = f.Telemetry.PrometheusPort
+	lis, err := s.listen(f, l)
+	if err != nil {
+		return err
 	}
-	return Run(ctx, port, registry, map[string]*service.Health{s.Name: env.Health}, func(ctx context.Context) error {
+	return Run(ctx, lis, registry, map[string]*service.Health{s.Name: env.Health}, func(ctx context.Context) error {
 		return s.Run(ctx, f, env)
 	})
+}
+
+// listen listens on the private port. telemetry.prometheus_port is one port for
+// all services, each in a container of its own; on one machine the first gets
+// it.
+func (s Service) listen(f *config.File, l *slog.Logger) (net.Listener, error) {
+	if port := s.MetricsPort(&f.Sluice); port != 0 {
+		return serve.Listen(port)
+	}
+	lis, err := serve.Listen(f.Telemetry.PrometheusPort)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		l.Warn("telemetry.prometheus_port is taken: set this service's metrics_port to have its metrics too", "port", f.Telemetry.PrometheusPort)
+		return nil, nil
+	}
+	return lis, err
 }
 
 // Signals returns a context that ends at SIGTERM or SIGINT. From then on they
@@ -102,21 +117,16 @@ func LogWarnings(l *slog.Logger, f *config.File) {
 	}
 }
 
-// Run runs main beside the private server on port (0 = none) until main ends or
-// ctx does.
-func Run(ctx context.Context, port int, g prometheus.Gatherer, healths map[string]*service.Health, main func(context.Context) error) error {
-	return RunHandler(ctx, port, serve.Handler(g, healths), main)
-}
-
-// RunHandler is Run with another private handler.
-func RunHandler(ctx context.Context, port int, h http.Handler, main func(context.Context) error) error {
+// Run runs main beside the private server on lis (nil = none), which it owns,
+// until main ends or ctx does.
+func Run(ctx context.Context, lis net.Listener, g prometheus.Gatherer, healths map[string]*service.Health, main func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serve.Private(ctx, port, h) })
-	g.Go(func() error {
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return serve.Serve(ctx, lis, serve.Handler(g, healths)) })
+	eg.Go(func() error {
 		defer cancel()
 		return main(ctx)
 	})
-	return g.Wait()
+	return eg.Wait()
 }

@@ -98,6 +98,28 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// A second service on one machine does without the port that all share, and
+// fails on a port of its own that is taken.
+func TestPortIsTaken(t *testing.T) {
+	lis, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	port := lis.Addr().(*net.TCPAddr).Port
+	s := Service{
+		Name: "thing", MetricsPort: func(s *config.Sluice) int { return s.Compactor.MetricsPort },
+		Run: func(context.Context, *config.File, service.Env) error { return nil },
+	}
+	l := &log{}
+	if err := s.run(context.Background(), []string{"-c", file(t, fmt.Sprintf("telemetry: {prometheus_port: %d}", port))}, l); err != nil || !strings.Contains(l.String(), "is taken") {
+		t.Errorf("the shared port: %v %s", err, l)
+	}
+	if err := s.run(context.Background(), []string{"-c", file(t, fmt.Sprintf("sluice: {compactor: {metrics_port: %d}}", port))}, l); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("its own port: %v", err)
+	}
+}
+
 func TestRunFails(t *testing.T) {
 	boom := errors.New("boom")
 	s := Service{

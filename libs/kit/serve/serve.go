@@ -79,25 +79,25 @@ func Handler(g prometheus.Gatherer, all map[string]*service.Health) http.Handler
 	return m
 }
 
-// Private serves Handler on port until ctx ends; port 0 = nothing to serve, and
-// it only waits.
-func Private(ctx context.Context, port int, h http.Handler) error {
+// Listen listens on a private port; 0 = none, and the listener is nil.
+func Listen(port int) (net.Listener, error) {
 	if port == 0 {
+		return nil, nil
+	}
+	lis, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+	if err != nil {
+		return nil, fmt.Errorf("listen for metrics and probes: %w", err)
+	}
+	return lis, nil
+}
+
+// Serve serves h on lis, which it owns, until ctx ends. Without a listener it
+// only waits.
+func Serve(ctx context.Context, lis net.Listener, h http.Handler) error {
+	if lis == nil {
 		<-ctx.Done()
 		return nil
 	}
-	lis, err := (&net.ListenConfig{}).Listen(ctx, "tcp", fmt.Sprintf(":%d", port))
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("listen for metrics and probes: %w", err)
-	}
-	return Serve(ctx, lis, h)
-}
-
-// Serve serves h on lis until ctx ends.
-func Serve(ctx context.Context, lis net.Listener, h http.Handler) error {
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
 	done := make(chan error, 1) // one value: Serve's
 	go func() { done <- s.Serve(lis) }()

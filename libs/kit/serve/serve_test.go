@@ -88,10 +88,14 @@ func TestServe(t *testing.T) {
 	}
 }
 
-func TestPrivate(t *testing.T) {
+func TestListen(t *testing.T) {
+	none, err := Listen(0)
+	if none != nil || err != nil {
+		t.Errorf("%v %v", none, err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- Private(ctx, 0, nil) }() // nothing to serve: waits
+	go func() { ended <- Serve(ctx, nil, nil) }() // nothing to serve: waits
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
@@ -101,7 +105,7 @@ func TestPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lis.Close()
-	if err := Private(context.Background(), lis.Addr().(*net.TCPAddr).Port, nil); err == nil || !strings.Contains(err.Error(), "address already in use") {
+	if _, err := Listen(lis.Addr().(*net.TCPAddr).Port); err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("a port that is taken: %v", err)
 	}
 }

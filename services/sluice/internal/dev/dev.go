@@ -26,6 +26,7 @@ import (
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/process"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
+	"github.com/sluicesync/sluice/libs/kit/serve"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/libs/kit/stream"
 	"github.com/sluicesync/sluice/libs/kit/telemetry"
@@ -58,9 +59,20 @@ func Run(ctx context.Context, f *config.File, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	ns, err := nats.Start(f.Sluice.Data, "", log)
+	private, err := serve.Listen(f.Telemetry.PrometheusPort)
 	if err != nil {
 		return errors.Join(err, lis.Close())
+	}
+	// From here on both are closed by whom they are handed to, or here.
+	closeBoth := func(err error) error {
+		if private != nil {
+			err = errors.Join(err, private.Close())
+		}
+		return errors.Join(err, lis.Close())
+	}
+	ns, err := nats.Start(f.Sluice.Data, "", log)
+	if err != nil {
+		return closeBoth(err)
 	}
 	defer nats.Stop(ns)
 
@@ -84,7 +96,7 @@ func Run(ctx context.Context, f *config.File, log *slog.Logger) error {
 	for _, e := range []service.Env{storeEnv, sourceEnv, evaluatorEnv, gatewayEnv} {
 		c, err := stream.Connect("", e, gonats.InProcessServer(ns))
 		if err != nil {
-			return errors.Join(err, lis.Close())
+			return closeBoth(err)
 		}
 		conns = append(conns, c)
 	}
@@ -113,7 +125,7 @@ func Run(ctx context.Context, f *config.File, log *slog.Logger) error {
 		}},
 	}
 	log.Info("Sluice is starting", "url", fmt.Sprintf("http://127.0.0.1:%d", lis.Addr().(*net.TCPAddr).Port), "data", f.Sluice.Data)
-	return process.Run(ctx, f.Telemetry.PrometheusPort, registry, healths, func(ctx context.Context) error {
+	return process.Run(ctx, private, registry, healths, func(ctx context.Context) error {
 		return supervise(ctx, parts)
 	})
 }
