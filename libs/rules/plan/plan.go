@@ -271,3 +271,46 @@ func (p *Plan) Tables() []model.TablePattern {
 	})
 	return out
 }
+
+// Reads calls f for each expression over the rows of each table, nil for *.
+func (p *Plan) Reads(f func(t model.TablePattern, e *Expr)) {
+	rows := func(r *Rows) {
+		each(f, r.Table, r.Each, r.Match, r.Columns)
+	}
+	for i := range p.Sources {
+		for j := range p.Sources[i].Rows {
+			rows(&p.Sources[i].Rows[j])
+		}
+	}
+	for i := range p.Indexes {
+		x := &p.Indexes[i]
+		each(f, x.Table, x.Each, x.Match, x.Outputs)
+	}
+	for i := range p.Events {
+		for j := range p.Events[i].Payloads {
+			rows(&p.Events[i].Payloads[j])
+		}
+	}
+}
+
+func each(f func(t model.TablePattern, e *Expr), t model.TablePattern, es []*Expr, m *Match, os []Output) {
+	for _, e := range es {
+		f(t, e)
+	}
+	for _, o := range os {
+		f(t, o.Expr)
+	}
+	var match func(m *Match)
+	match = func(m *Match) {
+		if m == nil {
+			return
+		}
+		if m.Expr != nil {
+			f(t, m.Expr)
+		}
+		for _, a := range m.Args {
+			match(a)
+		}
+	}
+	match(m)
+}
