@@ -146,7 +146,8 @@ func (v *Verifier) Verify(ctx context.Context, text string) (*Token, error) {
 	}
 	const malformed = "Token is not a well-formed JWT. Check the token format"
 	parts := strings.Split(text, ".")
-	if len(parts) != 3 {
+	// The decoder below would skip line ends.
+	if len(parts) != 3 || strings.ContainsAny(text, "\r\n") {
 		return nil, refuse(malformed)
 	}
 	var decoded [3][]byte
@@ -332,8 +333,9 @@ func (v *Verifier) claims(k *key, claims map[string]any) (*Token, error) {
 	return &Token{UserID: user, Payload: claims, Expires: time.Unix(int64(whole), int64(fraction*1e9))}, nil
 }
 
-// maxTime is the year 9999: numbers beyond it are no times.
-const maxTime = 253_402_300_799
+// maxTime is beyond any time in milliseconds, the usual mistake, which then is
+// a lifetime that is too long.
+const maxTime = 1e15
 
 func seconds(claim any) (float64, error) {
 	n, ok := claim.(json.Number)
