@@ -615,3 +615,92 @@ func TestFolderInUse(t *testing.T) {
 		t.Error("ready without a store")
 	}
 }
+
+// TestLookupsOverAPI: parameter lookups at old checkpoints, their limit, and
+// compaction of them.
+func TestLookupsOverAPI(t *testing.T) {
+	i := run(t, t.TempDir(), bus(t))
+	c := i.begin("config 1")
+	id := int64(c.stream)
+	entry := func(n byte, values string) model.EvaluatedRow {
+		return model.EvaluatedRow{Kind: model.RowPut, Key: put(n, "").Key, Lookups: []model.ParameterEntry{{Lookup: "l\x00\xff", Values: values}}}
+	}
+	i.apply(c.next(6, entry(1, "[1]"), entry(2, "[2]")))
+	i.apply(c.next(7, entry(1, "[10]")))
+	read := func(checkpoint uint64, limit uint32) (string, error) {
+		t.Helper()
+		r, err := i.reader.Lookups(t.Context(), &pb.LookupsRequest{Stream: id, Checkpoint: checkpoint, Lookups: [][]byte{[]byte("l\x00\xff"), []byte("none")}, Limit: limit})
+		if err != nil {
+			return "", err
+		}
+		if r.GetInvalid() {
+			return "invalid", nil
+		}
+		return fmt.Sprint(r.GetResults()[0].GetValues(), r.GetResults()[1].GetValues()), nil
+	}
+	expect := func(checkpoint uint64, want string) {
+		t.Helper()
+		if got, err := read(checkpoint, 10); err != nil || got != want {
+			t.Errorf("lookups at %d: %s %v, want %s", checkpoint, got, err, want)
+		}
+	}
+	expect(2, "[[1] [2]] []")
+	expect(3, "[[10] [2]] []")
+	if _, err := read(3, 1); errs.CodeOf(err) != errs.S2305 || status.Code(errors.Unwrap(err)) != codes.ResourceExhausted {
+		t.Errorf("more than the limit: %v", err)
+	}
+	r, err := i.compact.CompactLookups(t.Context(), &pb.CompactLookupsRequest{Stream: id, Checkpoint: 3})
+	if err != nil || r.GetRemoved() != 1 || len(r.GetNext()) != 0 {
+		t.Errorf("compaction of lookups: %v %v", r, err)
+	}
+	expect(3, "[[10] [2]] []")
+	expect(2, "invalid")
+}
+
+// TestCommitted: heads come one after another, and the stream ends with its
+// replication stream.
+func TestCommitted(t *testing.T) {
+	i := run(t, t.TempDir(), bus(t))
+	c := i.begin("config 1")
+	id := int64(c.stream)
+	s, err := i.repl.Committed(t.Context(), &pb.CommittedRequest{Stream: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait := func(want model.Cursor) {
+		t.Helper()
+		for {
+			m, err := s.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := wire.ModelCursor(m.GetHead().GetApplied()); got == want {
+				return
+			} else if got.Compare(want) > 0 {
+				t.Fatalf("applied %s, want %s", got, want)
+			}
+		}
+	}
+	wait(c.at)
+	i.apply(c.next(6))
+	wait(c.at)
+	for n := 7; n < 20; n++ {
+		i.apply(c.next(n))
+	}
+	wait(c.at)
+	other := i.begin("config 2")
+	i.apply(other.next(30)) // active now; config 1 is stopped
+	if _, err := i.repl.Terminate(t.Context(), &pb.TerminateRequest{Stream: id}); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = s.Recv()
+	}
+	if status.Code(err) != codes.NotFound {
+		t.Errorf("Committed of a terminated stream ends with %v", err)
+	}
+	i.answer(i.send(c.next(20)), pb.ApplyResult_APPLY_RESULT_OBSOLETE)
+	if _, err := i.reader.Head(t.Context(), &pb.HeadRequest{Stream: id}); status.Code(err) != codes.NotFound {
+		t.Errorf("head of a terminated stream: %v", err)
+	}
+}

@@ -81,6 +81,14 @@ func (s *Signal) Wake() {
 // errStopping ends calls that would go on for ever.
 var errStopping = errs.New(errs.S2003, "bucket-store is shutting down")
 
+// ended is what a caller whose wait failed with err is told.
+func (a *API) ended(ctx context.Context, err error) error {
+	if ctx.Err() == nil && errors.Is(err, context.Canceled) {
+		return errStopping // of the hub, not of the call
+	}
+	return mapped(err)
+}
+
 // mapped gives an error of the store the status that callers branch on.
 func mapped(err error) error {
 	var (

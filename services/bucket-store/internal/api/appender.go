@@ -78,8 +78,9 @@ func (a *appender) receive(stream grpc.BidiStreamingServer[pb.ApplyRequest, pb.A
 		if err != nil {
 			return mapped(err)
 		}
-		if err := w.Arrive(stream.Context(), batch, batchSize(m), func(r ledger.Result, msg string) { out.put(id, r, msg) }); err != nil {
-			return mapped(err)
+		err = w.Arrive(stream.Context(), batch, batchSize(m), func(r ledger.Result, msg string) { out.put(id, r, msg) })
+		if err != nil {
+			return a.ended(stream.Context(), err)
 		}
 	}
 }
@@ -170,7 +171,7 @@ func (a *appender) PreviousRows(ctx context.Context, m *pb.PreviousRowsRequest) 
 			head, _, _ := w.Head()
 			return nil, errs.Wrap(errs.S2003, err, "stream %d is at %s, not yet at %s", id, head.Applied, at).Retryable()
 		}
-		return nil, mapped(err)
+		return nil, a.ended(ctx, err)
 	}
 	records, err := a.Store.Records(ctx, id, keys)
 	if err != nil {

@@ -87,12 +87,8 @@ func (r *replication) Committed(m *pb.CommittedRequest, stream grpc.ServerStream
 		if err := stream.Send(&pb.CommittedReply{Head: wire.StreamHead(&head)}); err != nil {
 			return err
 		}
-		select {
-		case <-moved:
-		case <-stream.Context().Done():
-			return mapped(stream.Context().Err())
-		case <-r.Done:
-			return errStopping
+		if err := w.WaitMoved(stream.Context(), moved); err != nil {
+			return r.ended(stream.Context(), err)
 		}
 	}
 }

@@ -47,6 +47,18 @@ func (w *Writer) Moved() (model.StreamHead, <-chan struct{}) {
 	return w.view.head, w.view.moved
 }
 
+// WaitMoved waits until moved, which Moved has returned, is closed.
+func (w *Writer) WaitMoved(ctx context.Context, moved <-chan struct{}) error {
+	select {
+	case <-moved:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.live.Done():
+		return w.gone()
+	}
+}
+
 // WaitApplied waits until c is applied.
 func (w *Writer) WaitApplied(ctx context.Context, c model.Cursor) error {
 	for {
@@ -54,12 +66,8 @@ func (w *Writer) WaitApplied(ctx context.Context, c model.Cursor) error {
 		if head.Applied.Compare(c) >= 0 {
 			return nil
 		}
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-w.hub.ctx.Done():
-			return w.hub.ctx.Err()
+		if err := w.WaitMoved(ctx, moved); err != nil {
+			return err
 		}
 	}
 }

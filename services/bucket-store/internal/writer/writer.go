@@ -135,8 +135,9 @@ func (h *Hub) start(s *model.Stream) *Writer {
 	if h.closed {
 		return nil
 	}
+	live, end := context.WithCancel(h.ctx)
 	w := &Writer{
-		hub: h, id: s.ID, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]func(ledger.Result, string){},
+		hub: h, id: s.ID, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]func(ledger.Result, string){},
 		in: make(chan any, 64), work: make(chan ledger.Action, 1), done: make(chan ledger.Event, 1), states: make(chan struct{}, 1),
 		view: view{head: s.Head, moved: make(chan struct{})},
 	}
@@ -169,6 +170,15 @@ func (h *Hub) Writer(id model.StreamID) (*Writer, error) {
 	return nil, fmt.Errorf("stream %d: %w", id, store.ErrNoStream)
 }
 
+// remove takes the writer of a terminated stream out of sight. It goes on, idle,
+// to answer the batches that were on their way to it.
+func (h *Hub) remove(w *Writer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.writers, w.id)
+	w.end()
+}
+
 // StatesChanged makes every writer look at its stream's state again.
 func (h *Hub) StatesChanged() {
 	h.mu.Lock()
@@ -184,8 +194,10 @@ func (h *Hub) StatesChanged() {
 // Writer is one stream's ledger and the two goroutines around it: loop steps
 // it, perform does what takes time.
 type Writer struct {
-	hub *Hub
-	id  model.StreamID
+	hub  *Hub
+	id   model.StreamID
+	live context.Context // ends with the hub, or when the stream is terminated
+	end  context.CancelFunc
 
 	in     chan any           // *arrival or ledger.Event; never closed. 64: some batches while a step runs
 	work   chan ledger.Action // to perform; closed by loop. One action is under way at most
@@ -229,8 +241,17 @@ func (w *Writer) send(ctx context.Context, message any) error {
 	}
 }
 
+// gone says why the writer has ended.
+func (w *Writer) gone() error {
+	if err := w.hub.ctx.Err(); err != nil {
+		return err
+	}
+	return fmt.Errorf("stream %d: %w", w.id, store.ErrNoStream)
+}
+
 func (w *Writer) loop() {
 	defer close(w.work)
+	defer w.end()
 	stall := time.NewTimer(w.hub.options.Stall)
 	defer stall.Stop()
 	var stuck model.Cursor // where the ledger waited when the timer was set
@@ -276,6 +297,9 @@ func (w *Writer) look() {
 	for i := range streams {
 		if streams[i].ID == w.id {
 			w.step(ledger.StateChanged{State: streams[i].State})
+			if streams[i].State == model.Terminated {
+				w.hub.remove(w)
+			}
 		}
 	}
 }
