@@ -209,3 +209,35 @@ func TestSlotLost(t *testing.T) {
 		t.Errorf("%d slots are left, %v", slots, err)
 	}
 }
+
+// TestTwoStreams: during a deploy a second stream has its own copy and slot
+// beside the first, which goes on.
+func TestTwoStreams(t *testing.T) {
+	s := newSuite(t)
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, todos+`CREATE TABLE lists (id int PRIMARY KEY, name text); INSERT INTO lists VALUES (1, 'a')`)
+	first := s.ledger.deploy(model.ValueOptions{}, "todos")
+	s.start("a")
+	s.caughtUp(first, 10*time.Second)
+	stopLoad := writeLoad(t, s, 8)
+	second := s.ledger.deploy(model.ValueOptions{}, "todos", "lists")
+	s.caughtUp(second, 20*time.Second)
+	stopLoad()
+	for _, id := range []model.StreamID{first, second} {
+		s.caughtUp(id, 10*time.Second)
+		expectSame(t, s, id, conn, "todos")
+	}
+	expectSame(t, s, second, conn, "lists")
+	s.ledger.mu.Lock()
+	s.ledger.streams[first].State = model.Stopped
+	s.ledger.signal()
+	s.ledger.mu.Unlock()
+	eventually(t, 10*time.Second, "one slot is left", func() bool {
+		var slots int
+		err := conn.QueryRow(context.Background(), `SELECT count(*) FROM pg_replication_slots`).Scan(&slots)
+		return err == nil && slots == 1
+	})
+	pgtest.Exec(t, conn, `DELETE FROM todos`)
+	s.caughtUp(second, 10*time.Second)
+	expectSame(t, s, second, conn, "todos")
+}

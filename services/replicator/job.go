@@ -453,6 +453,7 @@ func (j *job) observer() publish.Observer {
 		},
 		Read:      func(at model.Micros) { j.read.Store(int64(at)) },
 		Published: func(at model.Micros) { j.published.Store(int64(at)) },
+		Trouble:   j.r.env.Health.SetReady,
 	}
 }
 

@@ -46,6 +46,8 @@ type Observer struct {
 	Read  func(heartbeat model.Micros)
 	// Published: a batch with this heartbeat left.
 	Published func(heartbeat model.Micros)
+	// Trouble: nothing can be published at present.
+	Trouble func(err error)
 }
 
 // Chain makes batches of transactions (as source.Sink, but for Table) and of
@@ -86,6 +88,9 @@ type Chain struct {
 func NewChain(p *Publisher, stream model.StreamID, epoch model.Epoch, applied model.Cursor, start model.Position, known []model.TableProgress, obs Observer) *Chain {
 	c := newChain(p, stream, epoch, applied, start, known, obs)
 	p.progress = c.progress
+	if obs.Trouble != nil {
+		p.trouble = obs.Trouble
+	}
 	return c
 }
 

@@ -63,6 +63,8 @@ type Publisher struct {
 	// progress is called, by a goroutine of Run or by Committed, when something
 	// was acknowledged or committed.
 	progress func()
+	// trouble is called when JetStream keeps refusing messages.
+	trouble func(error)
 
 	unsettled chan *sent // to settle, in order; capacity maxUncommittedMessages + slack
 
@@ -88,7 +90,7 @@ func NewPublisher(ctx context.Context, js jetstream.JetStream, o stream.Options,
 	}
 	return &Publisher{
 		js: js, options: o, subject: stream.ChangesSubject(id), log: log, created: s.CachedInfo().Created,
-		progress: func() {}, unsettled: make(chan *sent, maxUncommittedMessages+slack),
+		progress: func() {}, trouble: func(error) {}, unsettled: make(chan *sent, maxUncommittedMessages+slack),
 		changed: make(chan struct{}), lastProgress: time.Now(),
 	}, nil
 }
@@ -246,6 +248,7 @@ func (p *Publisher) settle(ctx context.Context, s *sent) error {
 		}
 		if delay == lastRetry {
 			p.log.Warn("JetStream does not take batches", "error", err)
+			p.trouble(fmt.Errorf("JetStream does not take batches: %w", err))
 		}
 		select {
 		case <-time.After(delay):

@@ -63,9 +63,8 @@ type relationState struct {
 	relation
 	table   model.SourceTable
 	matched bool
-	ready   bool // types known, copied
+	ready   bool // types known, copied, predecessors dropped
 	types   []*pgType
-	gone    []*model.SourceTable
 }
 
 func (l *logReader) Start() (model.Position, bool) { return l.start.position(), l.created }
@@ -290,7 +289,7 @@ func (l *logReader) data(ctx context.Context, b []byte) error {
 		t := source.Transaction{Position: m.end.position(), Time: model.Micros(m.time), Bytes: l.size}
 		return l.blocking(func() error { return l.sink.Commit(ctx, t) })
 	case 'R':
-		return l.relation(m.rel)
+		l.relation(m.rel)
 	case 'M':
 		if l.skip || !m.transactional || string(m.prefix) != prefix {
 			return nil
@@ -311,20 +310,20 @@ func (l *logReader) data(ctx context.Context, b []byte) error {
 
 // relation remembers a relation. What follows from it waits for the first
 // change that is not skipped.
-func (l *logReader) relation(r relation) error {
-	s := &relationState{relation: r, table: r.sourceTable(l.source.tag)}
-	s.matched = matchesAny(l.stream.Tables, l.source.tag, r.schema, r.name)
-	s.gone = gone(l.sink.Known(), s.table.ID, r.oid, r.schema, r.name)
-	if !s.matched && len(s.gone) > 0 {
-		// Renamed away: only what has the same oid is gone.
-		s.gone = gone(l.sink.Known(), s.table.ID, r.oid, "", "")
-	}
-	l.relations[r.oid] = s
-	return nil
+func (l *logReader) relation(r relation) {
+	l.relations[r.oid] = &relationState{relation: r, table: r.sourceTable(l.source.tag), matched: matchesAny(l.stream.Tables, l.source.tag, r.schema, r.name)}
 }
 
 // prepare makes a relation ready for its first change.
 func (l *logReader) prepare(ctx context.Context, s *relationState) error {
+	s.ready = true
+	if !s.matched {
+		// Perhaps it was renamed away: what had its oid is gone.
+		if replaced := gone(l.sink.Known(), s.table.ID, s.oid, "", ""); len(replaced) > 0 {
+			return l.sink.Table(ctx, nil, replaced)
+		}
+		return nil
+	}
 	for _, c := range s.columns {
 		if c.typeOID >= firstUserOID {
 			l.source.types.forget() // it may have changed with the table
@@ -337,33 +336,24 @@ func (l *logReader) prepare(ctx context.Context, s *relationState) error {
 	}
 	p := l.sink.Known()[s.table.ID]
 	known := p != nil && !bytes.Equal(p.LastKey, source.Dropped)
-	if !s.matched {
-		if len(s.gone) > 0 {
-			if err := l.sink.Table(ctx, nil, s.gone); err != nil {
-				return err
-			}
-		}
-	} else if !known || len(s.gone) > 0 {
-		var copied *source.Table
-		if !known {
-			found, err := l.source.tables(ctx, nil, s.oid)
-			if err != nil {
-				return err
-			}
-			// If the table is another one by now, or gone, then the log will say
-			// so: it goes on from nothing.
-			copied = &source.Table{SourceTable: s.table, Place: place(s.oid, nil)}
-			if len(found) == 1 && found[0].ID == s.table.ID {
-				copied = &found[0]
-			}
-		}
-		if err := l.sink.Table(ctx, copied, s.gone); err != nil {
+	replaced := gone(l.sink.Known(), s.table.ID, s.oid, s.schema, s.name)
+	if known && len(replaced) == 0 {
+		return nil
+	}
+	var copied *source.Table
+	if !known {
+		found, err := l.source.tables(ctx, nil, s.oid)
+		if err != nil {
 			return err
 		}
+		// If the table is another one by now, or gone, then the log will say so:
+		// it goes on from nothing.
+		copied = &source.Table{SourceTable: s.table, Place: place(s.oid, nil)}
+		if len(found) == 1 && found[0].ID == s.table.ID {
+			copied = &found[0]
+		}
 	}
-	s.gone = nil
-	s.ready = true
-	return nil
+	return l.sink.Table(ctx, copied, replaced)
 }
 
 func (l *logReader) change(ctx context.Context, m *message) error {
@@ -375,7 +365,7 @@ func (l *logReader) change(ctx context.Context, m *message) error {
 		return errs.New(errs.S1101, "change of relation %d, which was not announced", m.relation)
 	}
 	if !s.matched {
-		if len(s.gone) > 0 {
+		if !s.ready {
 			return l.blocking(func() error { return l.prepare(ctx, s) })
 		}
 		return nil
