@@ -28,6 +28,7 @@ class Client {
     this.options = request;
     this.tap = new Tap();
     this.subscriptions = new Map();
+    this.checks = new Map();
     const level = LogLevels[request.log ?? 'warn'];
     this.db = new PowerSyncDatabase({
       schema: schemaOf(request.schema),
@@ -116,6 +117,26 @@ class Client {
         downloaded: progress?.downloadedOperations ?? 0
       }))
     };
+  }
+}
+
+// A check reads one query over and over, as an app would that looks at the worst
+// moment, and keeps what must not be seen: any row at all.
+class Check {
+  constructor(db, sql) {
+    this.reads = 0;
+    this.violations = [];
+    this.stopped = false;
+    this.done = this.#run(db, sql);
+  }
+
+  async #run(db, sql) {
+    while (!this.stopped) {
+      const rows = await db.getAll(sql);
+      this.reads++;
+      if (rows.length > 0 && this.violations.length < 5) this.violations.push(JSON.stringify(rows.slice(0, 5)));
+      await new Promise((resolve) => setTimeout(resolve, 2)); // leave the machine to the others
+    }
   }
 }
 
@@ -235,6 +256,20 @@ const operations = {
       },
       { throttleMs: request.throttle_ms ?? 5 }
     );
+  },
+  async check(request) {
+    const { db, checks } = find(request);
+    if (checks.has(request.as)) throw new Error(`check ${request.as} runs`);
+    checks.set(request.as, new Check(db, request.sql));
+  },
+  async check_stop(request) {
+    const { checks } = find(request);
+    const check = checks.get(request.as);
+    if (!check) throw new Error(`no check ${request.as}`);
+    checks.delete(request.as);
+    check.stopped = true;
+    await check.done;
+    return { reads: check.reads, violations: check.violations };
   },
   async status(request) {
     return find(request).status();

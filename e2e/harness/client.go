@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// Driver is one Node process that holds client databases of the official SDK.
+// Driver is one Node process that holds client databases of the official SDK, or
+// tabs of a browser that do (StartWebDriver).
 type Driver struct {
 	t   testing.TB
 	dir string
@@ -62,8 +63,12 @@ func (d *Driver) Use(t testing.TB) { use(&d.t, t) }
 // StartDriver starts the process; it ends with the test.
 func StartDriver(t testing.TB, dir string) *Driver {
 	t.Helper()
-	d := &Driver{t: t, dir: dir, waiting: map[int]chan answer{}, clients: map[string]*Client{}, done: make(chan struct{})}
-	d.cmd = exec.Command(filepath.Join(Repo(), "e2e", "client", "run"), "client.mjs")
+	return startDriver(t, dir, exec.Command(filepath.Join(Repo(), "e2e", "client", "run"), "client.mjs"))
+}
+
+func startDriver(t testing.TB, dir string, cmd *exec.Cmd) *Driver {
+	t.Helper()
+	d := &Driver{t: t, dir: dir, cmd: cmd, waiting: map[int]chan answer{}, clients: map[string]*Client{}, done: make(chan struct{})}
 	d.cmd.Stderr = &d.log
 	out, err := d.cmd.StdoutPipe()
 	if err != nil {
@@ -233,6 +238,8 @@ type ClientOptions struct {
 	CheckpointMode string
 	// Upload is the app's backend: it writes one local transaction to the source.
 	Upload func([]Crud) error
+	// Web is for tabs of a browser only.
+	Web Web
 }
 
 // Client is one database of the official SDK.
@@ -255,7 +262,8 @@ func (d *Driver) Open(o ClientOptions) *Client {
 		"endpoint": o.Endpoint, "token": o.Token, "transport": orElse(o.Transport, "http"),
 		"params": o.Params, "include_defaults": !o.NoDefaults,
 		"checkpoint_mode": orElse(o.CheckpointMode, "legacy"), "retry_delay_ms": 200,
-	}, &opened, 30*time.Second)
+		"profile": orElse(o.Web.Profile, o.Name), "vfs": o.Web.VFS,
+	}, &opened, 60*time.Second)
 	if err != nil {
 		d.t.Fatalf("client %s: %v", o.Name, err)
 	}
@@ -341,6 +349,24 @@ func (c *Client) Unsubscribe(as string) {
 	c.call("unsubscribe", map[string]any{"as": as}, nil, 10*time.Second)
 }
 
+// Subscription says how long and how urgently a stream is wanted.
+type Subscription struct {
+	As, Stream string
+	Params     map[string]any
+	TTL        *time.Duration // how long the data stays after Unsubscribe; nil is the SDK's default
+	Priority   *int           // nil is the stream's own
+}
+
+// SubscribeWith is Subscribe with all options.
+func (c *Client) SubscribeWith(s Subscription, within time.Duration) {
+	c.driver.t.Helper()
+	request := map[string]any{"as": s.As, "stream": s.Stream, "params": s.Params, "timeout_ms": within.Milliseconds(), "priority": s.Priority}
+	if s.TTL != nil {
+		request["ttl"] = s.TTL.Seconds()
+	}
+	c.call("subscribe", request, nil, within+10*time.Second)
+}
+
 // RequestCheckpoint makes a checkpoint request and waits until it is applied.
 func (c *Client) RequestCheckpoint(within time.Duration) {
 	c.driver.t.Helper()
@@ -382,14 +408,48 @@ func (c *Client) Rows(sql string, args ...any) ([]string, error) {
 	return lines, nil
 }
 
+// Check lets the client's process read a query over and over, which must give no
+// row: what it gives otherwise was seen by an app.
+func (c *Client) Check(as, sql string) {
+	c.driver.t.Helper()
+	c.call("check", map[string]any{"as": as, "sql": sql}, nil, 10*time.Second)
+}
+
+// CheckStop ends a Check and tells how often it read, and some of the rows.
+func (c *Client) CheckStop(as string) (reads int, violations []string) {
+	c.driver.t.Helper()
+	var result struct {
+		Reads      int      `json:"reads"`
+		Violations []string `json:"violations"`
+	}
+	c.call("check_stop", map[string]any{"as": as}, &result, 30*time.Second)
+	return result.Reads, result.Violations
+}
+
 // Status is what the SDK shows to an app.
 type Status struct {
-	Connected     bool   `json:"connected"`
-	Connecting    bool   `json:"connecting"`
-	HasSynced     bool   `json:"has_synced"`
-	LastSyncedAt  int64  `json:"last_synced_at_ms"`
-	DownloadError string `json:"download_error"`
-	UploadError   string `json:"upload_error"`
+	Connected     bool           `json:"connected"`
+	Connecting    bool           `json:"connecting"`
+	HasSynced     bool           `json:"has_synced"`
+	LastSyncedAt  int64          `json:"last_synced_at_ms"`
+	DownloadError string         `json:"download_error"`
+	UploadError   string         `json:"upload_error"`
+	Streams       []StreamStatus `json:"streams"`
+}
+
+// StreamStatus is what the SDK shows of one stream: of a default one, or of a subscription.
+type StreamStatus struct {
+	Name       string         `json:"name"`
+	Parameters map[string]any `json:"parameters"`
+	Active     bool           `json:"active"`
+	IsDefault  bool           `json:"is_default"`
+	HasSynced  bool           `json:"has_synced"`
+	// The rest only from a browser.
+	Explicit   bool  `json:"explicit"`
+	ExpiresAt  int64 `json:"expires_at_ms"`
+	Priority   *int  `json:"priority"`
+	Downloaded int   `json:"downloaded"`
+	Total      int   `json:"total"`
 }
 
 // Status asks the SDK.
@@ -417,6 +477,8 @@ type Stats struct {
 	Buckets          []Bucket       `json:"buckets"`
 	ChecksumFailures []string       `json:"checksum_failures"`
 	OutOfOrder       []string       `json:"out_of_order"`
+	// CredentialFetches is how often the SDK asked the app for a token; from a browser only.
+	CredentialFetches int `json:"credential_fetches"`
 }
 
 // Bucket is a bucket of the client's current checkpoint.

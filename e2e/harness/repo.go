@@ -55,18 +55,24 @@ func Binaries(t testing.TB) string {
 	return dir
 }
 
-var client = sync.OnceValue(func() error {
-	dir := filepath.Join(Repo(), "e2e", "client")
+var (
+	client = sync.OnceValue(func() error { return npm("client") })
+	web    = sync.OnceValue(func() error { return npm("web") })
+)
+
+// npm installs what a folder of e2e asks for, unless it is there.
+func npm(folder string) error {
+	dir := filepath.Join(Repo(), "e2e", folder)
 	if _, err := os.Stat(filepath.Join(dir, "node_modules", ".package-lock.json")); err == nil {
 		return nil
 	}
 	cmd := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("npm ci in e2e/client: %w\n%s", err, out)
+		return fmt.Errorf("npm ci in e2e/%s: %w\n%s", folder, err, out)
 	}
 	return nil
-})
+}
 
 // NeedsServers skips the test, aloud, with -short; else it makes sure that the
 // client SDK is installed and gives the folder of this test. The folder can be
