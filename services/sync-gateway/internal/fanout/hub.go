@@ -162,25 +162,37 @@ func NewHub(ctx context.Context, o Options) *Hub {
 	}
 	h.heads.Readers = &h.running
 	h.heads.Read = func(ctx context.Context) (backend.Head, error) {
-		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		ctx, cancel := h.bound(ctx)
 		defer cancel()
 		return h.reader.Head(ctx)
 	}
 	h.lookups.Calls, h.lookups.Keys, h.lookups.Carriers = 4, 2000, &h.running
 	h.lookups.Call = h.readLookups
 	h.checksums.Calls, h.checksums.Keys, h.checksums.Carriers = 4, 5000, &h.running
-	h.checksums.Call = timed(h.reader.Checksums)
+	h.checksums.Call = timed(h, h.reader.Checksums)
 	h.reached.Calls, h.reached.Keys, h.reached.Carriers = 2, 5000, &h.running
-	h.reached.Call = timed(h.reader.Reached)
+	h.reached.Call = timed(h, h.reader.Reached)
 	return h
 }
 
 // readTimeout bounds one read of the store.
 const readTimeout = 15 * time.Second
 
-func timed[G, K, V any](do func(context.Context, G, []K) ([]V, error)) func(context.Context, G, []K) ([]V, error) {
+// bound ends a read after readTimeout, and with the hub: a shared read has no
+// other context than those of its callers, and a stop must not wait for a store
+// that is away.
+func (h *Hub) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	stop := context.AfterFunc(h.ctx, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+func timed[G, K, V any](h *Hub, do func(context.Context, G, []K) ([]V, error)) func(context.Context, G, []K) ([]V, error) {
 	return func(ctx context.Context, g G, keys []K) ([]V, error) {
-		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		ctx, cancel := h.bound(ctx)
 		defer cancel()
 		return do(ctx, g, keys)
 	}
@@ -189,7 +201,7 @@ func timed[G, K, V any](do func(context.Context, G, []K) ([]V, error)) func(cont
 // readLookups bounds the answer by what all its callers may get, about: the
 // querier of each counts exactly.
 func (h *Hub) readLookups(ctx context.Context, at model.OpID, keys []string) ([][]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	ctx, cancel := h.bound(ctx)
 	defer cancel()
 	limit := 0
 	if h.limits.Results > 0 {
