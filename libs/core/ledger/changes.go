@@ -13,8 +13,12 @@ import (
 type changes struct {
 	buckets    map[string]struct{}
 	lookups    map[string]struct{}
+	bytes      int  // of the names
 	everything bool // too many to list, or not known
 }
+
+// listedBytes bounds the names of a notice, whose message has a size limit.
+const listedBytes = 256 << 10
 
 func (c *changes) add(commit *Commit, limit int) {
 	if c.everything {
@@ -24,30 +28,28 @@ func (c *changes) add(commit *Commit, limit int) {
 		c.buckets, c.lookups = map[string]struct{}{}, map[string]struct{}{}
 	}
 	for i := range commit.Buckets {
-		// A clone, for the bucket's name may share memory with a whole batch.
-		if name := commit.Buckets[i].Bucket; !has(c.buckets, name) {
-			c.buckets[strings.Clone(name)] = struct{}{}
-		}
-		if len(c.buckets) > limit {
+		c.note(c.buckets, commit.Buckets[i].Bucket)
+		if len(c.buckets) > limit || c.bytes > listedBytes {
 			break
 		}
 	}
 	for i := range commit.Entries {
-		if name := commit.Entries[i].Lookup; !has(c.lookups, name) {
-			c.lookups[strings.Clone(name)] = struct{}{}
-		}
-		if len(c.lookups) > limit {
+		c.note(c.lookups, commit.Entries[i].Lookup)
+		if len(c.lookups) > limit || c.bytes > listedBytes {
 			break
 		}
 	}
-	if len(c.buckets)+len(c.lookups) > limit {
+	if len(c.buckets)+len(c.lookups) > limit || c.bytes > listedBytes {
 		*c = changes{everything: true}
 	}
 }
 
-func has(m map[string]struct{}, name string) bool {
-	_, ok := m[name]
-	return ok
+// note adds a name, as a clone: it may share memory with a whole batch.
+func (c *changes) note(names map[string]struct{}, name string) {
+	if _, ok := names[name]; !ok {
+		names[strings.Clone(name)] = struct{}{}
+		c.bytes += len(name)
+	}
 }
 
 // notice tells the changes and forgets them.

@@ -230,8 +230,7 @@ func TestAnyOrder(t *testing.T) {
 			under = nil
 			clear(tickets)
 		}
-		var step func(e Event)
-		step = func(e Event) {
+		step := func(e Event) {
 			for _, a := range l.Step(e) {
 				switch a := a.(type) {
 				case Answer:

@@ -44,7 +44,7 @@ func prefixOf(s *model.Stream) string {
 func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployReply, error) {
 	wanted := model.Stream{
 		Config: m.GetConfig(), Tables: wire.ModelTablePatterns(m.GetTables()), Values: wire.ModelValueOptions(m.GetValues()),
-		State: model.Processing, Created: model.Micros(c.Now().UnixMicro()),
+		State: model.Processing, Created: model.Micros(c.Now().UnixMicro()), FromFile: m.GetFromFile(),
 	}
 	prefix := m.GetSlotPrefix()
 	if prefix == "" {
@@ -52,8 +52,9 @@ func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployRe
 	}
 	suffix := nameSuffix()
 	var same *model.Stream
+	kept := false
 	made, err := c.Store.Change(ctx, func(streams []model.Stream) store.Change {
-		same = nil
+		same, kept = nil, false
 		var live *model.Stream // the one being processed, or else the active one
 		states := map[model.StreamID]model.StreamState{}
 		for i := range streams {
@@ -70,13 +71,19 @@ func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployRe
 			same = live
 			return store.Change{}
 		}
+		// A service that starts again deploys the file again: that must not undo
+		// what was deployed by hand after the file.
+		if live != nil && m.GetFromFile() && !live.FromFile && slices.ContainsFunc(streams, func(s model.Stream) bool { return s.FromFile && s.Config == wanted.Config }) {
+			same, kept = live, true
+			return store.Change{}
+		}
 		return store.Change{States: states, New: &wanted, Prefix: prefix, Suffix: suffix}
 	})
 	if err != nil {
 		return nil, mapped(fmt.Errorf("deploy: %w", err))
 	}
 	if same != nil {
-		return &pb.DeployReply{Stream: wire.Stream(same)}, nil
+		return &pb.DeployReply{Stream: wire.Stream(same), Kept: kept}, nil
 	}
 	c.Log.Info("replication stream made", "stream", made.ID, "name", made.Name)
 	c.Hub.StatesChanged()

@@ -32,13 +32,19 @@ func (w *waiting) add(c model.WriteCheckpoint) {
 	heap.Push(&w.heap, c)
 }
 
-// reached takes out what position has reached, and tells whether some were not
-// kept.
+// reachedBytes bounds the write checkpoints of one notice, whose message has a
+// size limit.
+const reachedBytes = 256 << 10
+
+// reached takes out what position has reached, as much as fits in a notice, and
+// tells whether some were not kept.
 func (w *waiting) reached(position model.Position) (reached []model.WriteCheckpoint, overflow bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for len(w.heap) > 0 && w.heap[0].Head <= position {
-		reached = append(reached, heap.Pop(&w.heap).(model.WriteCheckpoint))
+	for bytes := 0; len(w.heap) > 0 && w.heap[0].Head <= position && bytes < reachedBytes; {
+		c := heap.Pop(&w.heap).(model.WriteCheckpoint)
+		bytes += 16 + len(c.UserKey) + len(c.Head)
+		reached = append(reached, c)
 	}
 	overflow, w.overflow = w.overflow, w.overflow && len(w.heap) > 0
 	return reached, overflow

@@ -349,9 +349,17 @@ func (w *Writer) notify(n *model.CheckpointNotice) {
 	w.publish(n)
 }
 
-// publish numbers and publishes a notice of the view's head. The caller holds
+// publish numbers and publishes a notice of the view's head, and more of them
+// if the write checkpoints that it reaches do not fit in one. The caller holds
 // view.mu.
 func (w *Writer) publish(n *model.CheckpointNotice) {
+	w.publishOne(n)
+	for w.hub.waiting.near(n.Checkpoint.Position) {
+		w.publishOne(&model.CheckpointNotice{Stream: n.Stream, Checkpoint: n.Checkpoint, CommitTime: n.CommitTime, Heartbeat: n.Heartbeat})
+	}
+}
+
+func (w *Writer) publishOne(n *model.CheckpointNotice) {
 	v := &w.view
 	v.sequence++
 	n.Run, n.Sequence, n.StoredAt = w.hub.run, v.sequence, v.head.StoredAt

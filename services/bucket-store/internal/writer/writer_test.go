@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -369,5 +370,49 @@ func TestWriteCheckpointsTogether(t *testing.T) {
 		if id != uint64(i+1) {
 			t.Fatalf("numbers %v", ids)
 		}
+	}
+}
+
+// TestNoticesFit: a notice stays within what a message may hold, whatever it
+// has to tell; what does not fit comes in further ones.
+func TestNoticesFit(t *testing.T) {
+	w := newWorld(t, memory.New(), Options{})
+	epoch := w.open().Epoch
+	<-w.send(w.batch(epoch, 1))
+	const users = 300
+	var requests []store.WriteCheckpointRequest
+	for n := range users {
+		requests = append(requests, store.WriteCheckpointRequest{UserKey: strings.Repeat("u", 5000) + fmt.Sprint(n), Head: position(2)})
+	}
+	if _, err := w.hub.CreateWriteCheckpoints(t.Context(), w.id, requests); err != nil {
+		t.Fatal(err)
+	}
+	b := w.batch(epoch, 2)
+	for n := range 40 {
+		p := b.Rows[0].Puts[0]
+		p.Bucket = strings.Repeat("b", 10_000) + fmt.Sprint(n)
+		b.Rows[0].Puts = append(b.Rows[0].Puts, p)
+	}
+	<-w.send(b)
+	w.hub.Close()
+	reached := map[string]bool{}
+	for i, n := range w.notices[1:] {
+		size := 0
+		for _, r := range n.Reached {
+			size += len(r.UserKey)
+			reached[r.UserKey] = true
+		}
+		for _, name := range n.Buckets {
+			size += len(name)
+		}
+		if size > 600<<10 {
+			t.Errorf("notice %d has %d bytes", i, size)
+		}
+	}
+	if !w.notices[1].Everything {
+		t.Error("INV-29: buckets are neither listed nor said to be too many")
+	}
+	if len(reached) != users || len(w.notices) < 4 {
+		t.Errorf("%d of %d write checkpoints are announced, in %d notices", len(reached), users, len(w.notices)-1)
 	}
 }
