@@ -56,6 +56,9 @@ type Stream struct {
 	State   StreamState
 	Head    StreamHead
 	Created Micros
+	// FromFile: the config is the one that the service config named, not one
+	// that was deployed by hand.
+	FromFile bool
 }
 
 // StreamHead is how far a stream is: the state that one commit moves.

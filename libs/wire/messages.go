@@ -224,6 +224,8 @@ func Stream(s *model.Stream) *pb.Stream {
 		State:   pb.StreamState(s.State),
 		Head:    StreamHead(&s.Head),
 		Created: int64(s.Created),
+
+		FromFile: s.FromFile,
 	}
 }
 
@@ -238,6 +240,8 @@ func ModelStream(s *pb.Stream) model.Stream {
 		State:   model.StreamState(s.GetState()),
 		Head:    ModelStreamHead(s.GetHead()),
 		Created: model.Micros(s.GetCreated()),
+
+		FromFile: s.GetFromFile(),
 	}
 }
 

@@ -977,12 +977,15 @@ func (*TerminateReply) Descriptor() ([]byte, []int) {
 }
 
 type DeployRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Config        string                 `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
-	Tables        []*TablePattern        `protobuf:"bytes,2,rep,name=tables,proto3" json:"tables,omitempty"`
-	Values        *ValueOptions          `protobuf:"bytes,3,opt,name=values,proto3" json:"values,omitempty"`
-	Force         bool                   `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`                            // a new stream even for equal content (reprocess)
-	SlotPrefix    string                 `protobuf:"bytes,5,opt,name=slot_prefix,json=slotPrefix,proto3" json:"slot_prefix,omitempty"` // of the stream's name; "" = powersync_
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Config     string                 `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
+	Tables     []*TablePattern        `protobuf:"bytes,2,rep,name=tables,proto3" json:"tables,omitempty"`
+	Values     *ValueOptions          `protobuf:"bytes,3,opt,name=values,proto3" json:"values,omitempty"`
+	Force      bool                   `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`                            // a new stream even for equal content (reprocess)
+	SlotPrefix string                 `protobuf:"bytes,5,opt,name=slot_prefix,json=slotPrefix,proto3" json:"slot_prefix,omitempty"` // of the stream's name; "" = powersync_
+	// The config is the one that the service config names. It does not replace a
+	// config that was deployed by hand after it: see DeployReply.kept.
+	FromFile      bool `protobuf:"varint,6,opt,name=from_file,json=fromFile,proto3" json:"from_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1052,10 +1055,20 @@ func (x *DeployRequest) GetSlotPrefix() string {
 	return ""
 }
 
+func (x *DeployRequest) GetFromFile() bool {
+	if x != nil {
+		return x.FromFile
+	}
+	return false
+}
+
 type DeployReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Stream        *Stream                `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
-	Created       bool                   `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Stream  *Stream                `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Created bool                   `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	// Nothing was changed: this config had been deployed from_file before, and the
+	// stream is of another that was deployed by hand since.
+	Kept          bool `protobuf:"varint,3,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1100,6 +1113,13 @@ func (x *DeployReply) GetStream() *Stream {
 func (x *DeployReply) GetCreated() bool {
 	if x != nil {
 		return x.Created
+	}
+	return false
+}
+
+func (x *DeployReply) GetKept() bool {
+	if x != nil {
+		return x.Kept
 	}
 	return false
 }
@@ -2970,17 +2990,19 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"*\n" +
 	"\x10TerminateRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"\x10\n" +
-	"\x0eTerminateReply\"\xc0\x01\n" +
+	"\x0eTerminateReply\"\xdd\x01\n" +
 	"\rDeployRequest\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\tR\x06config\x12/\n" +
 	"\x06tables\x18\x02 \x03(\v2\x17.sluice.v1.TablePatternR\x06tables\x12/\n" +
 	"\x06values\x18\x03 \x01(\v2\x17.sluice.v1.ValueOptionsR\x06values\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\x12\x1f\n" +
 	"\vslot_prefix\x18\x05 \x01(\tR\n" +
-	"slotPrefix\"R\n" +
+	"slotPrefix\x12\x1b\n" +
+	"\tfrom_file\x18\x06 \x01(\bR\bfromFile\"f\n" +
 	"\vDeployReply\x12)\n" +
 	"\x06stream\x18\x01 \x01(\v2\x11.sluice.v1.StreamR\x06stream\x12\x18\n" +
-	"\acreated\x18\x02 \x01(\bR\acreated\"\x0e\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\x12\x12\n" +
+	"\x04kept\x18\x03 \x01(\bR\x04kept\"\x0e\n" +
 	"\fWatchRequest\"9\n" +
 	"\n" +
 	"WatchReply\x12+\n" +

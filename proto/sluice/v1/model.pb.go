@@ -1026,6 +1026,7 @@ type Stream struct {
 	State         StreamState            `protobuf:"varint,6,opt,name=state,proto3,enum=sluice.v1.StreamState" json:"state,omitempty"`
 	Head          *StreamHead            `protobuf:"bytes,7,opt,name=head,proto3" json:"head,omitempty"`
 	Created       int64                  `protobuf:"varint,8,opt,name=created,proto3" json:"created,omitempty"`
+	FromFile      bool                   `protobuf:"varint,9,opt,name=from_file,json=fromFile,proto3" json:"from_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1114,6 +1115,13 @@ func (x *Stream) GetCreated() int64 {
 		return x.Created
 	}
 	return 0
+}
+
+func (x *Stream) GetFromFile() bool {
+	if x != nil {
+		return x.FromFile
+	}
+	return false
 }
 
 // CheckpointNotice is published on NATS subject sluice.checkpoints.<stream id>.
@@ -1332,7 +1340,7 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\tstored_at\x18\v \x01(\x03R\bstoredAt\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\f \x01(\tR\tlastError\x12\"\n" +
-	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\"\x99\x02\n" +
+	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\"\xb6\x02\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1341,7 +1349,8 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\x06values\x18\x05 \x01(\v2\x17.sluice.v1.ValueOptionsR\x06values\x12,\n" +
 	"\x05state\x18\x06 \x01(\x0e2\x16.sluice.v1.StreamStateR\x05state\x12)\n" +
 	"\x04head\x18\a \x01(\v2\x15.sluice.v1.StreamHeadR\x04head\x12\x18\n" +
-	"\acreated\x18\b \x01(\x03R\acreated\"\xf5\x02\n" +
+	"\acreated\x18\b \x01(\x03R\acreated\x12\x1b\n" +
+	"\tfrom_file\x18\t \x01(\bR\bfromFile\"\xf5\x02\n" +
 	"\x10CheckpointNotice\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x1a\n" +

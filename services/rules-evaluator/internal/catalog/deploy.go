@@ -114,6 +114,10 @@ func (c *Catalog) deploy(ctx context.Context, name, content string, s Source) er
 	}
 	for {
 		r, err := c.call(ctx, content, plan, s)
+		if err == nil && r.GetKept() {
+			c.log.Warn("another sync config was deployed by hand and stays until this one changes", "path", name, "stream", r.GetStream().GetId())
+			return nil
+		}
 		if err == nil {
 			c.log.Info("sync config deployed", "path", name, "stream", r.GetStream().GetId(), "new", r.GetCreated())
 			return nil
@@ -142,6 +146,7 @@ func (c *Catalog) call(ctx context.Context, content string, plan *rules.Plan, s 
 		Tables:     wire.TablePatterns(plan.SourceTables()),
 		Values:     wire.ValueOptions(plan.Values()),
 		SlotPrefix: s.SlotPrefix,
+		FromFile:   true,
 	}, grpc.WaitForReady(true))
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluicesync/sluice/libs/kit/stream"
@@ -77,10 +78,15 @@ func (f *Flow) pull(ctx, work context.Context, batches *sync.WaitGroup) error {
 		return fmt.Errorf("pull from JetStream: %w", err)
 	}
 	defer f.empties(it)
+	next, stop := f.untilReconnect(ctx)
+	defer stop()
 	f.obs.Fetching(nil)
 	for {
-		m, err := it.Next(jetstream.NextContext(ctx))
+		m, err := it.Next(jetstream.NextContext(next))
 		if err != nil {
+			if cause := context.Cause(next); cause != nil {
+				err = cause
+			}
 			return fmt.Errorf("pull from JetStream: %w", err)
 		}
 		h := f.hold(m)
@@ -88,6 +94,30 @@ func (f *Flow) pull(ctx, work context.Context, batches *sync.WaitGroup) error {
 			return err // h is given back at the end of Run
 		}
 		batches.Go(func() { f.process(work, h) })
+	}
+}
+
+var errReconnected = errors.New("NATS was away")
+
+// untilReconnect returns a context that ends when NATS has been away: it may
+// have come back without its consumer, which only silence would tell.
+func (f *Flow) untilReconnect(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	status := f.nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		away := false
+		for s := range status { // closed by stop
+			if away && s == nats.CONNECTED {
+				cancel(errReconnected)
+			}
+			away = away || s == nats.RECONNECTING
+		}
+	})
+	return ctx, func() {
+		f.nc.RemoveStatusListener(status)
+		watch.Wait()
+		cancel(nil)
 	}
 }
 
