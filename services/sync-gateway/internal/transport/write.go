@@ -122,17 +122,20 @@ func (s *chunked) Send(l *fanout.Lines) error {
 	for _, x := range list {
 		total += len(x)
 	}
-	head := append([]byte(nil), s.header...)
+	frame := buffers.Get().(*[]byte)
+	defer buffers.Put(frame)
+	one := append((*frame)[:0], s.header...)
 	s.header = nil
-	head = append(strconv.AppendInt(head, int64(total), 16), "\r\n"...)
-	if total <= gatherAt {
-		one := head
-		for _, x := range list {
-			one = append(one, x...)
-		}
-		return s.write(net.Buffers{append(one, "\r\n"...)})
+	one = append(strconv.AppendInt(one, int64(total), 16), crlf...)
+	if total > gatherAt {
+		*frame = one
+		return s.write(append(append(net.Buffers{one}, list...), crlf))
 	}
-	return s.write(append(append(net.Buffers{head}, list...), crlf))
+	for _, x := range list {
+		one = append(one, x...)
+	}
+	*frame = append(one, crlf...)
+	return s.write(net.Buffers{*frame})
 }
 
 var crlf = []byte("\r\n")
@@ -143,13 +146,23 @@ func (s *chunked) write(list net.Buffers) error {
 	return err
 }
 
+// writeSome writes what it can before the deadline and takes it off list.
+func writeSome(conn net.Conn, list *net.Buffers) (int64, error) {
+	if len(*list) != 1 {
+		return list.WriteTo(conn)
+	}
+	n, err := conn.Write((*list)[0])
+	(*list)[0] = (*list)[0][n:]
+	return int64(n), err
+}
+
 // writeAll writes list as long as the client takes some of it within timeout.
 func writeAll(conn net.Conn, list net.Buffers, timeout time.Duration) (sent int64, err error) {
 	for {
 		if err := conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 			return sent, io.EOF
 		}
-		n, err := list.WriteTo(conn)
+		n, err := writeSome(conn, &list)
 		sent += n
 		switch {
 		case err == nil:
