@@ -21,6 +21,7 @@ type Balancer struct {
 	next     int                   // guarded by mu
 	open     map[net.Conn]struct{} // guarded by mu; both ends of each connection
 	closed   bool                  // guarded by mu
+	down     bool                  // guarded by mu; SetDown
 }
 
 // StartBalancer listens on a free port; it ends with the test.
@@ -52,6 +53,16 @@ func (b *Balancer) Cut() {
 	defer b.mu.Unlock()
 	for c := range b.open {
 		c.Close()
+	}
+}
+
+// SetDown makes every gateway unreachable, and breaks what is open, or ends that.
+func (b *Balancer) SetDown(down bool) {
+	b.mu.Lock()
+	b.down = down
+	b.mu.Unlock()
+	if down {
+		b.Cut()
 	}
 }
 
@@ -106,7 +117,7 @@ func (b *Balancer) dial() (net.Conn, error) {
 func (b *Balancer) track(conns ...net.Conn) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed {
+	if b.closed || b.down {
 		return false
 	}
 	for _, c := range conns {

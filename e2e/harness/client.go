@@ -319,6 +319,12 @@ func (c *Client) FirstSync(within time.Duration) {
 	c.call("first_sync", map[string]any{"timeout_ms": within.Milliseconds()}, nil, within+10*time.Second)
 }
 
+// FirstSyncOf waits until the buckets of a priority and of the more urgent ones were applied.
+func (c *Client) FirstSyncOf(priority int, within time.Duration) {
+	c.driver.t.Helper()
+	c.call("first_sync", map[string]any{"timeout_ms": within.Milliseconds(), "priority": priority}, nil, within+10*time.Second)
+}
+
 // Execute runs local statements as one transaction, which is one upload.
 func (c *Client) Execute(statements ...Statement) {
 	c.driver.t.Helper()

@@ -31,14 +31,16 @@ sync_config:
 		in.metrics[All] = FreePort(in.t)
 		return text + fmt.Sprintf("telemetry:\n  prometheus_port: %d\nsluice:\n", in.metrics[All])
 	}
-	ports := freePorts(in.t, 7)
+	ports := freePorts(in.t, 5)
 	evaluators, gateways := freeRun(in.t, in.replicas), freeRun(in.t, in.replicas)
+	replicators, replicatorMetrics := freeRun(in.t, 2), freeRun(in.t, 2)
 	for i := range in.replicas {
 		in.gateways = append(in.gateways, fmt.Sprintf("127.0.0.1:%d", gateway+i))
 		in.metrics[fmt.Sprintf("rules-evaluator-%d", i+1)] = evaluators + i
 		in.metrics[fmt.Sprintf("sync-gateway-%d", i+1)] = gateways + i
 	}
-	in.metrics[BucketStore], in.metrics[Replicator], in.metrics[Compactor] = ports[4], ports[5], ports[6]
+	in.metrics[BucketStore], in.metrics[Compactor] = ports[3], ports[4]
+	in.metrics[Replicator], in.metrics[Replicator2] = replicatorMetrics, replicatorMetrics+1
 	return text + fmt.Sprintf(`sluice:
   nats: {url: "nats://127.0.0.1:%d"}
   bucket_store: {address: "127.0.0.1:%d", metrics_port: %d}
@@ -46,7 +48,7 @@ sync_config:
   compactor: {address: "127.0.0.1:%d", metrics_port: %d}
   rules_evaluator: {metrics_port: %d}
   gateway: {metrics_port: %d}
-`, ports[0], ports[1], ports[4], ports[2], ports[5], ports[3], ports[6], evaluators, gateways)
+`, ports[0], ports[1], ports[3], replicators, replicatorMetrics, ports[2], ports[4], evaluators, gateways)
 }
 
 func encodedKey() string { return base64.RawURLEncoding.EncodeToString(signingKey) }

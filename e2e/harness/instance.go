@@ -134,6 +134,9 @@ func (in *Instance) GatewayPID() int { in.t.Helper(); return in.pid(Gateway1) }
 // Cut breaks all client connections.
 func (in *Instance) Cut() { in.balancer.Cut() }
 
+// Unreachable makes clients lose the service, or find it again.
+func (in *Instance) Unreachable(lost bool) { in.balancer.SetDown(lost) }
+
 func (in *Instance) writeConfig(p *Postgres, o Options) {
 	in.t.Helper()
 	if err := os.MkdirAll(in.data, 0o755); err != nil {
