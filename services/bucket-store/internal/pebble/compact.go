@@ -308,6 +308,12 @@ func (x *replacer) move(moves []store.Move, checkpoint model.OpID) error {
 	return nil
 }
 
+// clearFew is up to how many ops a clear deletes one by one. More are deleted
+// as a range, or readers would step over each of them until Pebble has
+// compacted them away: the next CLEAR first of all. But ranges by the thousand,
+// one a small bucket, make every new iterator slow.
+const clearFew = 64
+
 // clear makes everything up to id one CLEAR and returns the ops that are gone.
 func (x *replacer) clear(to model.OpID) (removed uint64, err error) {
 	it, err := x.s.db.NewIter(&pebble.IterOptions{LowerBound: opKey(x.id, x.b.number, 0), UpperBound: opKey(x.id, x.b.number, to+1)})
@@ -318,6 +324,7 @@ func (x *replacer) clear(to model.OpID) (removed uint64, err error) {
 	clear := model.Op{Kind: model.OpClear}
 	var count uint64
 	var op model.Op
+	var few []model.OpID // the first ops met
 	for it.First(); it.Valid(); it.Next() {
 		if err := readOp(opID(it.Key()), it.Value(), &op); err != nil {
 			return 0, fmt.Errorf("read ops: %w", err)
@@ -330,7 +337,9 @@ func (x *replacer) clear(to model.OpID) (removed uint64, err error) {
 		}
 		clear.Checksum += op.Checksum
 		clear.Target = max(clear.Target, op.Target)
-		count++
+		if count++; count <= clearFew {
+			few = append(few, op.ID)
+		}
 	}
 	if err := it.Error(); err != nil {
 		return 0, fmt.Errorf("read ops: %w", err)
@@ -338,9 +347,13 @@ func (x *replacer) clear(to model.OpID) (removed uint64, err error) {
 	if count == 0 || op.ID != to {
 		return 0, x.refuse(to, "it is not there")
 	}
-	// A range, for readers would step over each op deleted by itself until
-	// Pebble has compacted them away: the next CLEAR first of all.
-	if err := x.batch.DeleteRange(opKey(x.id, x.b.number, 0), opKey(x.id, x.b.number, to), nil); err != nil {
+	if count <= clearFew {
+		for _, id := range few[:count-1] {
+			if err := x.batch.Delete(opKey(x.id, x.b.number, id), nil); err != nil {
+				return 0, fmt.Errorf("clear ops: %w", err)
+			}
+		}
+	} else if err := x.batch.DeleteRange(opKey(x.id, x.b.number, 0), opKey(x.id, x.b.number, to), nil); err != nil {
 		return 0, fmt.Errorf("clear ops: %w", err)
 	}
 	return count - 1, x.batch.Set(opKey(x.id, x.b.number, to), appendOp(nil, &clear), nil)
