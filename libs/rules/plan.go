@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -67,17 +68,26 @@ func newPlan(c *config.Config, compiled *plan.Plan, o Options) *Plan {
 	return p
 }
 
+// maxDiagnostics is how many findings are reported.
+const maxDiagnostics = 200
+
 // diagnose gives findings their lines and columns.
 func diagnose(yaml string, findings []config.Finding) (ds []Diagnostic, fatal bool) {
-	for _, f := range findings {
-		d := Diagnostic{Fatal: f.Fatal, Message: f.Message, Class: f.Class}
+	for i, f := range findings {
 		fatal = fatal || f.Fatal
+		if i >= maxDiagnostics {
+			continue
+		}
+		d := Diagnostic{Fatal: f.Fatal, Message: f.Message, Class: f.Class}
 		if f.At != config.None {
 			d.Start, d.End = f.At.Start, f.At.End
 			d.Line, d.Column = position(yaml, d.Start)
 			d.EndLine, d.EndColumn = position(yaml, d.End)
 		}
 		ds = append(ds, d)
+	}
+	if n := len(findings) - maxDiagnostics; n > 0 {
+		ds = append(ds, Diagnostic{Fatal: fatal, Message: fmt.Sprintf("and %d more", n), Class: "more"})
 	}
 	return ds, fatal
 }

@@ -2,7 +2,7 @@ package config
 
 // Limits of a document: far beyond any config written by hand.
 const (
-	MaxSize  = 4 << 20 // bytes
+	MaxSize  = 1 << 20 // bytes
 	MaxDepth = 64      // nested collections
 )
 

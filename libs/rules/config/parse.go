@@ -31,6 +31,8 @@ type parser struct {
 	src      string
 	lines    []int // offset of each line's start, in yaml's sense of a line
 	findings []Finding
+	// last is the place that offset found last: the next one is often behind it.
+	last struct{ line, column, offset int }
 }
 
 func (p *parser) fatal(class string, at Span, format string, args ...any) {
@@ -174,15 +176,19 @@ func (p *parser) line(n int) Span {
 
 // offset of the n-th character (from 1) of a line.
 func (p *parser) offset(line, column int) int {
-	i := p.line(line).Start
+	i, c := max(p.line(line).Start, 0), 1
 	if line == 1 && strings.HasPrefix(p.src, "\ufeff") {
 		i += 3
 	}
-	for ; column > 1 && i < len(p.src); column-- {
+	if p.last.line == line && p.last.column <= column && p.last.column > 0 {
+		i, c = p.last.offset, p.last.column
+	}
+	for ; c < column && i < len(p.src); c++ {
 		_, n := utf8.DecodeRuneInString(p.src[i:])
 		i += n
 	}
-	return max(i, 0)
+	p.last.line, p.last.column, p.last.offset = line, column, i
+	return i
 }
 
 // at returns a node's place: of a scalar all of it, of a collection from its

@@ -87,6 +87,7 @@ func (d *decoder) insert(s string, at int) {
 // offsets fall back to the start of the scalar.
 func newText(src string, n *yaml.Node, start int) Text {
 	d := decoder{src: src}
+	start = d.skipProperties(start, n)
 	var end int
 	switch {
 	case n.Style&yaml.DoubleQuotedStyle != 0:
@@ -134,6 +135,19 @@ func (d *decoder) trimEnd(from, to int) int {
 		to--
 	}
 	return to
+}
+
+// skipProperties returns where the scalar itself begins, after tag and anchor.
+func (d *decoder) skipProperties(i int, n *yaml.Node) int {
+	for (n.Anchor != "" || n.Style&yaml.TaggedStyle != 0) && i < len(d.src) && (d.src[i] == '!' || d.src[i] == '&') {
+		for i < len(d.src) && !white(d.src[i]) {
+			i++
+		}
+		for i < len(d.src) && white(d.src[i]) {
+			i++
+		}
+	}
+	return i
 }
 
 // fold reads the line breaks at end (the end of a line) as flow scalars do:

@@ -272,7 +272,7 @@ func (s *scope) branches(c *cond) []branch {
 	out := []branch{{sources: c.sources}}
 	for _, a := range c.args {
 		more := s.branches(a)
-		if len(out)*len(more) > maxVariants {
+		if len(c.args) > 1 && len(out)*len(more) > maxVariants {
 			s.fatal("too-many", c.at, "the condition has more than %d alternatives", maxVariants)
 			return nil
 		}

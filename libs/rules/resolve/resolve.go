@@ -47,6 +47,8 @@ func Resolve(c *config.Config, o Options) (*plan.Plan, []config.Finding) {
 		options:  o,
 		language: eval.Options{Edition: min(max(int(c.Options.Edition), 1), 3), FixedJSONExtract: c.Options.FixedJSONExtract},
 		plan:     &plan.Plan{Edition: int(c.Options.Edition), FixedJSON: c.Options.FixedJSONExtract},
+		sources:  map[string]int{},
+		indexes:  map[string]int{},
 	}
 	if c.Options.Compiler3() {
 		if c.HasRules {
@@ -73,6 +75,8 @@ type resolver struct {
 	language eval.Options
 	plan     *plan.Plan
 	findings []config.Finding
+	// Places in the plan of sources and indexes of edition 3, by their keys.
+	sources, indexes map[string]int
 }
 
 func (r *resolver) fatal(class string, at config.Span, format string, args ...any) {

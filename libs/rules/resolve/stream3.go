@@ -362,26 +362,26 @@ func (b *builder) source(bk *bucket3) int {
 		}
 		return out
 	}
-	want := key(bk.rows)
-	for i := range b.plan.Sources {
-		if s := &b.plan.Sources[i]; s.Keys == len(bk.querier.Params) && key(s.Rows) == want {
-			return i
-		}
+	want := strconv.Itoa(len(bk.querier.Params)) + " " + key(bk.rows)
+	i, ok := b.sources[want]
+	if !ok {
+		i = len(b.plan.Sources)
+		b.sources[want] = i
+		b.plan.Sources = append(b.plan.Sources, plan.Source{
+			Name: bk.name, Definition: b.definition, Keys: len(bk.querier.Params), Rows: bk.rows,
+		})
 	}
-	b.plan.Sources = append(b.plan.Sources, plan.Source{
-		Name: bk.name, Definition: b.definition, Keys: len(bk.querier.Params), Rows: bk.rows,
-	})
-	return len(b.plan.Sources) - 1
+	return i
 }
 
 // index returns the place of an index in the plan, of an equal one if there is.
 func (b *builder) index(x plan.Index) int {
 	want := string(x.AppendKey(nil))
-	for i := range b.plan.Indexes {
-		if string(b.plan.Indexes[i].AppendKey(nil)) == want {
-			return i
-		}
+	i, ok := b.indexes[want]
+	if !ok {
+		i = len(b.plan.Indexes)
+		b.indexes[want] = i
+		b.plan.Indexes = append(b.plan.Indexes, x)
 	}
-	b.plan.Indexes = append(b.plan.Indexes, x)
-	return len(b.plan.Indexes) - 1
+	return i
 }
