@@ -49,7 +49,9 @@ func writeLoad(t testing.TB, s *suite, seed uint64) (stop func()) {
 			}
 		}
 	}()
-	return func() { cancel(); <-done }
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop) // before the connection is closed
+	return stop
 }
 
 const todos = publication + `CREATE TABLE todos (id int PRIMARY KEY, list text, done int);`

@@ -527,13 +527,17 @@ func (s *suite) start(instance string) (stop func()) {
 	return stop
 }
 
+// loaded is by how much longer a machine may take that is busy, or slowed down
+// by the race detector.
+const loaded = 10
+
 // eventually waits until ok.
 func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.Now().Add(loaded * within)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", within, what)
+			t.Fatalf("not within %s: %s", loaded*within, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

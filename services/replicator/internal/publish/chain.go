@@ -60,6 +60,7 @@ type Chain struct {
 	known  map[model.TableID]*model.TableProgress // written under mu, read by the reader of the log
 	obs    Observer
 	now    func() time.Time
+	full   int // FullBytes, but in tests
 
 	mu   sync.Mutex
 	prev model.Cursor // where the last batch ended
@@ -96,7 +97,7 @@ func NewChain(p *Publisher, stream model.StreamID, epoch model.Epoch, applied mo
 
 func newChain(out transport, stream model.StreamID, epoch model.Epoch, applied model.Cursor, start model.Position, known []model.TableProgress, obs Observer) *Chain {
 	c := &Chain{
-		out: out, stream: stream, epoch: epoch, obs: obs, now: time.Now, known: map[model.TableID]*model.TableProgress{},
+		out: out, stream: stream, epoch: epoch, obs: obs, now: time.Now, full: FullBytes, known: map[model.TableID]*model.TableProgress{},
 		prev: applied, at: applied.Position, changes: 0, skip: applied.Offset >> insertBits, inserts: applied.Offset & insertMask,
 		rows: &source.Rows{Limit: out.MaxRow()},
 	}
@@ -167,7 +168,7 @@ func (c *Chain) Skip() bool {
 // Added counts a change and publishes a part of the transaction if it is big.
 func (c *Chain) Added(ctx context.Context) error {
 	c.changes++
-	if c.rows.Bytes < FullBytes {
+	if c.rows.Bytes < c.full {
 		return nil
 	}
 	if err := c.out.Wait(ctx); err != nil {
@@ -214,7 +215,7 @@ func (c *Chain) Commit(ctx context.Context, t source.Transaction) error {
 	c.meta.SourceBytes += t.Bytes
 	c.meta.CommitTime = max(c.meta.CommitTime, t.Time)
 	c.meta.Heartbeat = max(c.meta.Heartbeat, c.beat)
-	if c.rows.Bytes >= FullBytes {
+	if c.rows.Bytes >= c.full {
 		c.mu.Unlock()
 		err := c.out.Wait(ctx)
 		c.mu.Lock()
