@@ -23,7 +23,7 @@ const db = new PowerSyncDatabase({
   }
 });
 
-const WIDTHS = [12, 8, 11, 34, 22];
+const WIDTHS = [12, 8, 6, 36, 24];
 function line(...cells) {
   console.log('  ' + cells.map((c, i) => String(c).slice(0, WIDTHS[i]).padEnd(WIDTHS[i])).join(' '));
 }
@@ -52,10 +52,11 @@ function compare(table, rows) {
   }
 }
 
-// delay tells how long ago the source wrote the row, by the row's own clock.
+// delay tells how long ago the source wrote the row, by the row's own clock; an
+// older row has come into sight because another row has changed.
 function delay(at) {
   const ms = Date.now() - Date.parse(at);
-  return Number.isFinite(ms) ? `${ms} ms after the write` : '';
+  return ms < 1500 ? `${ms} ms after the write` : 'now in sight';
 }
 
 async function stop() {
