@@ -105,6 +105,14 @@ func (s *Store) ops(id model.StreamID, bucket string, from, upTo model.OpID, des
 	if err != nil || b.number == 0 || from >= upTo {
 		return err
 	}
+	if from >= b.head.last {
+		// Nothing is stored after from. (Whoever knows a checkpoint sees a
+		// state that includes it.)
+		if check && upTo < b.cleared {
+			return store.ErrInvalidated
+		}
+		return nil
+	}
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: opKey(id, b.number, from+1), UpperBound: opKey(id, b.number, min(upTo, ^model.OpID(0)-1)+1)})
 	if err != nil {
 		return fmt.Errorf("read ops: %w", err)
