@@ -381,6 +381,9 @@ func (h *Hub) apply(ctx context.Context, c change, reread bool) error {
 			// Notices were lost, or are yet to come and then are old.
 			b.run, b.sequence, b.known = head.Run, head.Sequence, true
 			c.any, c.everything = true, true
+		}
+		if c.everything {
+			// Only then: a list of changes goes no further than its notice.
 			c.at = later(c.at, head.Checkpoint)
 		}
 		for s := range h.stale {
