@@ -1,5 +1,7 @@
 package postgres
 
+import "github.com/sluicesync/sluice/libs/model"
+
 // Text forms of values that hold values: {a,b} arrays, (a,b) composites,
 // [a,b) ranges. Quoted parts are unescaped into scratch memory; what cannot be
 // parsed ends the value early, for the server never sends such text.
@@ -124,7 +126,7 @@ func (c *converter) appendComposite(dst []byte, t *pgType, b []byte) []byte {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = appendQuoted(dst, []byte(t.fields[i].name))
+		dst = model.AppendJSONString(dst, t.fields[i].name)
 		dst = append(dst, ':')
 		if len(e) == 0 && !quoted {
 			dst = append(dst, "null"...)

@@ -157,7 +157,7 @@ func (c *converter) appendJSON(dst []byte, t *pgType, b []byte) []byte {
 	case kindInteger:
 		return append(dst, b...)
 	case kindReal:
-		return appendFloat(dst, float(b))
+		return model.AppendJSONReal(dst, float(b))
 	case kindBool:
 		if len(b) == 1 && b[0] == 't' {
 			return append(dst, '1')
@@ -209,64 +209,10 @@ func (c *converter) appendJSON(dst []byte, t *pgType, b []byte) []byte {
 	return appendQuoted(dst, b)
 }
 
-const hexDigits = "0123456789abcdef"
-
 // appendQuoted appends b as a JSON string.
 func appendQuoted(dst, b []byte) []byte {
-	dst = append(dst, '"')
-	start := 0
-	for i, ch := range b {
-		if ch >= 0x20 && ch != '"' && ch != '\\' {
-			continue
-		}
-		dst = append(dst, b[start:i]...)
-		start = i + 1
-		switch ch {
-		case '"', '\\':
-			dst = append(dst, '\\', ch)
-		case '\b':
-			dst = append(dst, '\\', 'b')
-		case '\f':
-			dst = append(dst, '\\', 'f')
-		case '\n':
-			dst = append(dst, '\\', 'n')
-		case '\r':
-			dst = append(dst, '\\', 'r')
-		case '\t':
-			dst = append(dst, '\\', 't')
-		default:
-			dst = append(dst, '\\', 'u', '0', '0', hexDigits[ch>>4], hexDigits[ch&15])
-		}
+	if len(b) == 0 {
+		return append(dst, '"', '"')
 	}
-	dst = append(dst, b[start:]...)
-	return append(dst, '"')
-}
-
-// appendFloat appends a real in JSON as the reference server does: shortest
-// digits, JavaScript's choice of exponent, and .0 after a whole number.
-func appendFloat(dst []byte, f float64) []byte {
-	switch {
-	case math.IsNaN(f):
-		return append(dst, "NaN"...)
-	case math.IsInf(f, 1):
-		return append(dst, "Infinity"...)
-	case math.IsInf(f, -1):
-		return append(dst, "-Infinity"...)
-	}
-	if a := math.Abs(f); a != 0 && (a < 1e-6 || a >= 1e21) {
-		n := len(dst)
-		dst = strconv.AppendFloat(dst, f, 'e', -1, 64)
-		// e-07 becomes e-7
-		for i := n; i < len(dst); i++ {
-			if dst[i] == 'e' && i+2 < len(dst) && dst[i+2] == '0' {
-				dst = append(dst[:i+2], dst[i+3:]...)
-			}
-		}
-		return dst
-	}
-	dst = strconv.AppendFloat(dst, f, 'f', -1, 64)
-	if f == math.Trunc(f) {
-		dst = append(dst, '.', '0')
-	}
-	return dst
+	return model.AppendJSONString(dst, unsafe.String(&b[0], len(b)))
 }
