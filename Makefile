@@ -1,8 +1,8 @@
 # `make` lists the targets. Every target works from a fresh clone on a machine with
 # Go, Node and, for the tests, a Postgres (installed by itself on Debian as root).
 
-MODULES  := ./libs/... ./services/... ./proto/... ./tools/arrows/...
-EVERY    := $(MODULES) ./e2e/...
+EVERY    := $(addsuffix /...,$(shell awk '$$1 ~ /^\.\// { print $$1 }' go.work))
+MODULES  := $(filter-out ./e2e/...,$(EVERY))
 SERVICES := bucket-store compactor replicator rules-evaluator sluice sync-gateway
 CONFIG   ?= powersync.yaml
 DATA     ?= data
