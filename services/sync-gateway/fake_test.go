@@ -125,12 +125,6 @@ func rowKey(id string) model.RowKey {
 	return model.RowKey{Table: model.TableID{1}, Row: model.RowID(model.UUID5([]byte(id)))}
 }
 
-func (t *tx) lookup(key, values string) {
-	t.f.last++
-	t.f.lookups[key] = append(t.f.lookups[key], entry{t.f.last, values})
-	t.lookups[key] = true
-}
-
 func (f *fakeStore) Watch(_ *pb.WatchRequest, out grpc.ServerStreamingServer[pb.WatchReply]) error {
 	ch := make(chan struct{}, 1)
 	f.mu.Lock()
@@ -332,7 +326,6 @@ func (f *fakeStore) Mark(context.Context, *pb.MarkRequest) (*pb.MarkReply, error
 // house is a gateway and what it stands on.
 type house struct {
 	store *fakeStore
-	conns Conns
 	env   service.Env
 	url   string
 	stop  context.CancelFunc

@@ -110,12 +110,6 @@ func (b bucket) reduce() *client {
 	return c
 }
 
-func (c *client) clone() *client {
-	d := *c
-	d.rows = maps.Clone(c.rows)
-	return &d
-}
-
 func (c *client) apply(ops []model.Op) {
 	for _, op := range ops {
 		if op.ID <= c.at {

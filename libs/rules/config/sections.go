@@ -19,18 +19,17 @@ func (p *parser) config(root *yaml.Node, c *Config) {
 	if c.Options.SQLiteEngine && !c.Options.FixedJSONExtract {
 		p.fatal("option", p.at(find(root, "config")), "unstable_sqlite_expression_engine needs fixed_json_extract")
 	}
-	var missing bool
 	for _, e := range es {
 		switch e.key {
 		case "config":
 		case "bucket_definitions":
-			missing = !p.mapping(e.node, e.key) || missing
+			p.mapping(e.node, e.key)
 			if e.node.Kind == yaml.MappingNode {
 				c.HasRules, c.RulesAt = true, p.at(e.node)
 				p.buckets(e.node, c)
 			}
 		case "streams":
-			missing = !p.mapping(e.node, e.key) || missing
+			p.mapping(e.node, e.key)
 			if e.node.Kind == yaml.MappingNode {
 				c.HasStreams = true
 				p.streams(e.node, c)

@@ -16,12 +16,11 @@ var errEnough = errors.New("enough")
 
 // recorder is a sink that knows a table as copied and keeps what comes.
 type recorder struct {
-	rows    source.Rows
-	known   map[model.TableID]*model.TableProgress
-	until   model.Position
-	held    model.Position
-	want    int
-	commits int
+	rows  source.Rows
+	known map[model.TableID]*model.TableProgress
+	until model.Position
+	held  model.Position
+	want  int
 }
 
 func (r *recorder) Begin(model.Position) bool                     { return false }
