@@ -25,6 +25,7 @@ func writeLoad(t testing.TB, s *suite, seed uint64) (stop func()) {
 		defer close(done)
 		r := rand.New(rand.NewPCG(seed, 1))
 		for n := 0; ctx.Err() == nil; n++ {
+			time.Sleep(2 * time.Millisecond) // a rate that a busy machine can follow
 			var sql string
 			switch id := r.IntN(2000); r.IntN(6) {
 			case 0:

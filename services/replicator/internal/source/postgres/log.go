@@ -29,6 +29,10 @@ const (
 	// silence is how long the server may be silent while we listen. Keepalives
 	// and heartbeats come far more often.
 	silence = 45 * time.Second
+	// insistence is how long a server may ask for the confirmation of a place
+	// that does not come, before the connection is given up so that it can shut
+	// down.
+	insistence = 10 * time.Second
 )
 
 // logReader is one stream's slot.
@@ -54,6 +58,7 @@ type logReader struct {
 	empty     bool // it had no message of ours and no change
 	size      uint64
 	at        model.Position // not after the end of the open transaction
+	asked     time.Time      // since when the server asks in vain
 }
 
 var _ source.Log = (*logReader)(nil)
@@ -246,10 +251,18 @@ func (l *logReader) copyData(ctx context.Context, b []byte) error {
 		// A server that shuts down asks until its whole log is confirmed, of
 		// which the end has nothing for us. (Before version 14 the log does not
 		// have our messages, and the place of a keepalive stands in for them.)
-		if end := binary.BigEndian.Uint64(b[1:]); !l.open && end > l.confirmed.Load() && (asked || l.version < 140000) {
-			l.wanted.Store(end)
-			return l.idle(ctx, lsn(end))
+		end := binary.BigEndian.Uint64(b[1:])
+		if l.open || end <= l.confirmed.Load() || !asked && l.version >= 140000 {
+			l.asked = time.Time{}
+			return nil
 		}
+		if l.asked.IsZero() {
+			l.asked = time.Now()
+		} else if asked && time.Since(l.asked) > insistence {
+			return fmt.Errorf("the server waits for %s to be confirmed, which does not come: %w", lsn(end), errClosed)
+		}
+		l.wanted.Store(end)
+		return l.idle(ctx, lsn(end))
 	}
 	return nil
 }
