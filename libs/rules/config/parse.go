@@ -43,12 +43,12 @@ func (p *parser) warn(class string, at Span, format string, args ...any) {
 	p.findings = append(p.findings, Finding{false, class, fmt.Sprintf(format, args...), at})
 }
 
-var errorLine = regexp.MustCompile(`line (\d+): `)
+var errorLine = regexp.MustCompile(`line \d+: `)
 
 // document parses the YAML and returns the root map.
 func (p *parser) document() *yaml.Node {
 	p.lines = lineStarts(p.src)
-	dec := yaml.NewDecoder(strings.NewReader(p.src))
+	dec := yaml.NewDecoder(strings.NewReader(readableVersion(p.src)))
 	var doc yaml.Node
 	if err := decode(dec, &doc); err != nil {
 		if err.Error() == "EOF" {
@@ -76,19 +76,55 @@ func (p *parser) document() *yaml.Node {
 	return root
 }
 
+// syntaxError reports that the document is no YAML. The package names the line
+// where the broken construct begins, if any; the fault is rather on the line
+// after the longest part of the text that can be read.
 func (p *parser) syntaxError(err error) {
-	at := None
-	msg := strings.TrimPrefix(err.Error(), "yaml: ")
-	if m := errorLine.FindStringSubmatch(msg); m != nil {
-		line, _ := strconv.Atoi(m[1])
-		at = p.line(line)
-		msg = strings.Replace(msg, m[0], "", 1)
-		if strings.Contains(msg, "end of stream") {
-			at = Span{len(p.src), len(p.src)}
+	msg := errorLine.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), "")
+	if m := unknownAnchor.FindStringSubmatch(msg); m != nil {
+		if i := strings.Index(p.src, "*"+m[1]); i >= 0 {
+			p.fatal("yaml", Span{i, i + 1 + len(m[1])}, "%s", msg)
+			return
 		}
 	}
-	p.fatal("yaml", at, "%s", msg)
+	if strings.Contains(msg, "end of stream") {
+		p.fatal("yaml", Span{len(p.src), len(p.src)}, "%s", msg)
+		return
+	}
+	good, bad := 0, len(p.lines)
+	for good+1 < bad {
+		mid := (good + bad) / 2
+		if readable(p.src[:p.lines[mid]]) {
+			good = mid
+		} else {
+			bad = mid
+		}
+	}
+	p.fatal("yaml", p.line(good+1), "%s", msg)
 }
+
+var unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced`)
+
+// readable tells whether a text is YAML.
+func readable(src string) bool {
+	dec := yaml.NewDecoder(strings.NewReader(readableVersion(src)))
+	for {
+		if err := decode(dec, new(yaml.Node)); err != nil {
+			return err.Error() == "EOF"
+		}
+	}
+}
+
+// readableVersion replaces a directive for YAML 1.2, which the package takes
+// for unknown although it reads what we need of it.
+func readableVersion(src string) string {
+	if m := version12.FindStringSubmatchIndex(src); m != nil {
+		return src[:m[2]] + "1.1" + src[m[3]:]
+	}
+	return src
+}
+
+var version12 = regexp.MustCompile(`^(?:\x{feff})?%YAML (1\.2)\s`)
 
 // marker returns the last document marker at or before a line.
 func (p *parser) marker(line int) Span {
