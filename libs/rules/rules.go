@@ -8,6 +8,18 @@
 //
 // A Plan is immutable and safe for concurrent use. No function here reads a
 // clock, does I/O or keeps state, so equal inputs give equal bytes everywhere.
+//
+// Invariants:
+//
+//   - D6: a row is in a bucket of a client exactly when the config, evaluated
+//     naively over the whole source, gives it to the client (TestNaive).
+//   - What the reference server was seen to give, we give, byte for byte, save
+//     what docs/compatibility.md lists (package conformance, TestVectors).
+//   - D9: a query that fails for a row leaves everything else of the row
+//     (TestLastPutWins), a definition that fails for a request everything else
+//     of the request (TestReasons).
+//   - Resolve's Lookups are all that its answer depends on (TestLookupsWake).
+//   - No config, row or request makes it panic (FuzzCompile, FuzzEntries).
 package rules
 
 import (

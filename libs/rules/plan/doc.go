@@ -11,7 +11,8 @@
 //
 // Invariants:
 //
-//   - Expressions are trees without sharing of state, and two of them mean the
-//     same if their Keys are equal.
-//   - Steps refer to earlier steps only.
+//   - Two expressions, matches, rows or indexes mean the same if their keys
+//     (AppendKey) are equal, and so do definitions with one Identity
+//     (TestIdentity of package rules).
+//   - Steps of a querier refer to earlier steps only.
 package plan

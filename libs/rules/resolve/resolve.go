@@ -4,14 +4,18 @@
 //
 //	legacy.go, clause.go   bucket definitions, events: the clause model of spec/03 §5.3
 //	stream2.go             edition 2 streams, on the same model
-//	scope.go, term.go,
-//	variant.go, stream3.go edition 3: sources, terms, disjunctive form, queriers
+//	scope.go, cond.go,
+//	variant.go, stream3.go edition 3: sources, conditions in disjunctive form,
+//	                       one variant of them, what streams share
+//	danger.go              who chooses the buckets of a variant
 //
 // Invariants:
 //
-//   - Every problem is reported, with its place (TestDiagnostics).
-//   - A finding about SQL leads to the right place in the YAML, whatever the
-//     scalar's style.
+//   - Every problem is reported, with its place in the YAML, whatever the style
+//     of the scalar that the SQL stands in (TestGolden of package rules).
+//   - What a plan gives is what the config says: as recorded (TestVectors of
+//     package conformance), and as a naive evaluation has it (TestNaive of
+//     package rules).
 package resolve
 
 import (

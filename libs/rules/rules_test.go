@@ -1,0 +1,266 @@
+package rules
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sluicesync/sluice/libs/model"
+)
+
+// client resolves a request against an index of given entries.
+func client(t *testing.T, p *Plan, r Request, index map[string][]string) (*Querier, *Buckets, error) {
+	t.Helper()
+	q, err := p.Querier(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := q.Resolve(func(keys []string) ([][]string, error) {
+		out := make([][]string, len(keys))
+		for i, k := range keys {
+			out[i] = index[k]
+		}
+		return out, nil
+	})
+	return q, b, err
+}
+
+// indexOf evaluates rows of one table, columns in order.
+func indexOf(p *Plan, table string, columns string, rows ...[]model.Value) map[string][]string {
+	t := &model.SourceTable{Connection: "default", Schema: "public", Name: table}
+	for _, c := range strings.Fields(columns) {
+		t.Columns = append(t.Columns, model.Column{Name: c})
+	}
+	index := map[string][]string{}
+	te := p.Table(t)
+	for _, row := range rows {
+		var out RowResult
+		te.EvaluateRow(row, &out)
+		for _, l := range out.Lookups {
+			index[l.Lookup] = append(index[l.Lookup], l.Values)
+		}
+	}
+	return index
+}
+
+const memberLists = `
+config:
+  edition: 3
+streams:
+  s:
+    auto_subscribe: true
+    query: SELECT * FROM todos WHERE list_id IN (SELECT list_id FROM members WHERE user_id = auth.user_id())
+`
+
+// TestLimits holds that Resolve stops at its bounds and says who passed them.
+func TestLimits(t *testing.T) {
+	p := mustCompile(t, memberLists)
+	var rows [][]model.Value
+	for i := range 10 {
+		rows = append(rows, []model.Value{model.TextValue(fmt.Sprint(i)), model.TextValue("u")})
+	}
+	index := indexOf(p, "members", "list_id user_id", rows...)
+	token := map[string]any{"sub": "u"}
+	for _, r := range []Request{{MaxResults: 9}, {MaxBuckets: 9}} {
+		r.Token, r.IncludeDefaults = token, true
+		_, _, err := client(t, p, r, index)
+		var limit *LimitError
+		if !errors.As(err, &limit) || limit.ByDefinition["s"] != 10 || !strings.Contains(limit.Message, "10 (limit of 9)") {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+	_, b, err := client(t, p, Request{Token: token, IncludeDefaults: true, MaxResults: 10, MaxBuckets: 10}, index)
+	if err != nil || len(b.Buckets) != 10 || b.Results != 10 || len(b.Lookups) != 1 {
+		t.Errorf("%+v, %v", b, err)
+	}
+}
+
+// TestLookupsWake holds that Lookups has every key that buckets depend on, also
+// those under which nothing was found.
+func TestLookupsWake(t *testing.T) {
+	p := mustCompile(t, memberLists)
+	q, b, err := client(t, p, Request{Token: map[string]any{"sub": "u"}, IncludeDefaults: true}, nil)
+	if err != nil || len(b.Buckets) != 0 || len(b.Lookups) != 1 || q.Static() {
+		t.Fatalf("%+v, %v, static %v", b, err, q.Static())
+	}
+	index := indexOf(p, "members", "list_id user_id", []model.Value{model.TextValue("l"), model.TextValue("u")})
+	if index[b.Lookups[0]] == nil {
+		t.Errorf("%v does not lead to %v", b.Lookups, index)
+	}
+}
+
+// TestReasons holds that a bucket reached in several ways appears once, with
+// the smallest priority and every reason, each naming its own stream.
+func TestReasons(t *testing.T) {
+	p := mustCompile(t, `
+config:
+  edition: 3
+streams:
+  quiet:
+    query: SELECT * FROM other
+  a:
+    auto_subscribe: true
+    priority: 2
+    query: SELECT * FROM t WHERE owner = auth.user_id()
+  b:
+    auto_subscribe: true
+    priority: 1
+    query: SELECT * FROM t WHERE auth.user_id() = owner
+`)
+	urgent, wrong := 0, 4
+	q, b, err := client(t, p, Request{Token: map[string]any{"sub": "u"}, IncludeDefaults: true, Subscriptions: []Subscription{
+		{Stream: "a", Priority: &urgent}, {Stream: "nothing"}, {Stream: "a", Priority: &wrong},
+		{Stream: "a", Parameters: json.RawMessage("[1]")},
+	}}, nil)
+	if err != nil || !q.Static() {
+		t.Fatal(err, q.Static())
+	}
+	if got := fmt.Sprint(q.Streams()); got != "[{a true} {b true}]" {
+		t.Errorf("streams %s", got)
+	}
+	want := `[{1#a|0["u"] 0 a [{true 0} {false 0} {true 1}] false}]`
+	if got := fmt.Sprint(b.Buckets); got != want {
+		t.Errorf("buckets %s, want %s", got, want)
+	}
+	var failed []int
+	for _, e := range b.Errors {
+		failed = append(failed, e.Subscription)
+	}
+	if !slices.Equal(failed, []int{2, 3}) {
+		t.Errorf("errors %v", b.Errors)
+	}
+}
+
+// TestIdentity holds that a definition has the same identity in any config
+// that gives it the same meaning, and another one if its meaning changes.
+func TestIdentity(t *testing.T) {
+	identity := func(streams string) [32]byte {
+		p := mustCompile(t, "config:\n  edition: 3\nstreams:\n"+streams)
+		for _, d := range p.Definitions() {
+			if d.Name == "s" {
+				return d.Identity
+			}
+		}
+		t.Fatal("no stream s")
+		return [32]byte{}
+	}
+	s := "  s:\n    query: SELECT * FROM t WHERE owner IN (SELECT id FROM u WHERE uid = auth.user_id())\n"
+	base := identity(s)
+	for name, same := range map[string]string{
+		"beside another":  "  a:\n    query: SELECT * FROM v WHERE x IN (SELECT y FROM w WHERE z = auth.user_id())\n" + s,
+		"written anew":    "  s:\n    queries:\n      - |\n        SELECT  *  FROM t\n        WHERE owner IN (SELECT m.id FROM u AS m WHERE m.uid = auth.user_id())\n",
+		"default written": "  s:\n    auto_subscribe: false\n    priority: 3\n" + strings.TrimPrefix(s, "  s:\n"),
+	} {
+		if identity(same) != base {
+			t.Errorf("%s: the identity changes", name)
+		}
+	}
+	for name, other := range map[string]string{
+		"column":    strings.Replace(s, "owner", "owner2", 1),
+		"output":    strings.Replace(s, "*", "id", 1),
+		"priority":  s + "    priority: 1\n",
+		"subscribe": s + "    auto_subscribe: true\n",
+		"index":     strings.Replace(s, "uid", "uid2", 1),
+	} {
+		if identity(other) == base {
+			t.Errorf("%s: the identity stays", name)
+		}
+	}
+}
+
+// TestColumns holds which columns of a table a config needs.
+func TestColumns(t *testing.T) {
+	p := mustCompile(t, `
+config:
+  edition: 3
+streams:
+  s:
+    query: SELECT id, upper(name) AS n FROM t WHERE owner IN (SELECT uid FROM u WHERE NOT gone)
+  all:
+    query: SELECT * FROM v
+`)
+	for table, want := range map[string]string{"t": "id name owner false", "u": "gone uid false", "v": " true", "w": " false"} {
+		columns, all := p.Columns(&model.SourceTable{Connection: "default", Schema: "public", Name: table})
+		slices.Sort(columns)
+		if got := fmt.Sprintf("%s %v", strings.Join(columns, " "), all); got != want {
+			t.Errorf("%s: %s, want %s", table, got, want)
+		}
+	}
+}
+
+// TestLastPutWins holds that a row is put once into a bucket, and that a query
+// that fails for it leaves what others put.
+func TestLastPutWins(t *testing.T) {
+	p := mustCompile(t, `
+bucket_definitions:
+  b:
+    data:
+      - SELECT id, a FROM t
+      - SELECT id, b FROM t
+      - SELECT id, json_keys(a) AS c FROM t
+`)
+	table := &model.SourceTable{Connection: "default", Schema: "public", Name: "t", Columns: []model.Column{{Name: "id"}, {Name: "a"}, {Name: "b"}}}
+	var out RowResult
+	row := []model.Value{model.TextValue("x"), model.TextValue("1"), model.TextValue("2")}
+	p.Table(table).EvaluateRow(row, &out)
+	if len(out.Puts) != 1 || out.Puts[0].Data != `{"id":"x","b":"2"}` || out.Puts[0].Bucket != "1#b[]" || len(out.Errors) != 1 {
+		t.Errorf("%+v", out)
+	}
+	sum, _ := model.PutChecksum("t", "x", `{"id":"x","b":"2"}`, nil)
+	if out.Puts[0].Checksum != sum {
+		t.Errorf("checksum %d, want %d", out.Puts[0].Checksum, sum)
+	}
+	// What a result refers to stays when it is used again.
+	first := out.Puts[0]
+	data := strings.Clone(first.Data)
+	for range 10000 {
+		out.Reset()
+		p.Table(table).EvaluateRow(row, &out)
+	}
+	if first.Data != data || len(out.Puts) != 1 {
+		t.Errorf("%+v", first)
+	}
+}
+
+// FuzzEntries holds that whatever stands in the parameter index, decoding it
+// fails or gives rows of the right width, without a panic.
+func FuzzEntries(f *testing.F) {
+	for _, s := range []string{`[{"0":"x","1":1.5}]`, `[{}, {"1":null}]`, `[{"0":"a\"\u00e9\ud83d\ude00\ud800"}]`, `[{"0":12345678901234567890}]`, `[`, `{}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		d := entryDecoder{names: []string{"0", "1"}}
+		if d.decode(text) != nil {
+			return
+		}
+		for _, r := range d.rows {
+			if len(r) != 2 {
+				t.Fatal(r)
+			}
+		}
+	})
+}
+
+// TestEntriesRoundTrip holds that lookups find what rows put: text with
+// anything in it, and numbers exactly.
+func TestEntriesRoundTrip(t *testing.T) {
+	p := mustCompile(t, memberLists)
+	for _, v := range []model.Value{
+		model.TextValue("plain"), model.TextValue("q\"\\\n\x01é😀"), model.TextValue("\xed\xa0\x80"), model.IntegerValue(9007199254740993),
+		model.RealValue(1.5), model.RealValue(1e21), model.BigIntegerValue("123456789012345678901"), model.TextValue(""),
+	} {
+		index := indexOf(p, "members", "list_id user_id", []model.Value{v, model.TextValue("u")})
+		_, b, err := client(t, p, Request{Token: map[string]any{"sub": "u"}, IncludeDefaults: true}, index)
+		if err != nil || len(b.Buckets) != 1 {
+			t.Errorf("%v: %+v, %v", v, b, err)
+			continue
+		}
+		want, _ := appendFragment([]byte("1#s|0["), v)
+		if b.Buckets[0].ID != string(want)+"]" {
+			t.Errorf("%v: bucket %s, want %s]", v, b.Buckets[0].ID, want)
+		}
+	}
+}
