@@ -40,7 +40,7 @@ type File struct {
 	// DisableAutoMigration leaves storage migrations to the operator.
 	DisableAutoMigration bool
 	Telemetry            Telemetry
-	// Probes is nil if not configured, which means the legacy ones.
+	// Probes is nil if not configured: then there are those over HTTP only.
 	Probes  *Probes
 	Logging Logging
 	// Parameters are scalars: string, bool, int64, float64 or nil.

@@ -82,7 +82,7 @@ func (s Service) run(ctx context.Context, args []string, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, lis, registry, map[string]*service.Health{s.Name: env.Health}, func(ctx context.Context) error {
+	return Run(ctx, lis, f.Probes, registry, map[string]*service.Health{s.Name: env.Health}, func(ctx context.Context) error {
 		return s.Run(ctx, f, env)
 	})
 }
@@ -117,13 +117,21 @@ func LogWarnings(l *slog.Logger, f *config.File) {
 	}
 }
 
+// probeFiles is where probe files are, below the working directory.
+const probeFiles = ".probes"
+
 // Run runs main beside the private server on lis (nil = none), which it owns,
-// until main ends or ctx does.
-func Run(ctx context.Context, lis net.Listener, g prometheus.Gatherer, healths map[string]*service.Health, main func(context.Context) error) error {
+// until main ends or ctx does. Probe files are kept if probes says so: unlike
+// the reference not by default, since a process that writes into whatever folder
+// it was started in surprises people.
+func Run(ctx context.Context, lis net.Listener, probes *config.Probes, g prometheus.Gatherer, healths map[string]*service.Health, main func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	eg, ctx := errgroup.WithContext(ctx)
 	eg.Go(func() error { return serve.Serve(ctx, lis, serve.Handler(g, healths)) })
+	if probes != nil && (probes.Filesystem || probes.Legacy) {
+		eg.Go(func() error { return serve.Files(ctx, probeFiles, healths) })
+	}
 	eg.Go(func() error {
 		defer cancel()
 		return main(ctx)

@@ -125,7 +125,7 @@ func Run(ctx context.Context, f *config.File, log *slog.Logger) error {
 		}},
 	}
 	log.Info("Sluice is starting", "url", fmt.Sprintf("http://127.0.0.1:%d", lis.Addr().(*net.TCPAddr).Port), "data", f.Sluice.Data)
-	return process.Run(ctx, private, registry, healths, func(ctx context.Context) error {
+	return process.Run(ctx, private, f.Probes, registry, healths, func(ctx context.Context) error {
 		return supervise(ctx, parts)
 	})
 }
