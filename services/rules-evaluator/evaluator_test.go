@@ -180,7 +180,7 @@ func TestBound(t *testing.T) {
 		w.publish(batch(1, n+1, b.Changes...))
 	}
 	s.wait(t, "five batches", func() bool { return len(s.positions()) == 5 })
-	// Pings of a second or so do not let a sixth through.
+	// Time does not let a sixth through: what is further ahead is given back.
 	start := time.Now()
 	w.eventually("a pause", func() bool {
 		s.mu.Lock()
@@ -190,6 +190,41 @@ func TestBound(t *testing.T) {
 		}
 		return time.Since(start) > time.Second
 	})
+}
+
+// D8: a batch that the ledger waits for, and that comes late because another
+// evaluator had it, is not kept out by the batches ahead of it.
+func TestGapBehindBudget(t *testing.T) {
+	s := newStore(live(1))
+	s.result = func(*pb.EvaluatedBatch) (pb.ApplyResult, error) {
+		if slices.Contains(s.positions(), "0001") {
+			return pb.ApplyResult_APPLY_RESULT_COMMITTED, nil
+		}
+		return pb.ApplyResult_APPLY_RESULT_UNSPECIFIED, nil
+	}
+	w := newWorld(t, s)
+	if _, err := stream.Changes(t.Context(), w.js, stream.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	other, err := stream.Consumer(t.Context(), w.js)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := batch(1, 1, insert("a", strings.Repeat("t", 1000), "u"))
+	for n := range 60 {
+		w.publish(batch(1, n+1, b.Changes...))
+	}
+	lost, err := other.Next() // the other evaluator takes the first and is no more
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.run(Config{MaxBytes: int64(5*len(wire.EncodeChangeBatch(b)) + 100)})
+	s.wait(t, "a full budget", func() bool { return len(s.positions()) == 5 })
+	if err := lost.Nak(); err != nil {
+		t.Fatal(err)
+	}
+	s.wait(t, "the first batch", func() bool { return slices.Contains(s.positions(), "0001") })
+	s.wait(t, "most of the others", func() bool { return len(s.positions()) >= 55 })
 }
 
 // D9: bytes that are no batch are reported and taken out, once.

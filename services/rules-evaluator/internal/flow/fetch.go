@@ -90,8 +90,8 @@ func (f *Flow) pull(ctx, work context.Context, batches *sync.WaitGroup) error {
 			return fmt.Errorf("pull from JetStream: %w", err)
 		}
 		h := f.hold(m)
-		if err := f.count(ctx, h); err != nil {
-			return err // h is given back at the end of Run
+		if !f.count(next, h) {
+			continue
 		}
 		batches.Go(func() { f.process(work, h) })
 	}

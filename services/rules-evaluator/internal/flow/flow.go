@@ -8,7 +8,8 @@
 //   - A message is held under pings or given back; none is forgotten while the
 //     process lives (TestStoreRestart, TestDrain).
 //   - D8: the bytes in flight are bounded; at the bound nothing more is fetched
-//     (TestBound).
+//     (TestBound), and what the ledger waits for is not kept out by what is
+//     ahead of it (TestGapBehindBudget).
 //   - D9: a batch that cannot be decoded is reported and taken out of the stream,
 //     so that its gap shows and the replicator reads again (TestPoisonBatch).
 //
@@ -30,6 +31,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
@@ -51,6 +53,9 @@ const (
 	// Delays before a message that is given back is delivered again.
 	retryDelay = 50 * time.Millisecond
 	waitDelay  = time.Second
+	// roomWait is how long nothing may be settled while the budget is used up
+	// before the batches furthest ahead are given back.
+	roomWait = 300 * time.Millisecond
 )
 
 // Config bounds a Flow.
@@ -95,16 +100,21 @@ type Flow struct {
 	held   map[uint64]*message // guarded by mu; every message not settled
 	nextID uint64              // guarded by mu
 	inUse  int64               // guarded by mu; bytes counted
+	ended  uint64              // guarded by mu; messages no longer held, in all
 	link   *link               // guarded by mu; nil while there is none
 	up     chan struct{}       // guarded by mu; closed when link is set
 	empty  chan struct{}       // guarded by mu; set while draining, closed when held is empty
 
 	sending sync.Mutex // one Send at a time
+
+	stuck   bool   // owned by fetch: nothing was settled for roomWait …
+	stuckAt uint64 // … since this many had ended
 }
 
 // message is a JetStream message that this process has and has not settled.
 type message struct {
 	id     uint64
+	seq    uint64 // in JetStream: the order of the chain
 	msg    jetstream.Msg
 	size   int64
 	pinged time.Time
@@ -170,6 +180,9 @@ func (f *Flow) drained() <-chan struct{} {
 // hold takes charge of a message.
 func (f *Flow) hold(m jetstream.Msg) *message {
 	h := &message{msg: m, size: min(int64(len(m.Data()))+1, f.cfg.MaxBytes), pinged: time.Now()}
+	if meta, err := m.Metadata(); err == nil { // always there on a message of a consumer
+		h.seq = meta.Sequence.Stream
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.nextID++
@@ -190,26 +203,72 @@ func (f *Flow) take(id uint64) *message {
 	return h
 }
 
-// count takes h's size from the budget, waiting if there is too little.
-func (f *Flow) count(ctx context.Context, h *message) error {
-	if err := f.budget.Acquire(ctx, h.size); err != nil {
-		return err
+// count takes h's size from the budget, waiting if there is too little; false
+// if h was given back instead.
+//
+// All that is held may be waiting in the ledger for a batch that another
+// evaluator had when it died, and which now stands behind h. So when nothing
+// moves, what is furthest ahead makes room.
+func (f *Flow) count(ctx context.Context, h *message) bool {
+	for !f.budget.TryAcquire(h.size) {
+		f.mu.Lock()
+		before, linked := f.ended, f.link != nil
+		f.mu.Unlock()
+		if !f.stuck || f.stuckAt != before || !linked {
+			wait, cancel := context.WithTimeout(ctx, roomWait)
+			err := f.budget.Acquire(wait, h.size)
+			cancel()
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return false // h is given back at the end of Run
+			}
+			f.mu.Lock()
+			f.stuck, f.stuckAt = f.ended == before && f.link != nil, f.ended
+			f.mu.Unlock()
+			if !f.stuck {
+				continue
+			}
+		}
+		furthest := f.furthest()
+		f.settle(furthest, nak(waitDelay))
+		f.mu.Lock()
+		f.stuckAt = f.ended // what was just given back is no progress
+		f.mu.Unlock()
+		if furthest == h {
+			return false
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.held[h.id] == nil {
 		f.budget.Release(h.size)
-		return nil
+		return false
 	}
 	h.counted = true
 	f.inUse += h.size
 	f.obs.InFlight(f.inUse)
-	return nil
+	return true
+}
+
+// furthest is the held message that is last in the chain; there is one.
+func (f *Flow) furthest() *message {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var last *message
+	for _, h := range f.held {
+		if last == nil || h.seq > last.seq {
+			last = h
+		}
+	}
+	return last
 }
 
 // dropped removes h; f.mu is held.
 func (f *Flow) dropped(h *message) {
 	delete(f.held, h.id)
+	f.ended++
 	if h.counted {
 		f.budget.Release(h.size)
 		f.inUse -= h.size
@@ -371,9 +430,11 @@ func (f *Flow) fill(ctx context.Context, h *message, p *evaluate.Batch) bool {
 		err = p.Fill(rows)
 	}
 	if err != nil {
-		if ctx.Err() == nil {
-			f.log.Warn("previous rows are not to be had; the batch is given back", "stream", p.Stream, "position", p.Previous, "error", err)
+		level := slog.LevelWarn
+		if errs.IsRetry(err) || ctx.Err() != nil {
+			level = slog.LevelDebug // the ledger is not there yet
 		}
+		f.log.Log(ctx, level, "previous rows are not to be had; the batch is given back", "stream", p.Stream, "position", p.Previous, "error", err)
 		f.settle(h, nak(retryDelay))
 		return false
 	}
