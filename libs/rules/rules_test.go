@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sluicesync/sluice/libs/model"
@@ -263,4 +264,31 @@ func TestEntriesRoundTrip(t *testing.T) {
 			t.Errorf("%v: bucket %s, want %s]", v, b.Buckets[0].ID, want)
 		}
 	}
+}
+
+// TestConcurrent holds (with -race) that a plan and its evaluators are shared
+// by goroutines.
+func TestConcurrent(t *testing.T) {
+	p := mustCompile(t, memberLists)
+	table := &model.SourceTable{Connection: "default", Schema: "public", Name: "todos", Columns: []model.Column{{Name: "id"}, {Name: "list_id"}}}
+	te := p.Table(table)
+	var done sync.WaitGroup
+	for i := range 4 {
+		done.Go(func() {
+			id := fmt.Sprint(i)
+			var out RowResult
+			for range 100 {
+				out.Reset()
+				te.EvaluateRow([]model.Value{model.TextValue(id), model.TextValue("l")}, &out)
+				if len(out.Puts) != 1 || out.Puts[0].ObjectID != id {
+					t.Errorf("%+v", out.Puts)
+					return
+				}
+				if _, err := p.Querier(Request{Token: map[string]any{"sub": id}, IncludeDefaults: true}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	done.Wait()
 }

@@ -48,6 +48,15 @@ func (p *parser) config(root *yaml.Node, c *Config) {
 			p.unknown(e, "config", "bucket_definitions", "streams", "with", "event_definitions")
 		}
 	}
+	buckets := map[string]bool{}
+	for _, b := range c.Buckets {
+		buckets[b.Name.Text] = true
+	}
+	for _, st := range c.Streams {
+		if buckets[st.Name.Text] {
+			p.fatal("duplicate-definition", st.Name.At, "there is a bucket definition of this name")
+		}
+	}
 	if !c.HasStreams && (!c.HasRules || c.Options.Compiler3()) {
 		if c.Options.Compiler3() {
 			p.fatal("missing-key", None, "streams are missing")
@@ -205,11 +214,6 @@ func (p *parser) streams(n *yaml.Node, c *Config) {
 		s := Stream{Name: Name{e.key, e.keyAt}, Body: p.at(e.node), Priority: 3}
 		if old {
 			p.warn("alpha-streams", Span{e.keyAt.Start, s.Body.End}, "streams before edition 3 are an early version; use edition 3")
-		}
-		for _, b := range c.Buckets {
-			if b.Name.Text == e.key {
-				p.fatal("duplicate-definition", e.keyAt, "there is a bucket definition of this name")
-			}
 		}
 		has := map[string]bool{}
 		for _, f := range p.entries(e.node) {
