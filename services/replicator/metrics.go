@@ -95,6 +95,10 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	for _, j := range g.jobs.list() {
 		p := j.publisher.Load()
 		if p == nil {
+			// Failing: nothing has been stored since.
+			if at := j.commitTime.Load(); at != 0 && j.problem.Load() != nil && int64(j.stream.ID) > newest {
+				newest, lag = int64(j.stream.ID), time.Since(time.UnixMicro(at)).Seconds()
+			}
 			continue
 		}
 		stream := strconv.FormatInt(int64(j.stream.ID), 10)

@@ -25,6 +25,8 @@ import (
 const (
 	// batchBytes is the size at which copied rows become a batch.
 	batchBytes = 512 << 10
+	// logInterval is how often the progress of a table is logged.
+	logInterval = 10 * time.Second
 )
 
 // Chain is where batches go.
@@ -146,7 +148,7 @@ func (s *Snapshot) Table(ctx context.Context, t *source.Table) error {
 }
 
 func (s *Snapshot) table(ctx context.Context, t *source.Table, p *model.TableProgress, inline bool) error {
-	c := &copier{s: s, t: t, inline: inline, progress: model.TableProgress{Table: t.SourceTable, Estimate: t.Estimate}}
+	c := &copier{s: s, t: t, inline: inline, logged: time.Now(), progress: model.TableProgress{Table: t.SourceTable, Estimate: t.Estimate}}
 	c.rows.Limit = s.Chain.MaxRow()
 	var after []byte
 	start := time.Now()
@@ -179,6 +181,7 @@ type copier struct {
 	rows     source.Rows
 	extra    int // changes in rows that are not rows
 	progress model.TableProgress
+	logged   time.Time
 }
 
 func (c *copier) Rows() *source.Rows { return &c.rows }
@@ -200,6 +203,11 @@ func (c *copier) Flush(ctx context.Context, place []byte) error {
 	}
 	if err := c.s.Chain.Insert(ctx, &c.rows, meta); err != nil {
 		return err
+	}
+	if time.Since(c.logged) > logInterval {
+		c.logged = time.Now()
+		c.s.Logger.Info("Replication progress", "table", c.t.Schema+"."+c.t.Name, "rows", c.progress.Rows, "estimate", c.progress.Estimate,
+			"percent", 100*c.progress.Rows/max(c.progress.Estimate, 1))
 	}
 	if c.s.Rows != nil {
 		c.s.Rows(n)
