@@ -25,7 +25,7 @@ func insert(rows int, owner string) string {
 // BenchmarkSnapshotAndDownload copies 500k rows and gives them to one client,
 // then 10k of them to 50 clients at once.
 func BenchmarkSnapshotAndDownload(b *testing.B) {
-	const rows, shared, clients = 500_000, 10_000, 50
+	rows, shared, clients := scaled(500_000), scaled(10_000), scaled(50)
 	w := newWorld(b, insert(rows-shared, "'all'")+insert(shared, "'many'"))
 	for b.Loop() {
 		copied := w.timed(func() { // what the source alone can give
@@ -36,8 +36,8 @@ func BenchmarkSnapshotAndDownload(b *testing.B) {
 		begin := time.Now()
 		w.start()
 		took := time.Since(begin)
-		w.report(Result{Metric: "snapshot", Value: rows / took.Seconds(), Unit: "rows/s", Goal: 80_000, Better: "more",
-			Limit: rows / copied.Seconds(), LimitWhat: "COPY of the same table to nowhere"})
+		w.report(Result{Metric: "snapshot", Value: float64(rows) / took.Seconds(), Unit: "rows/s", Goal: 80_000, Better: "more",
+			Limit: float64(rows) / copied.Seconds(), LimitWhat: "COPY of the same table to nowhere"})
 
 		begin = time.Now()
 		s := w.must("all", 256<<10)
@@ -75,7 +75,7 @@ func BenchmarkSnapshotAndDownload(b *testing.B) {
 // BenchmarkTransactions gives one client one large transaction and then 20k
 // small ones, written faster than they replicate.
 func BenchmarkTransactions(b *testing.B) {
-	const large, small = 100_000, 20_000
+	large, small := scaled(100_000), scaled(20_000)
 	w := newWorld(b, "")
 	w.start()
 	for b.Loop() {
@@ -87,8 +87,8 @@ func BenchmarkTransactions(b *testing.B) {
 			b.Fatal(err)
 		}
 		took := time.Since(begin)
-		w.report(Result{Metric: "one transaction", Value: large / took.Seconds(), Unit: "rows/s", Goal: 40_000, Better: "more",
-			Limit: large / written.Seconds(), LimitWhat: "the source's own write of it"})
+		w.report(Result{Metric: "one transaction", Value: float64(large) / took.Seconds(), Unit: "rows/s", Goal: 40_000, Better: "more",
+			Limit: float64(large) / written.Seconds(), LimitWhat: "the source's own write of it"})
 
 		begin = time.Now()
 		w.exec("SET synchronous_commit = off")
@@ -98,8 +98,8 @@ func BenchmarkTransactions(b *testing.B) {
 			b.Fatal(err)
 		}
 		took = time.Since(begin)
-		w.report(Result{Metric: "small transactions", Value: small / took.Seconds(), Unit: "tx/s", Goal: 12_000, Better: "more",
-			Limit: small / written.Seconds(), LimitWhat: "the source's own writes, not waiting for the disk"})
+		w.report(Result{Metric: "small transactions", Value: float64(small) / took.Seconds(), Unit: "tx/s", Goal: 12_000, Better: "more",
+			Limit: float64(small) / written.Seconds(), LimitWhat: "the source's own writes, not waiting for the disk"})
 	}
 }
 
@@ -108,7 +108,7 @@ func BenchmarkIdleLatency(b *testing.B) {
 	w := newWorld(b, "")
 	w.start()
 	for b.Loop() {
-		l := w.latencies(1, 25, time.Second, func(int) string { return "u" })
+		l := w.latencies(1, scaled(25), time.Second, func(int) string { return "u" })
 		w.report(Result{Metric: "commit to complete p50", Value: percentile(l, 0.5), Unit: "ms", Goal: 5, Better: "less"})
 		w.report(Result{Metric: "commit to complete p99", Value: percentile(l, 0.99), Unit: "ms", Better: "less"})
 	}
@@ -126,7 +126,7 @@ func BenchmarkManyClients(b *testing.B) {
 			w.start()
 			for b.Loop() {
 				own := func(i int) string { return fmt.Sprintf("u%d", i) }
-				l := w.latencies(c.clients, 750, 20*time.Millisecond, own)
+				l := w.latencies(scaled(c.clients), scaled(750), 20*time.Millisecond, own)
 				w.report(Result{Metric: "commit to complete p50", Value: percentile(l, 0.5), Unit: "ms", Goal: c.p50, Better: "less"})
 				w.report(Result{Metric: "commit to complete p99", Value: percentile(l, 0.99), Unit: "ms", Goal: c.p99, Better: "less"})
 			}
@@ -139,7 +139,7 @@ func BenchmarkSharedBucket(b *testing.B) {
 	w := newWorld(b, "")
 	w.start()
 	for b.Loop() {
-		const clients, transactions = 5000, 20
+		clients, transactions := scaled(5000), int64(scaled(20))
 		last := make([]atomic.Int64, transactions+1) // when the last client held each
 		count := make([]atomic.Int64, transactions+1)
 		done := make(chan int64, transactions) // one value a transaction
@@ -154,7 +154,7 @@ func BenchmarkSharedBucket(b *testing.B) {
 					break
 				}
 			}
-			if count[seq].Add(1) == clients {
+			if count[seq].Add(1) == int64(clients) {
 				done <- seq
 			}
 		}
@@ -183,7 +183,7 @@ func BenchmarkWriteCheckpoints(b *testing.B) {
 	w := newWorld(b, "")
 	w.start()
 	for b.Loop() {
-		const callers, seconds = 32, 5
+		callers, length := 32, time.Duration(scaled(5000))*time.Millisecond
 		w.must("u", 4<<10)
 		var n atomic.Int64
 		var wg sync.WaitGroup
@@ -192,7 +192,7 @@ func BenchmarkWriteCheckpoints(b *testing.B) {
 			wg.Go(func() {
 				user := fmt.Sprintf("w%d", i)
 				token := harness.Token(b, user, time.Hour, nil)
-				for time.Since(begin) < seconds*time.Second {
+				for time.Since(begin) < length {
 					if _, err := writeCheckpoint(w.Context(), w.sluice.URLs()[0], token, user); err != nil {
 						b.Error(err)
 						return
@@ -212,7 +212,7 @@ func BenchmarkWriteCheckpoints(b *testing.B) {
 			goal  float64
 		}{{"acknowledged after a write p50", true, 10}, {"acknowledged on an idle source p50", false, 15}} {
 			var l []time.Duration
-			for i := range 40 {
+			for i := range scaled(40) {
 				if kind.write {
 					w.commit("ack", int64(i+1))
 				}
@@ -238,7 +238,7 @@ func BenchmarkConnects(b *testing.B) {
 	w := newWorld(b, insert(1000, "'u' || i"))
 	w.start()
 	for b.Loop() {
-		const seconds = 5
+		length := time.Duration(scaled(5000)) * time.Millisecond
 		tokens := make([]string, 1000)
 		for i := range tokens {
 			tokens[i] = harness.Token(b, fmt.Sprintf("u%d", i+1), time.Hour, nil)
@@ -249,7 +249,7 @@ func BenchmarkConnects(b *testing.B) {
 		begin := time.Now()
 		for worker := range 32 {
 			wg.Go(func() {
-				for i := worker; time.Since(begin) < seconds*time.Second; i += 32 {
+				for i := worker; time.Since(begin) < length; i += 32 {
 					s, err := Open(w.Context(), w.sluice.URLs()[0], tokens[i%len(tokens)], "c", 4<<10)
 					if err == nil {
 						err = s.Complete()
@@ -274,17 +274,18 @@ func BenchmarkIdleMemory(b *testing.B) {
 	w.start()
 	for b.Loop() {
 		user := func(i int) string { return fmt.Sprintf("u%d", i%100) }
-		w.connect(1000, user, nil)
+		few, more := scaled(1000), scaled(4000)
+		w.connect(few, user, nil)
 		before := w.settled()
-		w.connect(4000, user, nil)
+		w.connect(more, user, nil)
 		after := w.settled()
-		w.report(Result{Metric: "memory of a stream", Value: float64(after-before) / 4000 / 1024, Unit: "KiB", Goal: 20, Better: "less"})
+		w.report(Result{Metric: "memory of a stream", Value: float64(after-before) / float64(more) / 1024, Unit: "KiB", Goal: 20, Better: "less"})
 	}
 }
 
 // BenchmarkCompact compacts 1,000 rows that were changed 200 times each.
 func BenchmarkCompact(b *testing.B) {
-	const rows, updates = 1000, 200
+	rows, updates := 1000, scaled(200)
 	w := newWorld(b, insert(rows, "'u'"))
 	w.start()
 	for b.Loop() {
@@ -301,7 +302,7 @@ func BenchmarkCompact(b *testing.B) {
 			}
 		})
 		fresh := w.must("u", 256<<10)
-		w.report(Result{Metric: "compacted", Value: rows * (updates + 1) / took.Seconds(), Unit: "ops/s", Goal: 200_000, Better: "more"})
+		w.report(Result{Metric: "compacted", Value: float64(rows*(updates+1)) / took.Seconds(), Unit: "ops/s", Goal: 200_000, Better: "more"})
 		w.report(Result{Metric: "ops left for a new client", Value: float64(fresh.Ops), Unit: "ops", Better: "less"})
 	}
 }

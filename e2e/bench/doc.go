@@ -6,6 +6,10 @@
 // machine, the results, and for each throughput the physical limit that was
 // measured in the same run: how fast the same rows move without Sluice.
 //
-// SLUICE_BENCH_MODE=suite measures the suite of processes instead of the one
+// Every stream sums up the checksums of what it is sent and compares at each
+// checkpoint_complete.
+//
+// SLUICE_BENCH_SHORT=1 runs every scenario at a fiftieth of its size, to see that it
+// runs. SLUICE_BENCH_MODE=suite measures the suite of processes instead of the one
 // process of `sluice dev`.
 package bench

@@ -53,11 +53,16 @@ func (r *report) write(w io.Writer, mode string) error {
 	if len(r.results) == 0 {
 		return nil
 	}
+	physical, err := limits()
+	if err != nil {
+		return err
+	}
 	doc := map[string]any{
-		"time":    time.Now().UTC().Format(time.RFC3339),
-		"mode":    mode,
-		"machine": machine(),
-		"results": r.results,
+		"time":     time.Now().UTC().Format(time.RFC3339),
+		"mode":     mode,
+		"machine":  machine(),
+		"physical": physical,
+		"results":  r.results,
 	}
 	text, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {

@@ -21,6 +21,8 @@ var (
 	kindDiff       = []byte(`{"checkpoint_diff":`)
 	opMark         = []byte(`"op_id":`)
 	wcMark         = []byte(`"write_checkpoint":"`)
+	clearMark      = []byte(`"op":"CLEAR"`)
+	checksumMark   = []byte(`"checksum":`)
 	// seqMark begins the number that a scenario writes in a row: the data of an
 	// op is JSON inside a JSON string, so its quotes are escaped.
 	seqMark = []byte(`\"seq\":`)
@@ -39,6 +41,12 @@ type Stream struct {
 
 	body   io.ReadCloser
 	reader *bufio.Reader
+
+	// The one bucket's checksum as announced and as summed up. A CLEAR after
+	// the first op ends the checks: then the ops before it would have to be known.
+	expected, sum uint32
+	unchecked     bool
+	tail          []byte // of the piece before, of the same line
 }
 
 // transport opens as many connections as there are streams.
@@ -89,6 +97,9 @@ func (s *Stream) Complete() error {
 		if err != nil {
 			return err
 		}
+		if complete && !s.unchecked && s.sum != s.expected {
+			return fmt.Errorf("checksum %d at op %s, the server says %d", s.sum, s.LastOpID, s.expected)
+		}
 		if complete {
 			return nil
 		}
@@ -107,10 +118,16 @@ func (s *Stream) line() (complete bool, err error) {
 		complete = true
 		s.LastOpID = quoted(piece, []byte(`"last_op_id":"`))
 	case bytes.HasPrefix(piece, kindCheckpoint), bytes.HasPrefix(piece, kindDiff):
+		s.checksums(piece, true, func(sum uint32) { s.expected = sum })
 		if n, err := strconv.ParseUint(quoted(piece, wcMark), 10, 64); err == nil {
 			s.WriteCheckpoint = n
 		}
 	case bytes.HasPrefix(piece, kindData):
+		if s.Ops > 0 && bytes.Contains(piece, clearMark) {
+			s.unchecked = true
+		}
+		add := func(sum uint32) { s.sum += sum }
+		s.checksums(piece, err == nil, add)
 		s.count(piece)
 		// A mark that is cut by the end of a piece is found with what follows.
 		for err == bufio.ErrBufferFull {
@@ -124,6 +141,7 @@ func (s *Stream) line() (complete bool, err error) {
 			s.Bytes += int64(len(piece))
 			seam := append(kept, piece[:min(len(piece), 32)]...)
 			s.Ops += bytes.Count(seam, opMark) - before - bytes.Count(piece[:min(len(piece), 32)], opMark)
+			s.checksums(piece, err == nil, add)
 			s.count(piece)
 		}
 		return false, nil
@@ -136,6 +154,42 @@ func (s *Stream) line() (complete bool, err error) {
 		s.Bytes += int64(len(piece))
 	}
 	return complete, nil
+}
+
+// checksums calls do for each checksum in the next piece of a line; last says that
+// the line ends with it. One that is cut by the end of a piece is found with
+// the next.
+func (s *Stream) checksums(piece []byte, last bool, do func(uint32)) {
+	const most = 24 // bytes of a mark and its digits
+	if len(s.tail) > 0 {
+		seam := append(s.tail, piece[:min(len(piece), most)]...)
+		scanChecksums(seam, len(s.tail), do)
+	}
+	from := scanChecksums(piece, len(piece)-most, do)
+	s.tail = s.tail[:0]
+	if last {
+		scanChecksums(piece[from:], len(piece), do)
+		return
+	}
+	s.tail = append(s.tail, piece[from:]...)
+}
+
+// scanChecksums calls do for the checksums that begin before end, and returns
+// where the rest begins.
+func scanChecksums(text []byte, end int, do func(uint32)) (rest int) {
+	at := 0
+	for {
+		i := bytes.Index(text[at:], checksumMark)
+		if i < 0 || at+i >= end {
+			return max(at, min(len(text), max(end, 0)))
+		}
+		at += i + len(checksumMark)
+		n := uint32(0)
+		for ; at < len(text) && text[at] >= '0' && text[at] <= '9'; at++ {
+			n = n*10 + uint32(text[at]-'0')
+		}
+		do(n)
+	}
 }
 
 func (s *Stream) count(piece []byte) {

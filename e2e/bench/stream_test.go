@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -9,13 +10,14 @@ import (
 
 func TestStreamReadsLines(t *testing.T) {
 	const ops = 500
-	long := `{"data":{"bucket":"b","data":[` + strings.Repeat(`{"op_id":"1","data":"{\"seq\":41}"},`, ops) + `]}}`
-	text := `{"checkpoint":{"last_op_id":"9","write_checkpoint":"12","buckets":[` + strings.Repeat(`{"bucket":"x"},`, 300) + "]}}\n" +
+	const sum = uint32(4_000_000_000*ops%(1<<32) + 5)
+	long := `{"data":{"bucket":"b","data":[` + strings.Repeat(`{"checksum":4000000000,"op_id":"1","data":"{\"seq\":41,\"checksum\":7}"},`, ops) + `]}}`
+	text := `{"checkpoint":{"last_op_id":"9","write_checkpoint":"12","buckets":[{"bucket":"b","checksum":` + fmt.Sprint(sum) + `}]}}` + "\n" +
 		long + "\n" +
-		`{"data":{"bucket":"b","data":[{"op_id":"2","data":"{\"seq\":42,\"x\":1}"}]}}` + "\n" +
+		`{"data":{"bucket":"b","data":[{"checksum":5,"op_id":"2","data":"{\"seq\":42,\"x\":1}"}]}}` + "\n" +
 		`{"checkpoint_complete":{"last_op_id":"9"}}` + "\n" + `{"token_expires_in":9}` + "\n"
 	// Every size puts the seams of the pieces elsewhere.
-	for size := 64; size < 400; size++ {
+	for size := 110; size < 500; size++ {
 		s := &Stream{body: io.NopCloser(nil), reader: bufio.NewReaderSize(strings.NewReader(text), size)}
 		if err := s.Complete(); err != nil {
 			t.Fatal(err)
@@ -26,5 +28,16 @@ func TestStreamReadsLines(t *testing.T) {
 		if err := s.Complete(); err == nil {
 			t.Fatal("the end of the stream was not reported")
 		}
+	}
+}
+
+func TestStreamChecksChecksums(t *testing.T) {
+	text := `{"checkpoint":{"last_op_id":"9","buckets":[{"bucket":"b","checksum":7}]}}
+{"data":{"bucket":"b","data":[{"checksum":5,"op_id":"2"}]}}
+{"checkpoint_complete":{"last_op_id":"9"}}
+`
+	s := &Stream{body: io.NopCloser(nil), reader: bufio.NewReader(strings.NewReader(text))}
+	if err := s.Complete(); err == nil || !strings.Contains(err.Error(), "checksum 5") {
+		t.Errorf("error %v", err)
 	}
 }

@@ -21,6 +21,15 @@ func mode() harness.Mode {
 	return harness.Dev
 }
 
+// scaled is n, or with SLUICE_BENCH_SHORT a fiftieth of it: enough to see that a scenario
+// runs, too little to say how fast.
+func scaled(n int) int {
+	if os.Getenv("SLUICE_BENCH_SHORT") != "" {
+		return max(2, n/50)
+	}
+	return n
+}
+
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if path := os.Getenv("SLUICE_BENCH_OUT"); path != "" && code == 0 {
