@@ -430,6 +430,8 @@ type suite struct {
 	log    *slog.Logger
 	source pb.SourceClient
 	tweak  func(*Config)
+	// metrics of the replicator that was started last
+	metrics *prometheus.Registry
 }
 
 func newSuite(t testing.TB, settings ...string) *suite {
@@ -503,7 +505,8 @@ func (s *suite) startNATS(port int) {
 func (s *suite) start(instance string) (stop func()) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	env := service.Env{Log: s.log.With("instance", instance), Metrics: prometheus.NewRegistry(), Health: &service.Health{}, Instance: instance}
+	s.metrics = prometheus.NewRegistry()
+	env := service.Env{Log: s.log.With("instance", instance), Metrics: s.metrics, Health: &service.Health{}, Instance: instance}
 	cfg := Config{Connection: config.Connection{Type: "postgresql", DebugAPI: true, Postgres: s.pg.Config("postgres")}, Heartbeat: 200 * time.Millisecond,
 		Stream: stream.Options{Storage: jetstream.FileStorage}}
 	if s.tweak != nil {
