@@ -1,12 +1,12 @@
 package rules
 
 import (
-	"encoding/json"
 	"errors"
 	"strconv"
 	"strings"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules/jsontext"
 	"github.com/sluicesync/sluice/libs/rules/value"
 )
 
@@ -47,57 +47,53 @@ func rowElements(v model.Value, strict bool) ([]model.Value, error) {
 }
 
 // rawElements returns the elements of a JSON array as values, for rules and
-// edition 2: text and numbers as such, everything else as a blob that holds
-// its JSON text, which appendRaw writes. What is no array has no elements.
+// edition 2: text, numbers and null as such, everything else as a blob that
+// holds its JSON text, which appendRaw writes. What is no array has no elements.
 func rawElements(v model.Value, dst []model.Value) ([]model.Value, error) {
 	if v.IsNull() {
 		return dst, nil
 	}
-	text := value.Text(v)
-	if !json.Valid([]byte(text)) {
-		return dst, errors.New("not valid JSON")
+	n, err := jsontext.Parse(value.Text(v))
+	if err != nil || n.Kind != jsontext.Array {
+		return dst, err
 	}
-	var elems []json.RawMessage
-	if json.Unmarshal([]byte(text), &elems) != nil {
-		return dst, nil
-	}
-	for _, e := range elems {
-		dst = append(dst, rawElement(e))
+	for _, e := range n.Elems {
+		switch e.Kind {
+		case jsontext.Null:
+			dst = append(dst, model.NullValue)
+		case jsontext.Number, jsontext.String:
+			dst = append(dst, e.Value)
+		default:
+			dst = append(dst, model.BlobValue(string(appendPlain(nil, e))))
+		}
 	}
 	return dst, nil
 }
 
-func rawElement(e json.RawMessage) model.Value {
-	switch c := e[0]; {
-	case c == '"':
-		var s string
-		if json.Unmarshal(e, &s) == nil {
-			return model.TextValue(s)
+// appendPlain appends JSON without spaces and with normal numbers.
+func appendPlain(dst []byte, n jsontext.Node) []byte {
+	switch n.Kind {
+	case jsontext.Array, jsontext.Object:
+		open, end := byte('['), byte(']')
+		if n.Kind == jsontext.Object {
+			open, end = '{', '}'
 		}
-	case c == 'n':
-		return model.NullValue
-	case c == '-' || c >= '0' && c <= '9':
-		if i, err := strconv.ParseInt(string(e), 10, 64); err == nil {
-			return model.IntegerValue(i)
+		dst = append(dst, open)
+		for i, e := range n.Elems {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			if n.Kind == jsontext.Object {
+				dst = append(model.AppendJSONString(dst, n.Keys[i]), ':')
+			}
+			dst = appendPlain(dst, e)
 		}
-		if f, err := strconv.ParseFloat(string(e), 64); err == nil {
-			return model.RealValue(f)
-		}
+		return append(dst, end)
+	case jsontext.Number:
+		dst, _ = appendFragment(dst, n.Value)
+		return dst
 	}
-	return model.BlobValue(string(compact(e)))
-}
-
-// compact rewrites JSON without spaces and with normal numbers.
-func compact(e json.RawMessage) []byte {
-	var v any
-	if json.Unmarshal(e, &v) != nil {
-		return e
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return e
-	}
-	return b
+	return n.Append(dst)
 }
 
 // appendRaw is appendFragment for a value of rawElements.

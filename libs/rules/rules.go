@@ -118,8 +118,8 @@ type Event struct {
 
 // Request is one client connection.
 type Request struct {
-	// Token is the payload of the JWT; numbers as json.Number (kept exact) or
-	// float64.
+	// Token is the payload of the JWT, decoded; its numbers, float64 or
+	// json.Number, become reals.
 	Token map[string]any
 	// Parameters is the connection's parameters object; nil or null = {}.
 	Parameters json.RawMessage
