@@ -80,6 +80,8 @@ export class Tap {
     switch (kind) {
       case 'checkpoint':
         this.bucketsNow = new Map(body.buckets.map((b) => [b.bucket, about(b)]));
+        // The client drops a bucket that it resumed and that is gone; it may come anew.
+        for (const name of this.positions.keys()) if (!this.bucketsNow.has(name)) this.positions.delete(name);
         this.writeCheckpoint = body.write_checkpoint ?? null;
         break;
       case 'checkpoint_diff':
