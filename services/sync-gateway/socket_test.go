@@ -207,7 +207,7 @@ func TestSocket(t *testing.T) {
 
 // TestSocketRefused: what a client gets for a request that is not served.
 func TestSocketRefused(t *testing.T) {
-	h := newHouse(t, func(c *Config) { c.MaxStreams = 3 })
+	h := newHouse(t, nil)
 	wrong, _ := json.Marshal(map[string]string{"token": "Token " + mint("u1", map[string]any{"aud": "someone-else"})})
 	for _, x := range []struct {
 		name   string
@@ -245,6 +245,7 @@ func TestSocketRefused(t *testing.T) {
 		})
 	}
 	t.Run("limit", func(t *testing.T) {
+		h := newHouse(t, func(c *Config) { c.MaxStreams = 3 })
 		var cs []*socketClient
 		for range 4 {
 			c := h.dial(t, false)
