@@ -75,6 +75,30 @@ type scratch struct {
 	values []model.Value
 	cached []cachedOutput // by output
 	arena  strings.Builder
+	seen   entries
+}
+
+// entries finds what a query has given for a row already, when that is much
+// (arrays with many elements): the places of texts. Nil before each query's
+// first.
+type entries map[string]int
+
+// manyEntries is from how many on a map is faster than looking through all.
+const manyEntries = 32
+
+// find returns the place of key among n texts from first on, the i-th of which
+// is keyOf(i); -1 if it is not there.
+func (e *entries) find(first, n int, key []byte, keyOf func(i int) []byte) int {
+	if *e == nil {
+		*e = make(entries, 2*n)
+	}
+	for i := len(*e); i < n; i++ {
+		(*e)[string(keyOf(first+i))] = first + i
+	}
+	if i, ok := (*e)[string(key)]; ok {
+		return i
+	}
+	return -1
 }
 
 // cachedOutput is an output of the current row; several buckets share it.
@@ -223,16 +247,18 @@ func (te *TableEvaluator) EvaluateRow(row []model.Value, out *RowResult) {
 	}
 	s.cached = s.cached[:len(te.outputs)]
 	clear(s.cached)
+	s.seen = nil
 	first := len(out.Puts)
 	for i := range te.puts {
 		q := &te.puts[i]
 		if i > 0 && te.puts[i-1].source != q.source {
 			first = len(out.Puts)
+			s.seen = nil
 		}
 		before := len(out.Puts)
 		err := q.match.run(s, func(keys []byte) error { return te.put(q, keys, first, out) })
 		if err != nil {
-			out.Puts = out.Puts[:before]
+			out.Puts, s.seen = out.Puts[:before], nil
 			out.Errors = append(out.Errors, RowError{Definition: q.definition, Err: err})
 		}
 	}
@@ -266,18 +292,33 @@ func (te *TableEvaluator) put(q *putQuery, keys []byte, first int, out *RowResul
 	} else {
 		s.buf = append(s.buf[:0], bucket...)
 	}
-	for i := first; i < len(out.Puts); i++ {
-		p := &out.Puts[i]
-		if p.Bucket == string(s.buf) && p.ObjectID == c.id && p.ObjectType == o.name {
-			p.Data, p.Checksum = c.data, c.sum
-			return nil
-		}
+	if i := out.findPut(first, s.buf, o.name, c.id); i >= 0 {
+		out.Puts[i].Data, out.Puts[i].Checksum = c.data, c.sum
+		return nil
 	}
 	if bucket == "" {
 		bucket = s.keep(s.buf)
 	}
 	out.Puts = append(out.Puts, model.Put{Bucket: bucket, ObjectType: o.name, ObjectID: c.id, Data: c.data, Checksum: c.sum})
 	return nil
+}
+
+// findPut returns the place of a put among those from first on, -1 if there is
+// none.
+func (r *RowResult) findPut(first int, bucket []byte, typ, id string) int {
+	if n := len(r.Puts) - first; n >= manyEntries {
+		key := func(p *model.Put) []byte {
+			return fmt.Appendf(nil, "%s\x00%s\x00%s", p.Bucket, p.ObjectType, p.ObjectID)
+		}
+		want := key(&model.Put{Bucket: string(bucket), ObjectType: typ, ObjectID: id})
+		return r.scratch.seen.find(first, n, want, func(i int) []byte { return key(&r.Puts[i]) })
+	}
+	for i := first; i < len(r.Puts); i++ {
+		if p := &r.Puts[i]; p.Bucket == string(bucket) && p.ObjectID == id && p.ObjectType == typ {
+			return i
+		}
+	}
+	return -1
 }
 
 func (c *cachedOutput) encode(o *output, s *scratch) {
@@ -302,6 +343,7 @@ func (c *cachedOutput) encode(o *output, s *scratch) {
 func (q *indexQuery) evaluate(out *RowResult) error {
 	s := &out.scratch
 	first := len(out.Lookups)
+	s.seen = nil
 	err := q.match.run(s, func(keys []byte) error {
 		s.buf = append(s.buf[:0], '{')
 		for i := range q.outputs {
@@ -322,14 +364,11 @@ func (q *indexQuery) evaluate(out *RowResult) error {
 			s.buf = model.AppendJSON(s.buf, v)
 		}
 		s.buf = append(s.buf, '}')
-		for i := first; i < len(out.Lookups); i++ {
-			l := &out.Lookups[i]
-			if k := l.Lookup; len(k) == len(q.prefix)+len(keys)+1 && k[len(q.prefix):len(k)-1] == string(keys) {
-				if !q.unique {
-					l.Values = l.Values[:len(l.Values)-1] + "," + string(s.buf) + "]"
-				}
-				return nil
+		if i := out.findLookup(first, len(q.prefix), keys); i >= 0 {
+			if l := &out.Lookups[i]; !q.unique {
+				l.Values = l.Values[:len(l.Values)-1] + "," + string(s.buf) + "]"
 			}
+			return nil
 		}
 		values := s.keep([]byte("[" + string(s.buf) + "]"))
 		s.buf = append(append(append(s.buf[:0], q.prefix...), keys...), ']')
@@ -340,6 +379,21 @@ func (q *indexQuery) evaluate(out *RowResult) error {
 		out.Lookups = out.Lookups[:first]
 	}
 	return err
+}
+
+// findLookup returns the place of a lookup with these keys among those from
+// first on, which have one prefix; -1 if there is none.
+func (r *RowResult) findLookup(first, prefix int, keys []byte) int {
+	keyOf := func(i int) string { k := r.Lookups[i].Lookup; return k[prefix : len(k)-1] }
+	if n := len(r.Lookups) - first; n >= manyEntries {
+		return r.scratch.seen.find(first, n, keys, func(i int) []byte { return []byte(keyOf(i)) })
+	}
+	for i := first; i < len(r.Lookups); i++ {
+		if keyOf(i) == string(keys) {
+			return i
+		}
+	}
+	return -1
 }
 
 var errEvent = errors.New("the payload cannot be evaluated")

@@ -292,3 +292,33 @@ func TestConcurrent(t *testing.T) {
 	}
 	done.Wait()
 }
+
+// TestManyElements holds that a row in very many buckets is put once into
+// each, and takes no more than linear time.
+func TestManyElements(t *testing.T) {
+	p := mustCompile(t, `
+config:
+  edition: 3
+streams:
+  s:
+    queries:
+      - SELECT id FROM t WHERE auth.user_id() IN tags
+      - SELECT * FROM t WHERE auth.user_id() IN tags
+  lists:
+    query: SELECT id FROM u WHERE id IN (SELECT id FROM t WHERE auth.user_id() IN tags)
+`)
+	table := &model.SourceTable{Connection: "default", Schema: "public", Name: "t", Columns: []model.Column{{Name: "id"}, {Name: "tags"}}}
+	te := p.Table(table)
+	var out RowResult
+	for _, n := range []int{20000, 40, 33, 32, 31, 5} {
+		var tags []string
+		for i := range n {
+			tags = append(tags, fmt.Sprintf(`"u%d","u%d"`, i, i/2))
+		}
+		out.Reset()
+		te.EvaluateRow([]model.Value{model.TextValue("x"), model.TextValue("[" + strings.Join(tags, ",") + "]")}, &out)
+		if len(out.Puts) != n || len(out.Lookups) != n || !strings.Contains(out.Puts[n-1].Data, "tags") {
+			t.Errorf("%d: %d puts, %d lookups", n, len(out.Puts), len(out.Lookups))
+		}
+	}
+}
