@@ -121,6 +121,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		slots:   semaphore.NewWeighted(int64(cfg.Parallel)),
 		log:     env.Log,
 		metrics: m,
+		busy:    map[string]chan struct{}{},
 	}
 	eg, ctx := errgroup.WithContext(ctx)
 	if conns.Listener != nil {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -267,6 +269,45 @@ func TestTwoAtOnce(t *testing.T) {
 		if d := cmp.Diff(want, f.reductions()); d != "" {
 			t.Errorf("seed %d: %s", seed, d)
 		}
+	}
+}
+
+// TestRunsOfOneProcess: INV-20, runs that meet at a bucket, as one on demand and
+// one of the schedule do, wait for each other instead of failing.
+func TestRunsOfOneProcess(t *testing.T) {
+	f := churn(9, 1, 1000)
+	want := f.reductions()
+	var at, met atomic.Int32 // calls at the one bucket; those that met another
+	f.fault = func(call string, after bool) error {
+		switch {
+		case call != "Replace":
+		case after:
+			at.Add(-1)
+		case at.Add(1) > 1:
+			met.Add(1)
+		}
+		runtime.Gosched()
+		return nil
+	}
+	c := start(t, f, Config{Interval: -1, MoveBatch: 2, ClearBatch: 3, Parallel: 8})
+	const runs = 6
+	errc := make(chan error, runs)
+	for range runs {
+		go func() {
+			_, err := c.client.Compact(t.Context(), &pb.CompactRequest{SkipLookups: true})
+			errc <- err
+		}()
+	}
+	for range runs {
+		if err := <-errc; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := met.Load(); n > 0 {
+		t.Errorf("%d steps met another run's at the same bucket", n)
+	}
+	if d := cmp.Diff(want, f.reductions()); d != "" {
+		t.Error(d)
 	}
 }
 

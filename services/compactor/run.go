@@ -36,6 +36,36 @@ type compactor struct {
 	slots   *semaphore.Weighted // one a bucket in work, over all runs: bounds memory
 	log     *slog.Logger
 	metrics *metrics
+
+	mu   sync.Mutex
+	busy map[string]chan struct{} // guarded by mu: stream and bucket in work; closed by who put it there
+}
+
+// turn waits until no other run of this process is at a bucket, and takes it.
+// Two at once would refuse each other's steps again and again.
+func (c *compactor) turn(ctx context.Context, target scan.Target) (done func(), err error) {
+	key := fmt.Sprint(target.Stream, " ", target.Bucket)
+	for {
+		c.mu.Lock()
+		other, taken := c.busy[key]
+		if !taken {
+			mine := make(chan struct{})
+			c.busy[key] = mine
+			c.mu.Unlock()
+			return func() {
+				c.mu.Lock()
+				delete(c.busy, key)
+				c.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		c.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // selection says which buckets of a stream a run takes.
@@ -177,8 +207,12 @@ func (c *compactor) buckets(ctx context.Context, id model.StreamID, sel selectio
 // bucket compacts one bucket. Its error ends the run: bucket-store is out of
 // reach. A failure that concerns the bucket only is logged and counted.
 func (c *compactor) bucket(ctx context.Context, target scan.Target, t *tally) error {
+	done, err := c.turn(ctx, target)
+	if err != nil {
+		return err
+	}
+	defer done()
 	var r scan.Result
-	var err error
 	for range attempts {
 		var part scan.Result
 		part, err = scan.Bucket(ctx, c.store, target, c.limits)
@@ -187,7 +221,7 @@ func (c *compactor) bucket(ctx context.Context, target scan.Target, t *tally) er
 		if code(err) != codes.Aborted {
 			break
 		}
-		// Another compactor is at this bucket, from a newer checkpoint: what is
+		// Another process is at this bucket, from a newer checkpoint: what is
 		// left is what both have left.
 	}
 	t.mu.Lock()
