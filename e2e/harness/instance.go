@@ -384,8 +384,19 @@ func (in *Instance) judgeLogs() {
 			}
 		}
 		if in.t.Failed() {
-			const shown = 6000
-			in.t.Logf("last lines of %s:\n%s", filepath.Base(f), text[max(0, len(text)-shown):])
+			const shown = 3000
+			in.t.Logf("last warnings of %s:\n%s\nand its end:\n%s", filepath.Base(f), warnings(text), text[max(0, len(text)-shown):])
 		}
 	}
+}
+
+// warnings returns the last lines of a log that are more than news.
+func warnings(log []byte) string {
+	var lines []string
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, "WARN") || strings.Contains(line, "ERROR") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-25):], "")
 }
