@@ -7,6 +7,7 @@ require github.com/jackc/pgx/v5 v5.12.0
 require (
 	github.com/jackc/pgpassfile v1.0.0 // indirect
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
+	go.yaml.in/yaml/v3 v3.0.6 // indirect
 	golang.org/x/text v0.43.0 // indirect
 )
 
@@ -15,6 +16,7 @@ require go.uber.org/goleak v1.3.0
 require (
 	github.com/sluicesync/sluice/libs/core v0.0.0
 	github.com/sluicesync/sluice/libs/model v0.0.0
+	github.com/sluicesync/sluice/libs/rules v0.0.0
 	github.com/sluicesync/sluice/services/bucket-store v0.0.0
 )
 

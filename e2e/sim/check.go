@@ -99,14 +99,11 @@ func (w *World) checkLookups(c model.Checkpoint) {
 	s := w.source.at(indexOf(c.Position))
 	for u := range users {
 		user := string(rune('a' + u))
-		values, err := w.store.Lookups(w.ctx, streamID, c.Op, []string{lookup(user)}, 100)
-		w.must(err, "lookups")
+		buckets, err := w.resolve(user, c.Op)
+		w.must(err, "resolve")
 		got := map[string]bool{}
-		for _, v := range values[0] {
-			got[dynamicBucket(streamID, v)] = true
-		}
-		for _, b := range staticBuckets(streamID, user) {
-			got[b] = true
+		for _, b := range buckets.Buckets {
+			got[b.ID] = true
 		}
 		if want := bucketsFor(streamID, s, user); !maps.Equal(got, want) {
 			w.failf("D1: user %s at checkpoint %d (%s): buckets %v, want %v", user, c.Op, c.Position, sorted(got), sorted(want))

@@ -24,6 +24,8 @@ type connection struct {
 	buckets    map[string]bool
 	lookups    map[string]bool
 
+	used map[string]bool // lookups that the buckets depend on
+
 	offered model.Checkpoint // of the last view that gave a line
 	chunk   []model.Op       // of the last chunk fetched
 	lines   []sent           // on the way to the client
@@ -147,24 +149,26 @@ func (g *connection) offer() bool {
 		return true
 	}
 	user := g.client.user
-	v := session.View{Checkpoint: at.Op, Full: fresh || g.lookups[lookup(user)]}
+	v := session.View{Checkpoint: at.Op, Full: fresh}
+	for l := range g.used {
+		v.Full = v.Full || g.lookups[l]
+	}
 	ids := make([]string, 0, 8)
+	priorities := map[string]int{}
 	if v.Full {
-		ids = append(ids, staticBuckets(streamID, user)...)
-		values, err := w.store.Lookups(w.ctx, streamID, at.Op, []string{lookup(user)}, 100)
-		if g.invalidated(err, "lookups") {
+		buckets, err := w.resolve(user, at.Op)
+		if g.invalidated(err, "resolve") {
 			return true
 		}
-		seen := map[string]bool{}
-		for _, v := range values[0] {
-			if !seen[v] {
-				seen[v] = true
-				ids = append(ids, dynamicBucket(streamID, v))
-			}
+		g.used = map[string]bool{}
+		for _, l := range buckets.Lookups {
+			g.used[l] = true
 		}
 		g.client.has = map[string]bool{}
-		for _, id := range ids {
-			g.client.has[id] = true
+		for _, b := range buckets.Buckets {
+			ids = append(ids, b.ID)
+			priorities[b.ID] = b.Priority
+			g.client.has[b.ID] = true
 		}
 	} else {
 		for _, id := range sorted(g.buckets) {
@@ -178,7 +182,7 @@ func (g *connection) offer() bool {
 		return true
 	}
 	for i, id := range ids {
-		v.Buckets = append(v.Buckets, session.Bucket{ID: id, Priority: priority(id), State: states[i]})
+		v.Buckets = append(v.Buckets, session.Bucket{ID: id, Priority: priorities[id], State: states[i]})
 	}
 	reached, err := w.store.Reached(w.ctx, at.Position, []string{user})
 	w.must(err, "reached")

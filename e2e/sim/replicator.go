@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
@@ -162,10 +163,12 @@ func (w *World) deliver() {
 	}
 	m := w.queue[i]
 	e := &model.EvaluatedBatch{Stream: streamID, Epoch: m.batch.epoch, Previous: m.batch.previous, End: m.batch.end, Meta: m.batch.meta}
+	var out rules.RowResult
 	for _, c := range m.batch.changes {
-		var r model.EvaluatedRow
-		r, w.scratch = evaluate(streamID, c, w.scratch)
-		e.Rows = append(e.Rows, r)
+		e.Rows = append(e.Rows, evaluate(c, &out))
+	}
+	if len(out.Errors) > 0 {
+		w.failf("evaluate: %v", out.Errors)
 	}
 	w.pickWriter().arrived(m, e)
 }

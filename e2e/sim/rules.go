@@ -3,23 +3,60 @@ package sim
 import (
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules"
 )
 
-// The sync config of the simulation, written out by hand:
-//
-//	global:  SELECT * FROM lists WHERE public
-//	own:     parameters: SELECT token.user_id
-//	         SELECT * FROM todos WHERE owner = bucket.user
-//	         SELECT * FROM todos WHERE other = bucket.user
-//	         SELECT * FROM notes AS todos WHERE owner = bucket.user
-//	list:    parameters: SELECT list FROM members WHERE user = token.user_id
-//	         SELECT * FROM lists WHERE id = bucket.list
-//	         SELECT * FROM todos WHERE list = bucket.list
-//
-// So a row may be in several buckets, two source rows may have the same object
-// type and id in one bucket, and membership goes through a parameter table.
+// config is the sync config of the simulation. A row may be in several buckets,
+// two source rows may have the same object type and id in one bucket, and
+// membership goes through a parameter table.
+const config = `
+bucket_definitions:
+  global:
+    priority: 1
+    data:
+      - SELECT * FROM lists WHERE public = '1'
+  own:
+    priority: 3
+    parameters: SELECT request.user_id() AS owner
+    data:
+      - SELECT * FROM todos WHERE owner = bucket.owner
+      - SELECT * FROM todos WHERE other = bucket.owner
+      - SELECT * FROM notes AS todos WHERE owner = bucket.owner
+  list:
+    priority: 2
+    parameters: SELECT list FROM members WHERE member = request.user_id()
+    data:
+      - SELECT * FROM lists WHERE id = bucket.list
+      - SELECT * FROM todos WHERE list = bucket.list
+`
+
+var columns = [tableCount][]string{
+	lists:   {"id", "owner", "public", "name"},
+	todos:   {"id", "list", "owner", "other", "text"},
+	notes:   {"id", "list", "owner", "other", "text"},
+	members: {"id", "member", "list"},
+}
+
+// plan is compiled once, for it is immutable.
+var plan = sync.OnceValue(func() *rules.Plan {
+	p, problems := rules.Compile(config, rules.Options{DefaultSchema: "public", Version: int64(streamID)})
+	if len(problems) > 0 {
+		panic(fmt.Sprintf("the sync config: %+v", problems))
+	}
+	return p
+})
+
+// evaluators are of the tables, in order.
+var evaluators = sync.OnceValue(func() (all [tableCount]*rules.TableEvaluator) {
+	for i := range all {
+		t := sourceTable(i)
+		all[i] = plan().Table(&t)
+	}
+	return all
+})
 
 func tableID(table int) model.TableID { return model.UUID5([]byte(tableNames[table])) }
 
@@ -30,12 +67,15 @@ func key(table int, id string) model.RowKey {
 }
 
 func sourceTable(table int) model.SourceTable {
-	return model.SourceTable{ID: tableID(table), Name: tableNames[table]}
+	t := model.SourceTable{ID: tableID(table), Connection: "default", Schema: "public", Name: tableNames[table]}
+	for _, c := range columns[table] {
+		t.Columns = append(t.Columns, model.Column{Name: c, Type: "text", Key: c == "id"})
+	}
+	return t
 }
 
-func lookup(user string) string { return "members of " + user }
-
-// bucketsOf says which buckets a row is in, as which object type.
+// bucketsOf is the oracle: the config written out by hand. It says which
+// buckets a row is in, as which object type.
 func bucketsOf(stream model.StreamID, table int, r row) (buckets []string, objectType string) {
 	add := func(format string, args ...any) {
 		b := fmt.Sprintf("%d#", stream) + fmt.Sprintf(format, args...)
@@ -63,16 +103,24 @@ func bucketsOf(stream model.StreamID, table int, r row) (buckets []string, objec
 	return buckets, "todos"
 }
 
-func data(r row) string { return `["` + strings.Join(r[:], `","`) + `"]` }
+// data is the oracle's JSON of a row.
+func data(table int, r row) string {
+	var b strings.Builder
+	for i, c := range columns[table] {
+		fmt.Fprintf(&b, `,"%s":"%s"`, c, r[i])
+	}
+	return "{" + b.String()[1:] + "}"
+}
 
-// evaluate makes the row that the rules-evaluator makes of a change.
-func evaluate(stream model.StreamID, c change, scratch []byte) (model.EvaluatedRow, []byte) {
+// evaluate makes the row that the rules-evaluator makes of a change. It keeps
+// out's memory.
+func evaluate(c change, out *rules.RowResult) model.EvaluatedRow {
 	e := model.EvaluatedRow{Key: key(c.table, c.row[0])}
 	switch c.op {
 	case model.Truncate:
-		return model.EvaluatedRow{Kind: model.RowTruncate, Key: model.RowKey{Table: tableID(c.table)}}, scratch
+		return model.EvaluatedRow{Kind: model.RowTruncate, Key: model.RowKey{Table: tableID(c.table)}}
 	case model.Delete:
-		return model.EvaluatedRow{Kind: model.RowDelete, Key: key(c.table, c.before)}, scratch
+		return model.EvaluatedRow{Kind: model.RowDelete, Key: key(c.table, c.before)}
 	case model.SnapshotRow:
 		e.Kind = model.RowSnapshot
 	default:
@@ -82,37 +130,38 @@ func evaluate(stream model.StreamID, c change, scratch []byte) (model.EvaluatedR
 			e.Before = &b
 		}
 	}
-	buckets, objectType := bucketsOf(stream, c.table, c.row)
-	text := data(c.row)
-	for _, b := range buckets {
-		var sum model.Checksum
-		sum, scratch = model.PutChecksum(objectType, c.row[0], text, scratch)
-		e.Puts = append(e.Puts, model.Put{Bucket: b, ObjectType: objectType, ObjectID: c.row[0], Data: text, Checksum: sum})
+	values := make([]model.Value, len(columns[c.table]))
+	for i := range values {
+		values[i] = model.TextValue(c.row[i])
 	}
-	if c.table == members {
-		e.Lookups = []model.ParameterEntry{{Lookup: lookup(c.row[1]), Values: c.row[2]}}
-	}
-	return e, scratch
+	puts, lookups := len(out.Puts), len(out.Lookups)
+	evaluators()[c.table].EvaluateRow(values, out)
+	e.Puts, e.Lookups = out.Puts[puts:len(out.Puts):len(out.Puts)], out.Lookups[lookups:len(out.Lookups):len(out.Lookups)]
+	return e
 }
 
-// staticBuckets, and one bucket per value of the user's lookup, are what a
-// client gets.
+// resolve says which buckets a user has at a checkpoint, through the index in
+// the store.
+func (w *World) resolve(user string, at model.OpID) (*rules.Buckets, error) {
+	q := w.queriers[user]
+	if q == nil {
+		var err error
+		if q, err = plan().Querier(rules.Request{Token: map[string]any{"sub": user}, IncludeDefaults: true}); err != nil {
+			return nil, err
+		}
+		w.queriers[user] = q
+	}
+	return q.Resolve(func(keys []string) ([][]string, error) {
+		return w.store.Lookups(w.ctx, streamID, at, keys, 100)
+	})
+}
+
 func staticBuckets(stream model.StreamID, user string) []string {
 	return []string{fmt.Sprintf("%d#global[]", stream), fmt.Sprintf("%d#own[%q]", stream, user)}
 }
 
 func dynamicBucket(stream model.StreamID, value string) string {
 	return fmt.Sprintf("%d#list[%q]", stream, value)
-}
-
-func priority(bucket string) int {
-	switch {
-	case strings.Contains(bucket, "#global"):
-		return 1
-	case strings.Contains(bucket, "#list"):
-		return 2
-	}
-	return 3
 }
 
 // objectKey is a row as a client tells rows apart within a bucket.
@@ -132,7 +181,7 @@ func contentOf(stream model.StreamID, s state) content {
 			if c[b] == nil {
 				c[b] = map[objectKey]string{}
 			}
-			c[b][objectKey{objectType, r[0], key(k.table, k.id)}] = data(r)
+			c[b][objectKey{objectType, r[0], key(k.table, k.id)}] = data(k.table, r)
 		}
 	}
 	return c

@@ -35,6 +35,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
@@ -63,8 +64,8 @@ type World struct {
 	contents    map[model.Position]content           // of the oracle
 	chunks      map[chunkKey]cached                  // the gateways' cache
 	known       map[string]bool                      // every bucket that ever had an op
+	queriers    map[string]*rules.Querier            // by user
 	lookupsNext []byte
-	scratch     []byte
 
 	history   []string
 	counts    map[string]int
@@ -89,10 +90,10 @@ func New(ctx context.Context, seed uint64, s store.Store) *World {
 	w := &World{
 		ctx: ctx, seed: seed, rnd: rnd, source: newSource(rnd), store: s, faults: true,
 		writes: map[string]map[uint64]model.Position{}, contents: map[model.Position]content{},
-		chunks: map[chunkKey]cached{}, known: map[string]bool{}, counts: map[string]int{},
+		chunks: map[chunkKey]cached{}, known: map[string]bool{}, queriers: map[string]*rules.Querier{}, counts: map[string]int{},
 	}
 	made, err := s.Change(ctx, func([]model.Stream) store.Change {
-		return store.Change{New: &model.Stream{State: model.Processing, Config: "sim"}, Prefix: "sim_"}
+		return store.Change{New: &model.Stream{State: model.Processing, Config: config}, Prefix: "sim_"}
 	})
 	w.must(err, "make the stream")
 	if made.ID != streamID {
