@@ -221,7 +221,8 @@ func (c *clauses) overlap(e *syntax.Binary) (clause, bool) {
 			inputs: []*input{in}, unbounded: true,
 		}, true
 	}
-	return c.combine(e.At(), plan.Expr{Op: plan.Overlap}, e.X, e.Y)
+	c.fatal("operator", e.At(), "&& is supported between an array of the row and one of the request, in streams, only")
+	return clause{}, false
 }
 
 // input returns the input of a parameter, a new one if need be.

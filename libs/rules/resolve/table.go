@@ -111,9 +111,6 @@ func (l *oldLeaves) column(c *syntax.Column) *plan.Expr {
 		if name == "_table_suffix" && l.table.wildcard() {
 			return &plan.Expr{Op: plan.TableSuffix, From: at}
 		}
-		if c.Table != nil {
-			l.folds(c.Table)
-		}
 		l.folds(&c.Name)
 		l.table.has(c)
 		return &plan.Expr{Op: plan.Column, Name: name, From: at}
