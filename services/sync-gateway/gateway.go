@@ -142,7 +142,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	server := transport.New(transport.Options{
-		Verify: verifier.Verify, Hub: g.hub, WriteCheckpoint: g.writeCheckpoint, Position: g.source.Position,
+		Verify: verifier.Verify, Hub: g.hub, WriteCheckpoint: g.writeCheckpoint, Position: g.source.Position, Mark: g.keeper.Mark,
 		Admin: g.admin(), Health: env.Health, Log: env.Log, Stats: &g.stats,
 		PathPrefix: cfg.PathPrefix, MaxStreams: cfg.MaxStreams, Timeout: cfg.WriteTimeout,
 		MaxBuckets: cfg.API.MaxBuckets, MaxResults: cfg.API.MaxParameterResult,

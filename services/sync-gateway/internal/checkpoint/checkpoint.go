@@ -78,11 +78,16 @@ func (k *Keeper) batch(ctx context.Context, s Store, rs []backend.Request) ([]ui
 	}
 	// A crash here leaves numbers that are acknowledged when the source moves on
 	// by itself, which a heartbeat makes it do.
+	k.Mark()
+	return ids, nil
+}
+
+// Mark makes the source's log pass the positions that were read before.
+func (k *Keeper) Mark() {
 	select {
 	case k.marks <- struct{}{}:
 	default: // a marker that is still to be written will do
 	}
-	return ids, nil
 }
 
 // Run writes markers until ctx ends, then waits for the batches under way.

@@ -119,6 +119,7 @@ func (s *Server) legacyCheckpoint(c *call) error {
 	if err != nil {
 		return err
 	}
+	s.o.Mark()
 	limit := time.NewTimer(legacyWait)
 	defer limit.Stop()
 	poll := time.NewTicker(legacyPoll)

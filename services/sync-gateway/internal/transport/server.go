@@ -46,10 +46,12 @@ type Options struct {
 	WriteCheckpoint func(ctx context.Context, userKey string, id uint64) (uint64, error)
 	// Position is the end of the source's log now.
 	Position func(ctx context.Context) (model.Position, error)
-	Admin    http.Handler // nil = none
-	Health   *service.Health
-	Log      *slog.Logger
-	Stats    *fanout.Stats
+	// Mark makes the source's log pass the positions that were read before.
+	Mark   func()
+	Admin  http.Handler // nil = none
+	Health *service.Health
+	Log    *slog.Logger
+	Stats  *fanout.Stats
 
 	PathPrefix string
 	MaxStreams int           // of HTTP, and again of WebSocket; 50,000
