@@ -74,7 +74,8 @@ func (r *resolution) stage() (bool, error) {
 			}
 		}
 	}
-	return true, nil
+	err := checkLimit("Too many parameter query results: %d (limit of %d)", r.out.Results, r.max.results, r.perDef)
+	return true, err
 }
 
 func (r *resolution) fail(w *work, err error) {
@@ -159,17 +160,10 @@ func (r *resolution) advance(w *work, p *part, keys []string) error {
 				r.perDef = map[string]int{}
 			}
 			r.perDef[r.plan.definitions[p.q.definition].Name] += len(f.decoded)
-			if err := checkLimit("Too many parameter query results: %d (limit of %d)", r.out.Results, r.max.results, r.perDef); err != nil {
-				return err
-			}
 		}
 		var err error
 		if out, err = p.join(out, row, f.decoded); err != nil {
 			r.fail(w, err)
-			return nil
-		}
-		if len(out) > maxTuples {
-			r.fail(w, fmt.Errorf("more than %d combinations of parameters", maxTuples))
 			return nil
 		}
 	}
@@ -215,9 +209,6 @@ func (r *resolution) buckets() error {
 					ID: id.text, Priority: 3, Definition: name, Dynamic: true,
 				})
 				perDef[name]++
-				if err := checkLimit("Too many buckets: %d (limit of %d)", len(r.out.Buckets), r.max.buckets, perDef); err != nil {
-					return err
-				}
 			}
 			b := &r.out.Buckets[i]
 			b.Dynamic = b.Dynamic && id.q.dynamic
@@ -231,7 +222,7 @@ func (r *resolution) buckets() error {
 			}
 		}
 	}
-	return nil
+	return checkLimit("Too many buckets: %d (limit of %d)", len(r.out.Buckets), r.max.buckets, perDef)
 }
 
 // bucketID is a bucket that a part gives, and how many times.

@@ -322,6 +322,9 @@ func (p *part) join(out [][]model.Value, row []model.Value, rows [][]model.Value
 				continue
 			}
 		}
+		if len(out) >= maxTuples {
+			return nil, fmt.Errorf("more than %d combinations of parameters", maxTuples)
+		}
 		out = append(out, joined)
 		if s.exists {
 			break
@@ -378,8 +381,9 @@ func checkLimit(format string, n, limit int, by map[string]int) error {
 	return &LimitError{Message: fmt.Sprintf(format, n, limit), ByDefinition: by}
 }
 
-// maxTuples bounds the partial results of one querier, whatever the limits.
-const maxTuples = math.MaxInt16 * 16
+// maxTuples bounds the partial results of one querier, whatever the limits:
+// clients choose the lengths of the arrays that are combined.
+const maxTuples = 100_000
 
 // liveness finds what later steps and parameters read of each step.
 func (b *boundQuerier) liveness(q *plan.Querier, offsets []int) {

@@ -79,6 +79,25 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestCombinations holds that a client cannot make the server combine arrays
+// without end.
+func TestCombinations(t *testing.T) {
+	p := mustCompile(t, `
+config:
+  edition: 3
+streams:
+  s:
+    query: SELECT * FROM t WHERE a IN subscription.parameter('x') AND b IN subscription.parameter('x') AND owner = auth.user_id()
+`)
+	list := "[" + strings.Repeat("1,", 2000) + "1]"
+	_, b, err := client(t, p, Request{Token: map[string]any{"sub": "u"}, Subscriptions: []Subscription{
+		{Stream: "s", Parameters: json.RawMessage(`{"x": ` + list + `}`)}, {Stream: "s", Parameters: json.RawMessage(`{"x": [1]}`)},
+	}}, nil)
+	if err != nil || len(b.Errors) != 1 || b.Errors[0].Subscription != 0 || len(b.Buckets) != 1 {
+		t.Errorf("%v %v %v", b.Buckets, b.Errors, err)
+	}
+}
+
 // TestLookupsWake holds that Lookups has every key that buckets depend on, also
 // those under which nothing was found.
 func TestLookupsWake(t *testing.T) {

@@ -58,7 +58,6 @@ type Bucket struct {
 	Data            []Text
 	Priority        int
 	HasPriority     bool
-	PriorityAt      Span
 	AcceptDangerous bool
 }
 

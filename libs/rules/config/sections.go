@@ -172,7 +172,7 @@ func (p *parser) buckets(n *yaml.Node, c *Config) {
 		if !p.mapping(e.node, "a bucket definition") {
 			continue
 		}
-		b := Bucket{Name: Name{e.key, e.keyAt}, Body: p.at(e.node), PriorityAt: None}
+		b := Bucket{Name: Name{e.key, e.keyAt}, Body: p.at(e.node)}
 		hasData := false
 		for _, f := range p.entries(e.node) {
 			switch f.key {
@@ -190,7 +190,6 @@ func (p *parser) buckets(n *yaml.Node, c *Config) {
 				b.Data = p.texts(f.node, f.key)
 			case "priority":
 				b.Priority, b.HasPriority = p.priority(f.node)
-				b.PriorityAt = p.at(f.node)
 			case "accept_potentially_dangerous_queries":
 				b.AcceptDangerous = p.bool(f.node, f.key)
 			default:
