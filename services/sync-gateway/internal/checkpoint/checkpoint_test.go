@@ -86,7 +86,7 @@ func inKeeper(t *testing.T, f func(w *world, k *Keeper)) {
 
 func TestMarkAfterStore(t *testing.T) {
 	inKeeper(t, func(w *world, k *Keeper) {
-		if id, err := k.Request(t.Context(), w, "u", 0); err != nil || id != 1 {
+		if id, err := k.Request(context.Background(), w, "u", 0); err != nil || id != 1 {
 			t.Fatal(id, err)
 		}
 		synctest.Wait()
@@ -99,7 +99,7 @@ func TestMarkAfterStore(t *testing.T) {
 func TestMarkRetries(t *testing.T) {
 	inKeeper(t, func(w *world, k *Keeper) {
 		w.failMark = 3
-		if _, err := k.Request(t.Context(), w, "u", 0); err != nil {
+		if _, err := k.Request(context.Background(), w, "u", 0); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
@@ -121,7 +121,7 @@ func TestPositionIsFresh(t *testing.T) {
 			w.mu.Unlock()
 			user := fmt.Sprint("u", i)
 			wg.Go(func() {
-				if _, err := k.Request(t.Context(), w, user, 0); err != nil {
+				if _, err := k.Request(context.Background(), w, user, 0); err != nil {
 					t.Error(err)
 				}
 				w.mu.Lock()
@@ -148,7 +148,7 @@ func TestPositionIsFresh(t *testing.T) {
 func TestSourceAway(t *testing.T) {
 	inKeeper(t, func(w *world, k *Keeper) {
 		w.fail = errors.New("away")
-		if _, err := k.Request(t.Context(), w, "u", 0); !errors.Is(err, w.fail) {
+		if _, err := k.Request(context.Background(), w, "u", 0); !errors.Is(err, w.fail) {
 			t.Error(err)
 		}
 		if len(w.events) != 0 {
