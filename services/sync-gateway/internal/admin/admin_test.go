@@ -1,0 +1,315 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/rpc"
+	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/wire"
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// backend is the catalog, the source and the compactor.
+type fakes struct {
+	pb.UnimplementedCatalogServer
+	pb.UnimplementedSourceServer
+	pb.UnimplementedCompactorServer
+	streams  []model.Stream
+	deployed *pb.DeployRequest
+	compact  *pb.CompactRequest
+	away     bool
+	age      time.Duration
+}
+
+func (f *fakes) List(context.Context, *pb.ListRequest) (*pb.ListReply, error) {
+	return &pb.ListReply{Streams: wire.Streams(f.streams)}, nil
+}
+
+func (f *fakes) Deploy(_ context.Context, r *pb.DeployRequest) (*pb.DeployReply, error) {
+	f.deployed = r
+	return &pb.DeployReply{Stream: &pb.Stream{Id: 9, Name: "powersync_9", State: pb.StreamState_STREAM_STATE_PROCESSING}, Created: true}, nil
+}
+
+func (f *fakes) Diagnose(_ context.Context, r *pb.DiagnoseRequest) (*pb.DiagnoseReply, error) {
+	if f.away {
+		return nil, errs.New(errs.S1302, "away")
+	}
+	at := time.Now().Add(-f.age).UnixMicro()
+	out := &pb.DiagnoseReply{Connected: true, Uri: "postgresql://h:5432/db", HeartbeatRead: at, HeartbeatPublished: at,
+		Problems: []*pb.Problem{{Code: "PSYNC_S1145", Message: "row-level security", Fix: "ALTER ROLE x BYPASSRLS"}}}
+	for _, s := range r.GetStreams() {
+		out.Streams = append(out.Streams, &pb.StreamDiagnosis{Stream: s.GetStream(), LagBytes: 5, WalStatus: "lost", SafeWalSize: 10, MaxSlotWalKeepSize: 100,
+			Tables: []*pb.TableDiagnosis{{Schema: "public", Name: "lists", ReplicationId: []string{"id"}, Problems: []*pb.Problem{{Message: "no key"}}}}})
+	}
+	return out, nil
+}
+
+func (f *fakes) Schema(context.Context, *pb.SchemaRequest) (*pb.SchemaReply, error) {
+	return &pb.SchemaReply{DefaultSchema: "public", Tables: []*pb.SchemaTable{{Schema: "public", Name: "lists", Columns: []*pb.SchemaColumn{{Name: "id", Type: "text", SqliteType: "text"}}}}}, nil
+}
+
+func (f *fakes) ExecuteSQL(_ context.Context, r *pb.ExecuteSQLRequest) (*pb.ExecuteSQLReply, error) {
+	return &pb.ExecuteSQLReply{Success: true, Columns: []string{"a"}, JsonRows: []string{r.GetJsonArgs()[0]}}, nil
+}
+
+func (f *fakes) Compact(_ context.Context, r *pb.CompactRequest) (*pb.CompactReply, error) {
+	f.compact = r
+	return &pb.CompactReply{Buckets: 1, OpsRead: 2, OpsMoved: 3, OpsCleared: 4, LookupsRemoved: 5}, nil
+}
+
+const config = "bucket_definitions:\n  mine:\n    data:\n      - SELECT * FROM lists\n"
+
+func newAPI(t *testing.T, f *fakes, change func(*Options)) *API {
+	t.Helper()
+	lis, conn := rpc.Pipe()
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	log := slog.New(slog.DiscardHandler)
+	go func() {
+		done <- rpc.Serve(ctx, lis, service.Env{Log: log}, func(r grpc.ServiceRegistrar) {
+			pb.RegisterCatalogServer(r, f)
+			pb.RegisterSourceServer(r, f)
+			pb.RegisterCompactorServer(r, f)
+		})
+	}()
+	t.Cleanup(func() {
+		_ = conn.Close()
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	o := Options{Store: conn, Source: conn, Compactor: conn, Tokens: []string{"one", "two"}, DefaultSchema: "public", ConnectionID: "default", Tag: "default",
+		Sessions: func() int { return 7 }, Noticed: func() (model.Checkpoint, time.Time, bool) { return model.Checkpoint{}, time.Now(), true }, Log: log}
+	if change != nil {
+		change(&o)
+	}
+	return New(o)
+}
+
+func ask(a *API, method, path, token, contentType, body string) (int, string) {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Header.Set("Authorization", token)
+	r.Header.Set("Content-Type", contentType)
+	w := httptest.NewRecorder()
+	a.ServeHTTP(w, r)
+	return w.Code, w.Body.String()
+}
+
+func post(a *API, path, body string) (int, string) {
+	return ask(a, http.MethodPost, path, "Bearer two", "application/json", body)
+}
+
+func active(at time.Time) []model.Stream {
+	m := model.Micros(at.UnixMicro())
+	return []model.Stream{{ID: 3, Name: "powersync_3", Config: config, State: model.Active,
+		Head: model.StreamHead{Checkpoint: model.Checkpoint{Op: 42, Position: "0/2"}, SnapshotDone: true, EvaluatedAt: m, StoredAt: m, Heartbeat: m}}}
+}
+
+func TestTokens(t *testing.T) {
+	a := newAPI(t, &fakes{}, nil)
+	for _, token := range []string{"", "one", "Token", "Token ", "Token One", "Bearer onetwo", "Token three", "Basic one"} {
+		if status, body := ask(a, "POST", "/api/admin/v1/sluice/status", token, "application/json", "{"); status != 401 || !strings.Contains(body, "PSYNC_S2101") {
+			t.Errorf("%q: %d %s", token, status, body)
+		}
+	}
+	for _, token := range []string{"Token one", "Bearer two"} {
+		if status, body := ask(a, "POST", "/api/admin/v1/sluice/status", token, "", ""); status != 200 {
+			t.Errorf("%q: %d %s", token, status, body)
+		}
+	}
+	closed := newAPI(t, &fakes{}, func(o *Options) { o.Tokens = nil })
+	for _, token := range []string{"", "Token ", "Token x"} {
+		if status, _ := ask(closed, "POST", "/api/admin/v1/schema", token, "", ""); status != 401 {
+			t.Errorf("no tokens configured, %q: %d", token, status)
+		}
+	}
+}
+
+func TestDeploy(t *testing.T) {
+	f := &fakes{streams: active(time.Now())}
+	a := newAPI(t, f, nil)
+	quoted, err := json.Marshal(map[string]string{"content": config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for media, body := range map[string]string{"application/yaml": config, "application/json": string(quoted)} {
+		f.deployed = nil
+		status, got := ask(a, "POST", "/api/sync-rules/v1/deploy", "Token one", media, body)
+		if status != 200 || !strings.Contains(got, `"slot_name":"powersync_9"`) {
+			t.Fatalf("%d %s", status, got)
+		}
+		if f.deployed.GetConfig() != config || len(f.deployed.GetTables()) != 1 || f.deployed.GetTables()[0].GetName() != "lists" || f.deployed.GetForce() {
+			t.Errorf("%v", f.deployed)
+		}
+	}
+	f.deployed = nil
+	status, got := ask(a, "POST", "/api/sync-rules/v1/deploy", "Token one", "application/yaml", "bucket_definitions:\n  mine:\n    data:\n      - SELEC * FROM lists\n")
+	if status != 422 || !strings.Contains(got, "PSYNC_R0001") || !strings.Contains(got, `"details":"4:`) || f.deployed != nil {
+		t.Errorf("%d %s", status, got)
+	}
+	if status, got := ask(a, "POST", "/api/sync-rules/v1/deploy", "Token one", "image/png", "x"); status != 415 {
+		t.Errorf("%d %s", status, got)
+	}
+	file := newAPI(t, f, func(o *Options) { o.FromFile = true })
+	if status, got := ask(file, "POST", "/api/sync-rules/v1/deploy", "Token one", "application/yaml", config); status != 422 || !strings.Contains(got, "PSYNC_S4105") || f.deployed != nil {
+		t.Errorf("%d %s", status, got)
+	}
+	if status, got := ask(file, "POST", "/api/sync-rules/v1/deploy?override=true", "Token one", "application/yaml", config); status != 200 || f.deployed == nil {
+		t.Errorf("%d %s", status, got)
+	}
+}
+
+func TestReprocess(t *testing.T) {
+	f := &fakes{}
+	a := newAPI(t, f, nil)
+	if status, got := post(a, "/api/sync-rules/v1/reprocess", ""); status != 422 || !strings.Contains(got, "PSYNC_S4104") {
+		t.Errorf("%d %s", status, got)
+	}
+	f.streams = active(time.Now())
+	if status, got := post(a, "/api/admin/v1/reprocess", "{}"); status != 200 || !f.deployed.GetForce() || !strings.Contains(got, `{"data":{"connections":[{"id":"default","slot_name":"powersync_9","tag":"default"}]}}`) {
+		t.Errorf("%d %s", status, got)
+	}
+	f.streams = append(f.streams, model.Stream{ID: 4, State: model.Processing})
+	for _, path := range []string{"/api/sync-rules/v1/reprocess", "/api/admin/v1/reprocess"} {
+		if status, got := post(a, path, "{}"); status != 409 || !strings.Contains(got, "PSYNC_S4106") {
+			t.Errorf("%s: %d %s", path, status, got)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	a := newAPI(t, &fakes{}, nil)
+	if status, got := ask(a, "POST", "/api/sync-rules/v1/validate", "Token one", "application/yaml", config); status != 200 || !strings.Contains(got, `"valid": true`) || strings.Contains(got, `"data":`) {
+		t.Errorf("%d %s", status, got)
+	}
+	if status, got := ask(a, "POST", "/api/sync-rules/v1/validate", "Token one", "application/yaml", "x: ["); status != 200 || !strings.Contains(got, `"valid": false`) {
+		t.Errorf("%d %s", status, got)
+	}
+	body, err := json.Marshal(map[string]string{"sync_rules": "bucket_definitions:\n  mine:\n    data:\n      - SELECT * FROM nothing\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, got := post(a, "/api/admin/v1/validate", string(body))
+	if status != 200 || !strings.Contains(got, `"level":"warning"`) || !strings.Contains(got, `"start_offset":`) {
+		t.Errorf("%d %s", status, got)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	f := &fakes{}
+	a := newAPI(t, f, nil)
+	type answer struct {
+		Data struct {
+			Healthy bool
+			Stages  []struct {
+				Name      string
+				Heartbeat *string `json:"heartbeat_at"`
+				Age       *int64  `json:"age_ms"`
+				OK        bool
+				Detail    string
+			}
+			Streams []struct {
+				ID                                int
+				Name, State, Checkpoint, Position string
+			}
+			Sessions int
+		}
+	}
+	get := func() answer {
+		t.Helper()
+		status, got := post(a, "/api/admin/v1/sluice/status", "{}")
+		var out answer
+		if err := json.Unmarshal([]byte(got), &out); status != 200 || err != nil {
+			t.Fatalf("%d %s %v", status, got, err)
+		}
+		return out
+	}
+	if s := get(); s.Data.Healthy || len(s.Data.Stages) != 1 || s.Data.Stages[0].Detail != "no sync config is deployed" {
+		t.Errorf("%+v", s)
+	}
+	f.streams = active(time.Now())
+	s := get()
+	var names []string
+	for _, x := range s.Data.Stages {
+		names = append(names, x.Name)
+		if !x.OK || x.Heartbeat == nil || *x.Age > 5000 {
+			t.Errorf("%+v", x)
+		}
+	}
+	if !s.Data.Healthy || strings.Join(names, "|") != "read|published|evaluated|stored|noticed" || s.Data.Sessions != 7 {
+		t.Errorf("%+v", s)
+	}
+	if x := s.Data.Streams[0]; x.ID != 3 || x.State != "ACTIVE" || x.Checkpoint != "42" || x.Position != "0/2" {
+		t.Errorf("%+v", x)
+	}
+	f.age = time.Minute
+	if s := get(); s.Data.Healthy || s.Data.Stages[0].OK || !s.Data.Stages[2].OK || s.Data.Stages[0].Detail != "has not moved for 1m0s" {
+		t.Errorf("%+v", s)
+	}
+	f.age, f.away = 0, true
+	if s := get(); s.Data.Healthy || s.Data.Stages[0].Detail != "replicator cannot be reached" {
+		t.Errorf("%+v", s)
+	}
+	f.away, f.streams = false, active(time.Now().Add(-time.Hour))
+	if s := get(); s.Data.Healthy || !s.Data.Stages[0].OK || s.Data.Stages[3].OK {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestRest(t *testing.T) {
+	f := &fakes{streams: active(time.Now())}
+	a := newAPI(t, f, nil)
+	for path, want := range map[string]string{
+		"/api/admin/v1/sluice/compact": `{"data":{"buckets":1,"lookups_removed":5,"ops_cleared":4,"ops_moved":3,"ops_read":2}}`,
+		"/api/admin/v1/schema":         `{"data":{"connections":[{"id":"default","schemas":[{"name":"public","tables":[{"name":"lists","columns":[{"name":"id","sqlite_type":"text","internal_type":"text","type":"text","pg_type":"text"}]}]}],"tag":"default"}],"defaultConnectionTag":"default","defaultSchema":"public"}}`,
+		"/api/admin/v1/execute-sql":    `{"data":{"error":"SQL querying is not enabled: set debug_api on the connection","results":{"columns":[],"rows":[]},"success":false}}`,
+	} {
+		if status, got := post(a, path, `{}`); status != 200 || got != want {
+			t.Errorf("%s: %d %s", path, status, got)
+		}
+	}
+	if status, got := post(a, "/api/admin/v1/sluice/compact", `{"buckets":["x"]}`); status != 400 {
+		t.Errorf("%d %s", status, got)
+	}
+	if status, got := post(a, "/api/admin/v1/sluice/compact", `{"buckets":["1#x[]"],"skip_lookups":true}`); status != 200 || f.compact.GetBuckets()[0] != "1#x[]" || !f.compact.GetSkipLookups() {
+		t.Errorf("%d %s", status, got)
+	}
+	debug := newAPI(t, f, func(o *Options) { o.DebugAPI = true })
+	if status, got := post(debug, "/api/admin/v1/execute-sql", `{"sql":{"query":"SELECT $1","args":[[1,"a"]]}}`); status != 200 || got != `{"data":{"results":{"columns":["a"],"rows":[[1,"a"]]},"success":true}}` {
+		t.Errorf("%d %s", status, got)
+	}
+	status, got := post(a, "/api/admin/v1/diagnostics", `{"sync_rules_content":true}`)
+	for _, want := range []string{`"connected":true`, `"uri":"postgresql://h:5432/db"`, "[PSYNC_S1145] row-level security. To fix it: ALTER ROLE x BYPASSRLS", `"replication_lag_bytes":5`,
+		"The replication slot is lost", "Less than half of the slot's WAL budget remains", `"content":"bucket_definitions`, `"replication_id":["id"]`, `"message":"no key"`} {
+		if status != 200 || !strings.Contains(got, want) {
+			t.Errorf("%d %s lacks %s", status, got, want)
+		}
+	}
+	if status, got := ask(a, "GET", "/api/sync-rules/v1/current", "Token one", "", ""); status != 200 || !strings.Contains(got, `"slot_name": "powersync_3"`) || !strings.Contains(got, `"next": null`) {
+		t.Errorf("%d %s", status, got)
+	}
+	if status, _ := post(a, "/api/admin/v1/validate", `{"sync_rules":1}`); status != 400 {
+		t.Errorf("%d", status)
+	}
+	if status, _ := post(a, "/api/admin/v1/validate", `[`); status != 400 {
+		t.Errorf("%d", status)
+	}
+	if status, _ := post(a, "/api/admin/v1/validate", strings.Repeat(" ", 5<<20)); status != 413 {
+		t.Errorf("%d", status)
+	}
+}
