@@ -1,6 +1,8 @@
 package rules
 
 import (
+	"fmt"
+
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules/eval"
 	"github.com/sluicesync/sluice/libs/rules/plan"
@@ -98,9 +100,13 @@ func (mt *matcher) run(s *scratch, found func(keys []byte) error) error {
 // product runs over the combinations of the rows of each json_each.
 func (mt *matcher) product(s *scratch, i int, found func(keys []byte) error) error {
 	if i == len(mt.each) {
+		if s.products++; s.products > maxTuples {
+			return fmt.Errorf("more than %d combinations of array elements", maxTuples)
+		}
 		return mt.row(s, found)
 	}
 	if i == 0 {
+		s.products = 0
 		s.env.Each = append(s.env.Each[:0], make([]eval.EachRow, len(mt.each))...)
 	}
 	v, err := mt.each[i](&s.env)

@@ -76,6 +76,8 @@ type scratch struct {
 	cached []cachedOutput // by output
 	arena  strings.Builder
 	seen   entries
+	// products counts the combinations of a row's json_each.
+	products int
 }
 
 // entries finds what a query has given for a row already, when that is much

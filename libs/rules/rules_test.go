@@ -341,3 +341,23 @@ streams:
 		}
 	}
 }
+
+// TestRowCombinations holds the same for the arrays of a row, which is then an
+// error of its query.
+func TestRowCombinations(t *testing.T) {
+	p := mustCompile(t, `
+config:
+  edition: 3
+streams:
+  s:
+    query: SELECT t.id FROM t, json_each(t.a) AS x, json_each(t.a) AS y WHERE x.value = auth.user_id() AND y.value = auth.parameter('p')
+  plain:
+    query: SELECT id FROM t
+`)
+	table := &model.SourceTable{Connection: "default", Schema: "public", Name: "t", Columns: []model.Column{{Name: "id"}, {Name: "a"}}}
+	var out RowResult
+	p.Table(table).EvaluateRow([]model.Value{model.TextValue("x"), model.TextValue("[" + strings.Repeat("1,", 500) + "1]")}, &out)
+	if len(out.Errors) != 1 || out.Errors[0].Definition != "s" || len(out.Puts) != 1 {
+		t.Errorf("%d puts, errors %v", len(out.Puts), out.Errors)
+	}
+}
