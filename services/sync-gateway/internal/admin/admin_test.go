@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// backend is the catalog, the source and the compactor.
+// fakes are the catalog, the source and the compactor.
 type fakes struct {
 	pb.UnimplementedCatalogServer
 	pb.UnimplementedSourceServer

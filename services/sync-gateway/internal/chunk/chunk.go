@@ -329,6 +329,17 @@ func (c *Cache) read(rs []request) {
 		}
 		chunks++
 		invalid = invalid || raw.Invalid
+		// The next part comes now: whoever asks for it once this one has arrived
+		// shall wait for it.
+		more := raw.HasMore && !raw.Invalid && chunks != maxChunks
+		var expected []Form
+		next := Position{raw.Bucket, raw.NextAfter}
+		if more && further+1 < ahead {
+			further++
+			if expected = c.expect(next, upTo, forms); len(expected) > 0 {
+				wanted[next] = expected
+			}
+		}
 		for _, f := range forms {
 			chunk, err := encode(raw, f)
 			if err != nil {
@@ -337,18 +348,9 @@ func (c *Cache) read(rs []request) {
 			c.arrive(key{at, upTo, f}, chunk)
 		}
 		delete(wanted, at)
-		if !raw.HasMore || raw.Invalid || chunks == maxChunks {
-			return nil
-		}
-		// The next part comes now: whoever asks for it shall wait for it.
-		next := Position{raw.Bucket, raw.NextAfter}
-		if further++; further >= ahead {
+		if more && len(expected) == 0 {
 			return errEnough
 		}
-		if forms = c.expect(next, upTo, forms); len(forms) == 0 {
-			return errEnough
-		}
-		wanted[next] = forms
 		return nil
 	})
 	enough := errors.Is(err, errEnough)
