@@ -52,7 +52,7 @@ func TestNeverFull(t *testing.T) {
 
 func TestNoOverlap(t *testing.T) {
 	running := false
-	calls := record(t, Plan{Full: 3 * time.Minute, Look: time.Minute}, 20*time.Minute, func(context.Context, int) error {
+	calls := record(t, Plan{Full: 3 * time.Minute, Look: time.Minute}, 19*time.Minute, func(context.Context, int) error {
 		if running {
 			t.Error("two rounds at once")
 		}
