@@ -260,7 +260,7 @@ func (w *world) subquery(sources []string, depth int) condition {
 	}}
 }
 
-// stream makes a config of edition 3 with one stream.
+// stream makes a config of edition 2 or 3 with one stream.
 func (w *world) stream() {
 	if w.IntN(3) == 0 {
 		on := equality(w.column("t"), w.column("u"))
@@ -278,7 +278,7 @@ func (w *world) stream() {
 		return
 	}
 	where := w.cond([]string{"t"}, 3)
-	w.yaml = fmt.Sprintf("config:\n  edition: 3\nstreams:\n  s:\n    auto_subscribe: true\n    query: |\n      SELECT t.* FROM t WHERE %s\n", where.sql)
+	w.yaml = fmt.Sprintf("config:\n  edition: %d\nstreams:\n  s:\n    auto_subscribe: true\n    query: |\n      SELECT t.* FROM t WHERE %s\n", 2+w.IntN(2), where.sql)
 	w.naive = func(row, token map[string]any) bool {
 		return where.eval(map[string]map[string]any{"t": row}, token)
 	}

@@ -361,3 +361,21 @@ streams:
 		t.Errorf("%d puts, errors %v", len(out.Puts), out.Errors)
 	}
 }
+
+// TestEachColumn holds that a column of json_each can be selected: the last
+// element counts, as one row is one row to clients.
+func TestEachColumn(t *testing.T) {
+	p := mustCompile(t, `
+config:
+  edition: 3
+streams:
+  s:
+    query: SELECT t.id, b.value AS v FROM t, json_each(t.x) AS a, json_each(t.y) AS b WHERE a.value = auth.user_id()
+`)
+	table := &model.SourceTable{Connection: "default", Schema: "public", Name: "t", Columns: []model.Column{{Name: "id"}, {Name: "x"}, {Name: "y"}}}
+	var out RowResult
+	p.Table(table).EvaluateRow([]model.Value{model.TextValue("r"), model.TextValue(`["u","v"]`), model.TextValue(`[1,2]`)}, &out)
+	if len(out.Puts) != 2 || out.Puts[0].Data != `{"id":"r","v":2}` || out.Puts[1].Bucket != `1#s|0["v"]` {
+		t.Errorf("%+v", out.Puts)
+	}
+}

@@ -153,9 +153,12 @@ func (s *stream2) and(x, y *variant2) *variant2 {
 	}
 	v.steps = append(v.steps, x.steps...)
 	for _, st := range y.steps {
-		for i := range st.Inputs {
-			st.Inputs[i] = steps(st.Inputs[i])
+		// A step may be part of several variants: each has its own copy.
+		inputs := make([]*plan.Expr, len(st.Inputs))
+		for i, in := range st.Inputs {
+			inputs[i] = steps(in)
 		}
+		st.Inputs = inputs
 		v.steps = append(v.steps, st)
 	}
 	if lookups(v.steps) > 1 {

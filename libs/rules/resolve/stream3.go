@@ -119,11 +119,10 @@ func (b *builder) query(st *stream, sel *syntax.Select) {
 	}
 	s.aliasWarning(sel, primary)
 	for _, br := range variants(branches) {
-		v := s.compile(br, primary, b.definition)
+		v := s.compile(br, primary, columns, b.definition)
 		if v == nil {
 			return
 		}
-		v.rows.Columns = columns
 		b.add(v)
 		if !b.config.AcceptDangerous {
 			s.dangerous(br, primary)
@@ -263,13 +262,6 @@ func (b *builder) finish() {
 	def := &b.plan.Definitions[b.definition]
 	for _, bk := range b.buckets {
 		bk.order()
-		for i := range bk.rows {
-			for j := range bk.rows[i].Columns {
-				if e := bk.rows[i].Columns[j].Expr; e != nil {
-					bk.rows[i].Columns[j].Expr = local(e, nil)
-				}
-			}
-		}
 		q := bk.querier
 		q.Source = b.source(bk)
 		for i := range q.Steps {

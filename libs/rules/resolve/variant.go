@@ -36,7 +36,7 @@ type compiler struct {
 	outputs    []map[string]int // by step: key of expression → output
 }
 
-func (s *scope) compile(b branch, primary *source, definition int) *bucketVariant {
+func (s *scope) compile(b branch, primary *source, columns []plan.Output, definition int) *bucketVariant {
 	c := &compiler{
 		scope: s, primary: primary, definition: definition,
 		filters: map[*source][]*term{}, each: map[*source][]*source{}, steps: map[*source]int{},
@@ -56,6 +56,12 @@ func (s *scope) compile(b branch, primary *source, definition int) *bucketVarian
 		}
 	}
 	c.finish()
+	for _, o := range columns {
+		if o.Expr != nil {
+			o.Expr = local(o.Expr, c.each[primary])
+		}
+		c.out.rows.Columns = append(c.out.rows.Columns, o)
+	}
 	return &c.out
 }
 
