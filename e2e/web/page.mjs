@@ -99,7 +99,7 @@ class Check {
       const rows = await db.getAll(this.sql);
       this.reads++;
       if (rows.length > 0 && this.violations.length < 5) this.violations.push(JSON.stringify(rows.slice(0, 5)));
-      await new Promise((resolve) => setTimeout(resolve, 2)); // leave the machine to the others
+      await new Promise((resolve) => setTimeout(resolve, 10)); // leave the machine to the others
     }
   }
 }
