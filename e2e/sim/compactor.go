@@ -17,7 +17,7 @@ type compaction struct {
 	below      model.OpID // ops not read yet
 	plan       *compact.Plan
 	due        []compact.Move
-	clears     []model.OpID
+	clears     []compact.Clear
 	read       bool
 	alone      bool // no other was at this bucket meanwhile
 	done       bool
@@ -33,7 +33,7 @@ func (w *World) startCompaction() {
 	}
 	c := &compaction{
 		w: w, bucket: dirty[w.rnd.IntN(len(dirty))].Bucket, checkpoint: head.Checkpoint.Op, below: head.Checkpoint.Op + 1, alone: true,
-		plan: compact.New(compact.Limits{Memory: []int{200, 1000, 1 << 20}[w.rnd.IntN(3)], Moves: 1 + w.rnd.IntN(6), Clear: 2 + w.rnd.IntN(8)}),
+		plan: compact.New(compact.Limits{Memory: []int{200, 1000, 1 << 20}[w.rnd.IntN(3)], Moves: 1 + w.rnd.IntN(6), Clear: 2 + w.rnd.IntN(8), Held: []int{-1, 5, 1000}[w.rnd.IntN(3)]}),
 	}
 	for _, other := range w.compactions {
 		if other.bucket == c.bucket {
@@ -48,12 +48,11 @@ func (c *compaction) step() {
 	w := c.w
 	switch {
 	case c.due != nil:
-		r := store.Replacement{Moves: make([]store.Move, len(c.due))}
-		for i, m := range c.due {
-			r.Moves[i] = store.Move(m)
+		moves := c.due
+		if c.due = c.plan.Moves(); c.due == nil && c.read {
+			c.due = c.plan.Rest()
 		}
-		c.due = nil
-		c.replace(r)
+		c.replace(store.Replacement{}, moves)
 	case !c.read:
 		n := 1 + w.rnd.IntN(10)
 		for op, err := range w.store.Scan(w.ctx, streamID, c.bucket, 0, c.below-1, false) {
@@ -71,18 +70,21 @@ func (c *compaction) step() {
 		c.read = true
 		c.due, c.clears = c.plan.Rest(), c.plan.Clears()
 	case len(c.clears) > 0:
-		to := c.clears[0]
+		next := c.clears[0]
 		c.clears = c.clears[1:]
-		c.replace(store.Replacement{ClearTo: to})
+		c.replace(store.Replacement{ClearTo: next.To}, next.Moves)
 	default:
-		c.replace(store.Replacement{Finished: true})
+		c.replace(store.Replacement{Finished: true}, nil)
 		c.done = true
 	}
 }
 
-func (c *compaction) replace(r store.Replacement) {
+func (c *compaction) replace(r store.Replacement, moves []compact.Move) {
 	w := c.w
 	r.Bucket, r.Checkpoint = c.bucket, c.checkpoint
+	for _, m := range moves {
+		r.Moves = append(r.Moves, store.Move(m))
+	}
 	before := w.bucketStates(c.bucket)
 	removed, err := w.store.Replace(w.ctx, streamID, r)
 	var overtaken *store.ReplaceError

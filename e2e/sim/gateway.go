@@ -144,7 +144,7 @@ func (g *connection) offer() bool {
 		w.must(err, "head")
 		at = head.Checkpoint
 	}
-	if at.Position == "" || at.Op < g.s.Checkpoint() {
+	if at.Position == "" || at.Op < g.s.Checkpoint() || at.Op == g.offered.Op && at.Position < g.offered.Position { // INV-3
 		g.forget()
 		return true
 	}

@@ -24,8 +24,9 @@ import (
 const (
 	// page is how many buckets are asked for at once.
 	page = 1000
-	// attempts at a bucket at which another compactor is as well.
-	attempts = 3
+	// attempts at a bucket at which another compactor is as well; then it is left
+	// to that one.
+	attempts = 5
 )
 
 type compactor struct {
@@ -227,10 +228,10 @@ func (c *compactor) bucket(ctx context.Context, target scan.Target, t *tally) er
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ops.Add(r)
-	if err == nil {
+	if err == nil || code(err) == codes.Aborted {
 		t.buckets++
 		c.log.Debug("compacted bucket", "stream", target.Stream, "bucket", target.Bucket, "checkpoint", target.Checkpoint,
-			"ops_read", r.Read, "ops_moved", r.Moved, "ops_cleared", r.Cleared, "ops_untracked", r.Untracked)
+			"ops_read", r.Read, "ops_moved", r.Moved, "ops_cleared", r.Cleared, "ops_untracked", r.Untracked, "left_to_another", err != nil)
 		return nil
 	}
 	if unreachable(err) {

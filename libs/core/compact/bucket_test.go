@@ -44,8 +44,8 @@ func (b bucket) clear(to model.OpID) (bucket, error) {
 // way, the original first.
 func (b bucket) compactTo(upTo model.OpID, l Limits) ([]bucket, error) {
 	states := []bucket{b}
-	step := func(moves []Move) {
-		if moves != nil {
+	steps := func(next func() []Move) {
+		for moves := next(); moves != nil; moves = next() {
 			states = append(states, states[len(states)-1].move(moves))
 		}
 	}
@@ -57,11 +57,11 @@ func (b bucket) compactTo(upTo model.OpID, l Limits) ([]bucket, error) {
 		op := b[i]
 		op.Data = ""
 		p.Add(&op)
-		step(p.Moves())
+		steps(p.Moves)
 	}
-	step(p.Rest())
-	for _, to := range p.Clears() {
-		next, err := states[len(states)-1].clear(to)
+	steps(p.Rest)
+	for _, c := range p.Clears() {
+		next, err := states[len(states)-1].move(c.Moves).clear(c.To)
 		if err != nil {
 			return nil, err
 		}

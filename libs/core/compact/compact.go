@@ -24,7 +24,6 @@
 package compact
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/sluicesync/sluice/libs/model"
@@ -38,6 +37,9 @@ type Limits struct {
 	Moves int
 	// Clear is how many ops one CLEAR step folds at most, at least 2. Default 5000.
 	Clear int
+	// Held is how many superseded ops are held back, for a CLEAR may fold them
+	// and spare writing the MOVEs. Default 50,000; negative: none.
+	Held int
 }
 
 func (l Limits) orDefault() Limits {
@@ -51,6 +53,9 @@ func (l Limits) orDefault() Limits {
 		l.Clear = 5000
 	}
 	l.Clear = max(l.Clear, 2)
+	if l.Held == 0 {
+		l.Held = 50_000
+	}
 	return l
 }
 
@@ -60,8 +65,15 @@ type Move struct {
 	ID, Target model.OpID
 }
 
+// Clear folds all the ops up to To into one CLEAR there. In the same step,
+// before it, Moves make those that are PUTs still MOVEs.
+type Clear struct {
+	To    model.OpID
+	Moves []Move
+}
+
 // Plan compacts one bucket. Feed it with Add, carry out the steps of Moves as
-// they come due and, after the oldest op, Rest and Clears.
+// they come due and, after the oldest op, those of Rest and of Clears.
 type Plan struct {
 	limits Limits
 	seen   map[row]model.OpID // newest PUT or REMOVE of a row
@@ -75,6 +87,7 @@ type Plan struct {
 	clears []model.OpID
 	folded int
 	run    int
+	held   []Move // of the run, newest first
 
 	ops       uint64
 	untracked uint64
@@ -104,7 +117,10 @@ func (p *Plan) Add(op *model.Op) {
 	case model.OpPut, model.OpRemove:
 		k := row{op.Key, op.ObjectType, op.ObjectID}
 		if newest, ok := p.seen[k]; ok {
-			p.moves = append(p.moves, Move{op.ID, newest})
+			p.held = append(p.held, Move{op.ID, newest})
+			if len(p.held) > p.limits.Held {
+				p.release()
+			}
 			break
 		}
 		put = op.Kind == model.OpPut
@@ -112,6 +128,7 @@ func (p *Plan) Add(op *model.Op) {
 	}
 	switch {
 	case put:
+		p.release()
 		p.clears, p.folded, p.run = p.clears[:0], 0, 0
 	case op.Kind == model.OpClear && len(p.clears) == 0:
 		// Alone at the start: nothing to fold it into.
@@ -146,40 +163,59 @@ func (p *Plan) track(k row, id model.OpID) {
 	p.seen[k] = id
 }
 
+// release makes MOVEs of what was held back.
+func (p *Plan) release() {
+	p.moves = append(p.moves, p.held...)
+	p.held = p.held[:0]
+}
+
 // Moves returns the next full step of MOVEs, nil if none is due yet. The slice
 // is the caller's.
 func (p *Plan) Moves() []Move {
 	if len(p.moves) < p.limits.Moves {
 		return nil
 	}
-	return p.take()
+	return p.take(p.limits.Moves)
 }
 
-// Rest returns the last step of MOVEs, nil if there is nothing left. Call it
-// after the oldest op.
+// Rest returns the next step of the MOVEs that are left, nil if there is none.
+// Call it after the oldest op.
 func (p *Plan) Rest() []Move {
+	if p.run < 2 {
+		p.release()
+	}
 	if len(p.moves) == 0 {
 		return nil
 	}
-	return p.take()
+	return p.take(min(len(p.moves), p.limits.Moves))
 }
 
-func (p *Plan) take() []Move {
-	m := p.moves
-	p.moves = nil
+func (p *Plan) take(n int) []Move {
+	m := p.moves[:n:n]
+	p.moves = p.moves[n:]
 	return m
 }
 
 // Clears returns the CLEAR steps, oldest first, to be carried out after every
-// MOVE: at each id all the ops up to it become one CLEAR there. Call it after
-// the oldest op.
-func (p *Plan) Clears() []model.OpID {
+// MOVE. Call it after the oldest op.
+func (p *Plan) Clears() []Clear {
 	if p.run < 2 {
 		return nil
 	}
-	c := slices.Clone(p.clears)
-	slices.Reverse(c)
-	return c
+	steps := make([]Clear, len(p.clears))
+	held := p.held // newest first, as clears are
+	for i, to := range p.clears {
+		n := len(held)
+		if i+1 < len(p.clears) {
+			n = 0
+			for n < len(held) && held[n].ID > p.clears[i+1] {
+				n++
+			}
+		}
+		steps[len(steps)-1-i] = Clear{To: to, Moves: held[:n:n]}
+		held = held[n:]
+	}
+	return steps
 }
 
 // Ops is how many ops were added; Untracked how many of them were rows for

@@ -16,6 +16,7 @@ func drawLimits(t *rapid.T) Limits {
 		Memory: rapid.SampledFrom([]int{1, 300, 700, 1 << 20}).Draw(t, "memory"),
 		Moves:  rapid.IntRange(1, 4).Draw(t, "moves"),
 		Clear:  rapid.IntRange(1, 5).Draw(t, "clear"),
+		Held:   rapid.SampledFrom([]int{-1, 1, 3, 100}).Draw(t, "held"),
 	}
 }
 
@@ -159,7 +160,7 @@ func TestTwoAtOnce(t *testing.T) {
 		b := slices.Clone(original)
 		type plan struct {
 			moves  [][]Move
-			clears []model.OpID
+			clears []Clear
 		}
 		var plans [2]plan
 		for i, upTo := range []model.OpID{head(old), head(original)} {
@@ -167,12 +168,12 @@ func TestTwoAtOnce(t *testing.T) {
 			for j := len(original) - 1; j >= 0; j-- {
 				if original[j].ID <= upTo {
 					p.Add(&original[j])
-					if m := p.Moves(); m != nil {
+					for m := p.Moves(); m != nil; m = p.Moves() {
 						plans[i].moves = append(plans[i].moves, m)
 					}
 				}
 			}
-			if m := p.Rest(); m != nil {
+			for m := p.Rest(); m != nil; m = p.Rest() {
 				plans[i].moves = append(plans[i].moves, m)
 			}
 			plans[i].clears = p.Clears()
@@ -183,7 +184,7 @@ func TestTwoAtOnce(t *testing.T) {
 			case len(p.moves) > 0:
 				b, p.moves = b.move(p.moves[0]), p.moves[1:]
 			case len(p.clears) > 0:
-				next, err := b.clear(p.clears[0])
+				next, err := b.move(p.clears[0].Moves).clear(p.clears[0].To)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -212,7 +213,7 @@ func TestIdempotent(t *testing.T) {
 // its limit, and what it did not keep it leaves alone.
 func TestMemoryLimit(t *testing.T) {
 	const rows, room = 10_000, 1000
-	p := New(Limits{Memory: room * (rowSize + 5), Moves: 1 << 30})
+	p := New(Limits{Memory: room * (rowSize + 5), Moves: 1 << 30, Held: -1})
 	id := model.OpID(3 * rows)
 	for range 3 {
 		for r := range rows {
@@ -239,20 +240,25 @@ func TestSteps(t *testing.T) {
 		original = append(original, model.Op{ID: model.OpID(i + 1), Kind: model.OpPut, ObjectID: "x", Checksum: 1})
 	}
 	original = append(original, model.Op{ID: 26, Kind: model.OpRemove, ObjectID: "x", Checksum: 1})
-	all, err := original.compactTo(26, Limits{Moves: 10, Clear: 10})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var sizes []int
-	for _, b := range all {
-		sizes = append(sizes, len(b))
-	}
-	// 25 MOVEs in three steps, then 8, 9 and 9 ops folded.
-	if want := []int{26, 26, 26, 26, 19, 10, 1}; !slices.Equal(sizes, want) {
-		t.Errorf("sizes %v, want %v", sizes, want)
-	}
-	if last := all[len(all)-1]; !slices.Equal(last, bucket{{ID: 26, Kind: model.OpClear, Checksum: 26, Target: 26}}) {
-		t.Errorf("ends as %v", last)
+	for held, want := range map[int][]int{
+		-1:  {26, 26, 26, 26, 19, 10, 1}, // 25 MOVEs in three steps, then 8, 9 and 9 ops folded
+		15:  {26, 26, 26, 19, 10, 1},     // 16 MOVEs in two steps, 9 with the CLEARs
+		100: {26, 19, 10, 1},             // all of them with the CLEARs
+	} {
+		all, err := original.compactTo(26, Limits{Moves: 10, Clear: 10, Held: held})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sizes []int
+		for _, b := range all {
+			sizes = append(sizes, len(b))
+		}
+		if !slices.Equal(sizes, want) {
+			t.Errorf("%d held: sizes %v, want %v", held, sizes, want)
+		}
+		if last := all[len(all)-1]; !slices.Equal(last, bucket{{ID: 26, Kind: model.OpClear, Checksum: 26, Target: 26}}) {
+			t.Errorf("%d held: ends as %v", held, last)
+		}
 	}
 }
 
@@ -273,11 +279,18 @@ func BenchmarkPlan(b *testing.B) {
 		for range updates {
 			for r := range rows {
 				p.Add(&model.Op{ID: id, Kind: model.OpPut, Key: keys[r], ObjectType: "todos", ObjectID: ids[r]})
-				moves += len(p.Moves())
+				for m := p.Moves(); m != nil; m = p.Moves() {
+					moves += len(m)
+				}
 				id--
 			}
 		}
-		moves += len(p.Rest())
+		for m := p.Rest(); m != nil; m = p.Rest() {
+			moves += len(m)
+		}
+		for _, c := range p.Clears() {
+			moves += len(c.Moves)
+		}
 	}
 	if moves != (updates-1)*rows*b.N {
 		b.Fatalf("%d moves in %d runs", moves, b.N)

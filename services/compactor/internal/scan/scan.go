@@ -72,13 +72,7 @@ func bucket(ctx context.Context, store Store, t Target, l compact.Limits) (Resul
 	steps := make(chan []compact.Move) // closed by read's caller; unbuffered: one step made, one carried out
 	eg.Go(func() error {
 		for moves := range steps {
-			req := t.request()
-			req.Moves = make([]*pb.MoveOp, len(moves))
-			all := make([]pb.MoveOp, len(moves))
-			for i, m := range moves {
-				all[i].Id, all[i].Target = uint64(m.ID), uint64(m.Target)
-				req.Moves[i] = &all[i]
-			}
+			req := t.request(moves)
 			if _, err := store.Replace(moveCtx, req); err != nil {
 				return fmt.Errorf("replace %d ops by MOVEs: %w", len(moves), err)
 			}
@@ -98,18 +92,19 @@ func bucket(ctx context.Context, store Store, t Target, l compact.Limits) (Resul
 	// A crash before here leaves MOVEs, each right by itself. A crash from here
 	// on leaves a shorter run for the next compaction to clear.
 	clears := plan.Clears()
-	for i, to := range clears {
-		req := t.request()
-		req.ClearTo = uint64(to)
+	for i, c := range clears {
+		req := t.request(c.Moves)
+		req.ClearTo = uint64(c.To)
 		req.Finished = i == len(clears)-1
 		reply, err := store.Replace(ctx, req)
 		if err != nil {
-			return r, fmt.Errorf("clear up to op %d: %w", to, err)
+			return r, fmt.Errorf("clear up to op %d: %w", c.To, err)
 		}
+		r.Moved += uint64(len(c.Moves))
 		r.Cleared += reply.GetCleared()
 	}
 	if len(clears) == 0 {
-		req := t.request()
+		req := t.request(nil)
 		req.Finished = true
 		if _, err := store.Replace(ctx, req); err != nil {
 			return r, fmt.Errorf("mark as compacted: %w", err)
@@ -123,16 +118,15 @@ func bucket(ctx context.Context, store Store, t Target, l compact.Limits) (Resul
 func read(ctx context.Context, store Store, t Target, plan *compact.Plan, steps chan<- []compact.Move) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the stream when the plan does
-	send := func(moves []compact.Move) error {
-		if moves == nil {
-			return nil
+	send := func(next func() []compact.Move) error {
+		for moves := next(); moves != nil; moves = next() {
+			select {
+			case steps <- moves:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
-		select {
-		case steps <- moves:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return nil
 	}
 	stream, err := store.Scan(ctx, &pb.ScanRequest{Stream: int64(t.Stream), Bucket: t.Bucket, UpTo: uint64(t.Checkpoint)})
 	if err != nil {
@@ -142,7 +136,7 @@ func read(ctx context.Context, store Store, t Target, plan *compact.Plan, steps 
 	for {
 		reply, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return send(plan.Rest())
+			return send(plan.Rest)
 		}
 		if err != nil {
 			return fmt.Errorf("scan below op %d: %w", last, err)
@@ -156,13 +150,19 @@ func read(ctx context.Context, store Store, t Target, plan *compact.Plan, steps 
 			}
 			last = op.ID
 			plan.Add(&op)
-			if err := send(plan.Moves()); err != nil {
+			if err := send(plan.Moves); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func (t Target) request() *pb.ReplaceRequest {
-	return &pb.ReplaceRequest{Stream: int64(t.Stream), Bucket: t.Bucket, Checkpoint: uint64(t.Checkpoint)}
+func (t Target) request(moves []compact.Move) *pb.ReplaceRequest {
+	req := &pb.ReplaceRequest{Stream: int64(t.Stream), Bucket: t.Bucket, Checkpoint: uint64(t.Checkpoint), Moves: make([]*pb.MoveOp, len(moves))}
+	all := make([]pb.MoveOp, len(moves))
+	for i, m := range moves {
+		all[i].Id, all[i].Target = uint64(m.ID), uint64(m.Target)
+		req.Moves[i] = &all[i]
+	}
+	return req
 }
