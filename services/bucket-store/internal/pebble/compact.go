@@ -153,7 +153,7 @@ func (s *Store) Replace(_ context.Context, id model.StreamID, r store.Replacemen
 	batch := s.db.NewBatch()
 	defer batch.Close()
 	x := replacer{s: s, id: id, b: b, batch: batch, refuse: refuse, moved: map[model.OpID]model.OpID{}, rows: map[model.OpID]rowName{}}
-	if err := x.move(r.Moves, r.Checkpoint); err != nil {
+	if err := x.move(r.Moves, r.ClearTo, r.Checkpoint); err != nil {
 		return 0, err
 	}
 	var removed uint64
@@ -246,7 +246,8 @@ func (w *walk) op(id model.OpID, op *model.Op) error {
 	return readOp(id, value, op)
 }
 
-func (x *replacer) move(moves []store.Move, checkpoint model.OpID) error {
+// move notes the moves and writes them, except those that go into the CLEAR.
+func (x *replacer) move(moves []store.Move, clearTo, checkpoint model.OpID) error {
 	if len(moves) == 0 {
 		return nil
 	}
@@ -299,6 +300,9 @@ func (x *replacer) move(moves []store.Move, checkpoint model.OpID) error {
 			return x.refuse(m.ID, "op %s is of another row", m.Target)
 		}
 		x.moved[m.ID] = m.Target
+		if m.ID <= clearTo {
+			continue
+		}
 		moved := model.Op{Kind: model.OpMove, Checksum: op.Checksum, Target: m.Target}
 		value = appendOp(value[:0], &moved)
 		if err := x.batch.Set(w.it.Key(), value, nil); err != nil {
