@@ -81,8 +81,8 @@ func (l *load) stop() int {
 }
 
 // startTransfers moves money between the ten accounts of user.
-func startTransfers(t testing.TB, pg *harness.Postgres, user string) *load {
-	return start(t, pg, 2*time.Millisecond, func(ctx context.Context, tx pgx.Tx) error {
+func startTransfers(t testing.TB, pg *harness.Postgres, user string, pause time.Duration) *load {
+	return start(t, pg, pause, func(ctx context.Context, tx pgx.Tx) error {
 		from, to := 1+rand.IntN(10), 1+rand.IntN(10)
 		amount := rand.IntN(50)
 		if _, err := tx.Exec(ctx, "UPDATE accounts SET balance = balance - $2 WHERE id = $1", fmt.Sprint(user, from), amount); err != nil {

@@ -290,7 +290,7 @@ func transfers(t *testing.T, w *world) {
 	c := w.client(t, user)
 	c.FirstSync(soon)
 	harness.Converged(t, w.pg, soon, accounts(c, user))
-	load := startTransfers(t, w.pg, user)
+	load := startTransfers(t, w.pg, user, 2*time.Millisecond)
 	checks := 0
 	for start := time.Now(); time.Since(start) < 3*time.Second; checks++ {
 		got, err := c.Rows("SELECT sum(balance), count(*) FROM accounts")

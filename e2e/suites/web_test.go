@@ -391,7 +391,7 @@ func webTransfers(t *testing.T, w *world) {
 		harness.Converged(t, w.pg, soon, accounts(c, user))
 		c.Check("sum", "SELECT sum(balance), count(*) FROM accounts HAVING sum(balance) <> 1000 OR count(*) <> 10")
 	}
-	load := startTransfers(t, w.pg, user)
+	load := startTransfers(t, w.pg, user, 2*time.Millisecond)
 	harness.Eventually(t, soon, "a good number of transfers", func() error {
 		rows, err := w.pg.Rows(fmt.Sprintf("SELECT sum(abs(balance - 100)) > 40 FROM accounts WHERE owner_id = '%s'", user))
 		return cmp.Or(err, harness.Equal(rows[0], "t"))
