@@ -81,4 +81,4 @@ down: ## stop it
 	scripts/suite down --config $(CONFIG) --data $(DATA)
 
 clean: ## remove what the targets have made
-	rm -rf bin e2e/client/node_modules
+	rm -rf bin e2e/client/node_modules e2e/web/node_modules
