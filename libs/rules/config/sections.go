@@ -104,7 +104,7 @@ func (p *parser) options(n *yaml.Node, o *Options) {
 	}
 	fixed := o.Edition >= 2
 	o.TimestampsISO8601, o.VersionedBucketIDs, o.FixedJSONExtract, o.CustomPostgresTypes = fixed, fixed, fixed, fixed
-	precision := None
+	precision, engine := None, None
 	for _, e := range es {
 		switch e.key {
 		case "edition":
@@ -117,7 +117,7 @@ func (p *parser) options(n *yaml.Node, o *Options) {
 		case "custom_postgres_types":
 			o.CustomPostgresTypes = p.bool(e.node, e.key)
 		case "unstable_sqlite_expression_engine":
-			o.SQLiteEngine = p.bool(e.node, e.key)
+			o.SQLiteEngine, engine = p.bool(e.node, e.key), p.at(e.node)
 		case "timestamp_max_precision":
 			d, ok := digits[e.node.Value]
 			if !ok || e.node.Kind != yaml.ScalarNode {
@@ -138,6 +138,9 @@ func (p *parser) options(n *yaml.Node, o *Options) {
 	if o.SQLiteEngine && o.Edition < 3 {
 		p.fatal("edition", p.at(n), "unstable_sqlite_expression_engine needs edition 3")
 		o.SQLiteEngine = false
+	}
+	if o.SQLiteEngine {
+		p.warn("sqlite-engine", engine, "unstable_sqlite_expression_engine has no effect: expressions are computed as without it")
 	}
 }
 
