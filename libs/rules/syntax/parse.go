@@ -236,9 +236,9 @@ func (p *parser) endOfColumns() bool {
 // clauses parses what may follow WHERE; no edition supports any of it.
 func (p *parser) clauses(s *Select) {
 	unsupported := func(what string, from int) {
-		loc := p.tokens[from].span
+		loc := p.last() // the keyword, if nothing follows it
 		if p.pos > from {
-			loc = loc.Cover(p.last())
+			loc = p.tokens[from].span.Cover(loc)
 		}
 		s.Unsupported = append(s.Unsupported, Unsupported{Loc{loc}, what})
 	}
