@@ -13,7 +13,8 @@
 //     (TestFullChunkBeyondCheckpoint).
 //   - However many ask at once, a part is read once (TestSingleFlight).
 //   - The memory of kept chunks is bounded, and what nobody asks for is dropped
-//     after a while (TestBound, TestSweep).
+//     after a while (TestBound, TestSweep); so is that of chunks which slow
+//     clients hold (TestPinned).
 //   - A read that ends early never looks like the end of a bucket
 //     (TestCutShort).
 package chunk
@@ -62,6 +63,7 @@ type Chunk struct {
 	Bytes  []byte     // the line, coded
 	Plain  coding.Sum // of the line as it was before coding
 	Counts line.Counts
+	pins   int // guarded by the cache
 }
 
 // ErrAgain is a flight's error when the read ended before it came to the part:
@@ -106,6 +108,9 @@ type Options struct {
 	MaxAge   time.Duration // of a chunk that nobody asks for; 10 s
 	Reads    int           // concurrent; 10
 	Timeout  time.Duration // of a read; 30 s
+	// MaxPinned bounds the bytes on their way to clients: beyond it nothing is
+	// read until some of them have been taken or their clients were cut off.
+	MaxPinned int64 // 256 MiB
 }
 
 const (
@@ -131,6 +136,7 @@ type Cache struct {
 	kept    map[key]*kept
 	order   *list.List // of *kept, the last used first
 	bytes   int64
+	pinned  int64 // bytes of chunks that somebody is sending
 	flights map[key]*Flight
 	queue   []request
 	running int
@@ -154,6 +160,9 @@ func New(ctx context.Context, r Reader, o Options) *Cache {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 30 * time.Second
+	}
+	if o.MaxPinned == 0 {
+		o.MaxPinned = 256 << 20
 	}
 	return &Cache{reader: r, o: o, ctx: ctx, kept: map[key]*kept{}, order: list.New(), flights: map[key]*Flight{}}
 }
@@ -243,6 +252,35 @@ func (c *Cache) get(f session.Fetch, form Form) (_ *Chunk, _ *Flight, started bo
 	return nil, fl, true
 }
 
+// Pin says that a chunk is about to be sent; Unpin that it was, or never will
+// be. Slow clients hold chunks that may not be kept any more; this is what
+// bounds them.
+func (c *Cache) Pin(chunk *Chunk) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if chunk.pins == 0 {
+		c.pinned += int64(len(chunk.Bytes))
+	}
+	chunk.pins++
+}
+
+// Unpin undoes one Pin.
+func (c *Cache) Unpin(chunk *Chunk) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if chunk.pins--; chunk.pins == 0 {
+		c.pinned -= int64(len(chunk.Bytes))
+		c.dispatch()
+	}
+}
+
+// Full reports whether so much is held that nothing more is read.
+func (c *Cache) Full() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pinned >= c.o.MaxPinned
+}
+
 // find looks for a kept chunk. c.mu is held.
 func (c *Cache) find(at Position, upTo model.OpID, form Form) *kept {
 	if k := c.kept[key{at, 0, form}]; k != nil && k.chunk.NextAfter <= upTo {
@@ -271,7 +309,7 @@ func (c *Cache) land(k key, chunk *Chunk, err error) {
 // dispatch starts reads while there is something to read and room for another.
 // c.mu is held.
 func (c *Cache) dispatch() {
-	for c.running < c.o.Reads && len(c.queue) > 0 && !c.closed {
+	for c.running < c.o.Reads && len(c.queue) > 0 && c.pinned < c.o.MaxPinned && !c.closed {
 		first := c.queue[0]
 		rs := []request{first}
 		rest := c.queue[1:]

@@ -329,3 +329,28 @@ func TestErrors(t *testing.T) {
 		}
 	})
 }
+
+// TestPinned: D8. While clients hold too much, nothing more is read.
+func TestPinned(t *testing.T) {
+	r := &reader{sizes: map[string]int{"a": 5, "b": 5, "c": 5}}
+	inCache(t, r, Options{MaxPinned: 1000}, func(c *Cache) {
+		a, err := get(c, session.Fetch{Bucket: "a", UpTo: 5, Count: 5}, form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Pin(a)
+		c.Pin(a)
+		_, flight := c.Get(session.Fetch{Bucket: "b", UpTo: 5, Count: 5}, form, nil)
+		synctest.Wait()
+		c.Unpin(a)
+		synctest.Wait()
+		if r.reads("b", 0) != 0 {
+			t.Fatal("read although too much is held")
+		}
+		c.Unpin(a)
+		<-flight.Done()
+		if b, err := flight.Result(); err != nil || b.Count != 5 || c.pinned != 0 {
+			t.Fatalf("%+v %v, %d bytes held", b, err, c.pinned)
+		}
+	})
+}

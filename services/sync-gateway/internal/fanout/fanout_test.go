@@ -278,6 +278,7 @@ type sink struct {
 	err    error
 	sends  int
 	failed error
+	abort  sync.Once
 }
 
 func (k *sink) Send(l *Lines) error {
@@ -314,7 +315,12 @@ func (k *sink) end() (bool, error) {
 	return k.ended, k.err
 }
 
-func (k *sink) Abort()      {}
+func (k *sink) Abort() {
+	if k.gate != nil {
+		k.abort.Do(func() { close(k.gate) })
+	}
+}
+
 func (k *sink) Sent() int64 { return 0 }
 
 // take returns the lines since the last call, shortened to what tests look at.
@@ -359,11 +365,13 @@ type rig struct {
 }
 
 // inRig runs a test in a bubble of time.
-func inRig(t *testing.T, p plan, f func(r *rig)) {
+func inRig(t *testing.T, p plan, f func(r *rig)) { inRigWith(t, p, chunk.Options{}, f) }
+
+func inRigWith(t *testing.T, p plan, o chunk.Options, f func(r *rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		r := &rig{t: t, store: newStore(), stats: new(Stats), ctx: ctx}
-		cache := chunk.New(ctx, r.store, chunk.Options{})
+		cache := chunk.New(ctx, r.store, o)
 		r.hub = NewHub(ctx, Options{Stream: 1, Plan: p, Reader: r.store, Chunks: cache, Limits: Limits{Buckets: 100, Results: 100}, Stats: r.stats, Log: slog.New(slog.DiscardHandler)})
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -651,7 +659,36 @@ func TestSlowClient(t *testing.T) {
 		slow.gate <- struct{}{}
 		slow.gate <- struct{}{}
 		r.want(slow, "checkpoint 0 all; checkpoint_complete 0; checkpoint_diff 1000 all; data all 1000; checkpoint_complete 1000")
-		close(slow.gate)
+		slow.Abort()
+	})
+}
+
+// TestRelieve: D8. Clients that hold all the memory for chunks are cut off, the
+// slowest first, and the others get their data.
+func TestRelieve(t *testing.T) {
+	inRigWith(t, plan{fixed: []string{"$user"}}, chunk.Options{MaxPinned: 1000}, func(r *rig) {
+		r.store.commit(func(c *commit) {
+			for i := range 20 {
+				c.put("slow", fmt.Sprint(i))
+				c.put("good", fmt.Sprint(i))
+			}
+		})
+		s, slow := r.open("slow", nil)
+		slow.gate = make(chan struct{})
+		s.Start(slow)
+		synctest.Wait()
+		_, good := r.start("good")
+		if got := good.take(); strings.Contains(got, "data") {
+			t.Fatalf("the bound was not reached: %s", got)
+		}
+		time.Sleep(2 * grace)
+		synctest.Wait()
+		if ended, err := slow.end(); !ended || !errors.Is(err, ErrSlow) && !errors.Is(err, io.EOF) {
+			t.Errorf("ended %t, %v", ended, err)
+		}
+		if got := good.take(); !strings.Contains(got, "data good 20; checkpoint_complete 40") {
+			t.Errorf("%s", got)
+		}
 	})
 }
 

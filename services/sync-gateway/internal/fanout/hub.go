@@ -17,7 +17,8 @@
 //   - A session misses nothing between the reads that it starts from and its
 //     place in the index (TestRegisterLate).
 //   - D8, INV-30: a slow session holds one batch of lines and one set of marks,
-//     bounded by its buckets, and delays nobody (TestSlowClient).
+//     bounded by its buckets, and delays nobody (TestSlowClient). If slow ones
+//     hold all the memory there is for chunks, the slowest go (TestRelieve).
 //   - INV-33: no line but token_expires_in 0 after the token's expiry
 //     (TestExpiry).
 //   - The first checkpoint of a stream is read after the client came
@@ -29,6 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -258,11 +260,39 @@ func (h *Hub) Run(ctx context.Context, feed Feed) error {
 const silence = 3 * time.Second
 
 func (h *Hub) listen(now time.Time) {
+	if h.chunks.Full() {
+		h.relieve(now)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if now.Sub(h.inbox.heard) >= silence {
 		h.inbox.heard = now
 		h.inbox.reread = true
+	}
+}
+
+// grace is how long a send may take while clients hold all the memory there is
+// for them.
+const grace = 5 * time.Second
+
+// relieve cuts off the slowest half of the clients that are slow, so that the
+// others get on (D8).
+func (h *Hub) relieve(now time.Time) {
+	h.mu.Lock()
+	var slow []*Session
+	for s := range h.sessions {
+		if !s.sending.IsZero() && now.Sub(s.sending) >= grace {
+			slow = append(slow, s)
+		}
+	}
+	slices.SortFunc(slow, func(a, b *Session) int { return a.sending.Compare(b.sending) })
+	slow = slow[:(len(slow)+1)/2]
+	for _, s := range slow {
+		s.close(ErrSlow)
+	}
+	h.mu.Unlock()
+	for _, s := range slow {
+		s.sink.Abort()
 	}
 }
 

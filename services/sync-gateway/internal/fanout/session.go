@@ -110,6 +110,7 @@ type Session struct {
 	marks   marks
 	redo    bool // a view was taken and not offered: the next must compare all
 	running bool
+	sending time.Time // when the Send under way began; zero = none
 	write   uint64
 	user    *entry
 	entries []*entry // buckets
@@ -302,7 +303,7 @@ func (s *Session) run() {
 	defer s.hub.running.Done()
 	out := lines.Get().(*Lines)
 	defer func() {
-		out.Reset()
+		s.drop(out)
 		if cap(out.Plain) <= 64<<10 {
 			lines.Put(out)
 		}
@@ -349,7 +350,10 @@ func (s *Session) run() {
 				continue // woken for something else
 			}
 			s.core.Chunk(c.Chunk)
-			s.chunk = c
+			if c.Count > 0 && !c.Invalid {
+				s.hub.chunks.Pin(c)
+				s.chunk = c
+			}
 			continue
 		case session.Wait:
 			if out.Empty() && idle {
@@ -428,7 +432,7 @@ func (s *Session) flush(out *Lines) error {
 	}
 	if !s.told && !time.Now().Before(s.expires) {
 		// INV-33: what was not sent by now is not sent.
-		out.Reset()
+		s.drop(out)
 		s.add(out, session.TokenExpiresIn{})
 		s.told = true
 		if err := s.sink.Send(out); err != nil {
@@ -437,10 +441,26 @@ func (s *Session) flush(out *Lines) error {
 		return errExpired
 	}
 	before := s.sink.Sent()
+	s.hub.mu.Lock()
+	s.sending = time.Now()
+	s.hub.mu.Unlock()
 	err := s.sink.Send(out)
+	s.hub.mu.Lock()
+	s.sending = time.Time{}
+	s.hub.mu.Unlock()
 	s.hub.stats.SentBytes.Add(uint64(s.sink.Sent() - before))
-	out.Reset()
+	s.drop(out)
 	return err
+}
+
+// drop empties out and lets go of its chunks.
+func (s *Session) drop(out *Lines) {
+	for _, p := range out.Parts {
+		if p.Chunk != nil {
+			s.hub.chunks.Unpin(p.Chunk)
+		}
+	}
+	out.Reset()
 }
 
 // tick adds a keepalive line and sets the timer again. It reports whether the
@@ -449,7 +469,7 @@ func (s *Session) tick(out *Lines) bool {
 	now := time.Now()
 	left := max(0, int((s.expires.Sub(now)+time.Second-1)/time.Second))
 	if left == 0 {
-		out.Reset()
+		s.drop(out)
 		s.told = true
 	}
 	s.add(out, session.TokenExpiresIn{Seconds: left})
@@ -478,6 +498,15 @@ func (s *Session) untilTick(now time.Time) time.Duration {
 // finish ends the session.
 func (s *Session) finish(reason error) {
 	h := s.hub
+	if s.chunk != nil {
+		h.chunks.Unpin(s.chunk)
+		s.chunk = nil
+	}
+	h.mu.Lock()
+	if errors.Is(s.marks.end, ErrSlow) {
+		reason = ErrSlow // whatever its Send said when it was cut off
+	}
+	h.mu.Unlock()
 	clean := reason == nil || errors.Is(reason, errExpired) || errors.Is(reason, ErrDraining) || errors.Is(reason, ErrStreamReplaced)
 	if clean {
 		s.sink.End(nil)
