@@ -2,9 +2,11 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules/config"
 	"github.com/sluicesync/sluice/libs/rules/eval"
 	"github.com/sluicesync/sluice/libs/rules/plan"
 	"github.com/sluicesync/sluice/libs/rules/value"
@@ -26,7 +28,7 @@ func (p *Plan) String() string { return p.plan.String() }
 // Explain says which buckets each definition gives to a request and a row, and
 // why not where it gives none. The text is for people.
 func (p *Plan) Explain(q Question) (string, error) {
-	e := &explainer{Plan: p, question: q}
+	e := &explainer{Plan: p, question: q, given: map[string]bool{}}
 	if q.Request != nil {
 		var err error
 		if e.querier, err = p.Querier(*q.Request); err != nil {
@@ -38,6 +40,12 @@ func (p *Plan) Explain(q Question) (string, error) {
 			return "", err
 		}
 	}
+	if q.Request != nil {
+		e.strays()
+	}
+	if q.Request != nil && q.Table != nil {
+		e.verdict()
+	}
 	return e.out.String(), nil
 }
 
@@ -45,7 +53,45 @@ type explainer struct {
 	*Plan
 	question Question
 	querier  *Querier
+	given    map[string]bool // buckets of the request
+	holding  []string        // buckets of the row
 	out      strings.Builder
+}
+
+// strays are subscriptions to what there is not.
+func (e *explainer) strays() {
+	var names []string
+	for i := range e.definitions {
+		names = append(names, e.definitions[i].Name)
+	}
+	for i, s := range e.question.Request.Subscriptions {
+		if slices.Contains(names, s.Stream) {
+			continue
+		}
+		hint := ""
+		if near := config.Nearest(s.Stream, names); near != "" {
+			hint = "; is it " + near + "?"
+		}
+		e.line(0, "subscription %d: there is no stream %s%s", i, s.Stream, hint)
+	}
+}
+
+// verdict says whether the request gets the row.
+func (e *explainer) verdict() {
+	var both []string
+	for _, id := range e.holding {
+		if e.given[id] && !slices.Contains(both, id) {
+			both = append(both, id)
+		}
+	}
+	switch {
+	case len(both) > 0:
+		e.line(0, "the user gets the row, in %s", strings.Join(both, ", "))
+	case len(e.holding) > 0:
+		e.line(0, "the user does not get the row: none of the buckets that it is in is given to the user")
+	default:
+		e.line(0, "the user does not get the row: it is in no bucket")
+	}
 }
 
 func (e *explainer) line(indent int, format string, args ...any) {
@@ -61,13 +107,16 @@ func (e *explainer) definition(i int) error {
 			return err
 		}
 	}
-	if e.question.Table != nil {
-		seen := map[int]bool{}
+	if t := e.question.Table; t != nil {
+		seen, read := map[int]bool{}, false
 		for j := range d.Queriers {
 			if s := d.Queriers[j].Source; !seen[s] {
 				seen[s] = true
-				e.source(s)
+				read = e.source(s) || read
 			}
+		}
+		if !read {
+			e.line(1, "does not sync the table %s.%s", t.Schema, t.Name)
 		}
 	}
 	return nil
@@ -161,6 +210,7 @@ func (e *explainer) part(definition, j int, values []model.Value) error {
 	}
 	for _, id := range ids {
 		e.line(2, "%s", id.text)
+		e.given[id.text] = true
 	}
 	return nil
 }
@@ -212,8 +262,9 @@ func (e *explainer) stepName(q *plan.Querier, step int, f plan.Format) string {
 	return fmt.Sprintf("%s where %s, with %s", plan.FormatTable(x.Table), plan.Format{}.Match(x.Match), strings.Join(inputs, ", "))
 }
 
-// source explains in which buckets of a source the row is.
-func (e *explainer) source(source int) {
+// source explains in which buckets of a source the row is, and returns whether
+// the source reads the row's table.
+func (e *explainer) source(source int) (read bool) {
 	src := &e.plan.Sources[source]
 	t := e.question.Table
 	for i := range src.Rows {
@@ -221,6 +272,7 @@ func (e *explainer) source(source int) {
 		if !Matches(r.Table, t) {
 			continue
 		}
+		read = true
 		b := e.rowBinder(r.Table, t)
 		var out RowResult
 		s := &out.scratch
@@ -228,7 +280,9 @@ func (e *explainer) source(source int) {
 		found := false
 		err := newMatcher(r.Match, r.Each, src.Keys, b).run(s, func(keys []byte) error {
 			found = true
-			e.line(1, "the row is in %s%s[%s]", e.prefix, src.Name, keys)
+			id := fmt.Sprintf("%s%s[%s]", e.prefix, src.Name, keys)
+			e.line(1, "the row is in %s", id)
+			e.holding = append(e.holding, id)
 			return nil
 		})
 		switch {
@@ -238,6 +292,7 @@ func (e *explainer) source(source int) {
 			e.line(1, "the row is not in %s, for %s", src.Name, e.missing(r.Match, b, &s.env))
 		}
 	}
+	return read
 }
 
 // missing finds the part of a match that a row fails.

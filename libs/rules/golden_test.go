@@ -15,8 +15,9 @@ import (
 //
 //	plan         the compiled plan, or the findings that prevent it
 //	diagnostics  all findings, each under the line that it is about
-//	explain      what user=… gets, and where row=(table, column, value, …) goes,
-//	             with index=(table, column, value, …) replicated before
+//	explain      what user=… gets with subscribe=… to a stream, and where
+//	             row=(table, column, value, …) goes, with
+//	             index=(table, column, value, …) replicated before
 func TestGolden(t *testing.T) {
 	datadriven.Walk(t, "testdata/golden", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
@@ -100,6 +101,9 @@ func explainGolden(t *testing.T, p *Plan, d *datadriven.TestData) string {
 	}
 	index := map[string][]string{}
 	for _, a := range d.CmdArgs {
+		if a.Key == "subscribe" {
+			q.Request.Subscriptions = append(q.Request.Subscriptions, Subscription{Stream: a.Vals[0]})
+		}
 		if a.Key != "row" && a.Key != "index" {
 			continue
 		}
