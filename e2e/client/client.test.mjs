@@ -253,3 +253,17 @@ test('a subscription is asked for', { timeout: 30_000 }, async () => {
   await driver.call('unsubscribe', { client, as: 's' });
   await driver.call('close', { client });
 });
+
+test('a check reads all the time and keeps what must not be seen', { timeout: 30_000 }, async () => {
+  const client = await open();
+  await driver.call('first_sync', { client, timeout_ms: 10_000 });
+  await driver.call('check', { client, as: 'quiet', sql: "SELECT id FROM lists WHERE name = 'never'" });
+  await driver.call('check', { client, as: 'loud', sql: "SELECT id FROM lists WHERE name = 'first' OR name = 'second'" });
+  await rows(client, 'first', 'second');
+  const quiet = await driver.call('check_stop', { client, as: 'quiet' });
+  assert.ok(quiet.reads > 0);
+  assert.deepEqual(quiet.violations, []);
+  const loud = await driver.call('check_stop', { client, as: 'loud' });
+  assert.deepEqual(JSON.parse(loud.violations[0]), [{ id: 'a' }, { id: 'b' }]);
+  await driver.call('close', { client });
+});

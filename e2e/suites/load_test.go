@@ -67,6 +67,13 @@ func start(t testing.TB, pg *harness.Postgres, pause time.Duration, transaction 
 	return l
 }
 
+// committed returns the number of committed transactions so far.
+func (l *load) committed() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.done
+}
+
 // stop ends the load and returns the number of committed transactions.
 func (l *load) stop() int {
 	l.t.Helper()

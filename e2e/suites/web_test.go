@@ -38,7 +38,7 @@ INSERT INTO announcements SELECT 'a' || i, 'announcement ' || i FROM generate_se
 INSERT INTO lists SELECT 'seed' || i, 'seeded' || i % 3, 'list ' || i, i FROM generate_series(1, 3000) i;
 INSERT INTO members(list_id, user_id) SELECT 'seed' || i, 'seeded0' FROM generate_series(3, 30, 3) i;
 INSERT INTO todos(id, list_id, body) SELECT 't' || i, 'seed' || i % 60, 'todo ' || i FROM generate_series(1, 600) i;
-INSERT INTO counters SELECT 'c' || i, 'large', i FROM generate_series(1, 6000) i;
+INSERT INTO counters SELECT 'c' || i, 'large', i FROM generate_series(1, 4000) i;
 `
 
 // TestWeb runs the official web SDK in Chromium against `sluice dev`: the database
@@ -329,7 +329,7 @@ func webProgress(t *testing.T, w *world) {
 		c := w.client(t, "seeded1", transport(kind))
 		c.FirstSync(time.Minute)
 		c.Progress()
-		const rows = 6000
+		const rows = 4000
 		c.Subscribe("large", "archive", map[string]any{"owner": "large"}, 2*time.Minute)
 		if got, err := c.Rows("SELECT count(*) FROM counters"); err != nil || got[0] != fmt.Sprint(rows) {
 			t.Errorf("%s: rows of the large stream: %v %v", kind, got, err)
@@ -393,8 +393,10 @@ func webTransfers(t *testing.T, w *world) {
 	}
 	load := startTransfers(t, w.pg, user, 2*time.Millisecond)
 	harness.Eventually(t, soon, "a good number of transfers", func() error {
-		rows, err := w.pg.Rows(fmt.Sprintf("SELECT sum(abs(balance - 100)) > 40 FROM accounts WHERE owner_id = '%s'", user))
-		return cmp.Or(err, harness.Equal(rows[0], "t"))
+		if n := load.committed(); n < 200 {
+			return fmt.Errorf("%d so far", n)
+		}
+		return nil
 	})
 	moved := load.stop()
 	for _, c := range tabs {
