@@ -1,9 +1,9 @@
 // Package transport is what clients connect to: HTTP and, on any path,
 // WebSocket with RSocket inside (spec/02 §1 to §4, §8 to §10; spec/06 §4).
 //
-// Invariants:
+// Invariants, held here and by the tests of the service:
 //
-//   - A request is validated, then authorized, then handled (TestOrder).
+//   - A request is validated, then authorized, then handled (TestRefused).
 //   - A refused request and an ended stream leave one line in the log, without
 //     token and row data (TestLog).
 //   - D8: a client that does not read is cut off after the write timeout, and
