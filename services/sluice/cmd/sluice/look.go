@@ -22,7 +22,9 @@ import (
 )
 
 type validateCmd struct {
-	File string `arg:"" optional:"" help:"Sync config to check instead of the configured one."`
+	instance
+	Offline bool   `help:"Do not ask a running instance for the tables of the source."`
+	File    string `arg:"" optional:"" help:"Sync config to check instead of the configured one."`
 }
 
 func (v *validateCmd) Run(c *cli, t terminal) error {
@@ -38,27 +40,15 @@ func (v *validateCmd) Run(c *cli, t terminal) error {
 			fmt.Fprintf(t.out, "%s:%s (warning)\n", f.Name, w)
 		}
 	}
-	schema := "public"
-	var text, name string
-	ok := v.File != ""
-	if f != nil {
-		schema = f.DefaultSchema()
-	}
-	if ok {
-		name = v.File
-		b, err := os.ReadFile(v.File)
-		if err != nil {
-			return fmt.Errorf("read the sync config: %w", err)
-		}
-		text = string(b)
-	} else if f != nil {
-		if text, name, ok, err = f.SyncText(); err != nil {
-			return err
-		}
+	text, name, ok, err := syncText(f, v.File)
+	if err != nil {
+		return err
 	}
 	valid := true
 	if ok {
-		valid = check(t.out, text, name, schema)
+		schema, source := v.schema(f)
+		valid = check(t.out, text, name, rules.Options{DefaultSchema: defaultSchema(f), Schema: schema})
+		fmt.Fprintln(t.out, source)
 	}
 	if broken != nil || !valid {
 		return errors.New("not valid")
@@ -71,15 +61,60 @@ func (v *validateCmd) Run(c *cli, t terminal) error {
 	return nil
 }
 
+// schemaTimeout is how long an instance may take to tell the source's schema.
+const schemaTimeout = 10 * time.Second
+
+// schema asks the instance of f for the source's schema. It returns it, or nil,
+// and what to tell the user of that.
+func (v *validateCmd) schema(f *config.File) (schema *rules.Schema, told string) {
+	err := errors.New("--offline is given")
+	if !v.Offline {
+		var a *admin.Client
+		if f == nil {
+			err = errors.New("the service config does not say where the instance is")
+		} else if a, err = v.of(f); err == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), schemaTimeout)
+			defer cancel()
+			if schema, err = a.Schema(ctx); err == nil {
+				return schema, "tables and columns were checked against the source, as the instance at " + a.URL + " sees it"
+			}
+		}
+	}
+	return nil, fmt.Sprintf("tables and columns were not checked against the source: %s", errs.Cause(err))
+}
+
+// syncText is the sync config in file, or else the one of f, which may be nil,
+// and what to call it; ok is false if there is none.
+func syncText(f *config.File, file string) (text, name string, ok bool, err error) {
+	switch {
+	case file != "":
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return "", file, true, fmt.Errorf("read the sync config: %w", err)
+		}
+		return string(b), file, true, nil
+	case f != nil:
+		return f.SyncText()
+	}
+	return "", "", false, nil
+}
+
+// defaultSchema is that of f, which may be nil.
+func defaultSchema(f *config.File) string {
+	if f == nil {
+		return "public"
+	}
+	return f.DefaultSchema()
+}
+
 // check prints everything that is to be said of a sync config, and returns
 // whether it can be used.
-func check(w io.Writer, text, name, schema string) bool {
-	_, diagnostics := rules.Compile(text, rules.Options{DefaultSchema: schema})
-	valid := true
+func check(w io.Writer, text, name string, o rules.Options) bool {
+	plan, diagnostics := rules.Compile(text, o)
 	for _, d := range diagnostics {
 		note := " (warning)"
 		if d.Fatal {
-			valid, note = false, ""
+			note = ""
 		}
 		place := name
 		if d.Line > 0 {
@@ -87,7 +122,7 @@ func check(w io.Writer, text, name, schema string) bool {
 		}
 		fmt.Fprintf(w, "%s: %s%s\n", place, d.Message, note)
 	}
-	return valid
+	return plan != nil
 }
 
 // instance are the flags of commands that speak with a running instance.
@@ -100,14 +135,20 @@ func (i *instance) client(c *cli) (*admin.Client, *config.File, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	a, err := i.of(f)
+	return a, f, err
+}
+
+// of is the instance that f configures.
+func (i *instance) of(f *config.File) (*admin.Client, error) {
 	if len(f.API.Tokens) == 0 {
-		return nil, nil, errs.New(errs.S9001, "api.tokens is empty, so that the admin API is closed: add a token and start the instance again")
+		return nil, errs.New(errs.S9001, "api.tokens is empty, so that the admin API is closed: add a token and start the instance again")
 	}
 	url := i.URL
 	if url == "" {
 		url = fmt.Sprintf("http://127.0.0.1:%d", cmp.Or(f.Sluice.Gateway.Port, f.Port))
 	}
-	return &admin.Client{URL: url, Token: f.API.Tokens[0]}, f, nil
+	return &admin.Client{URL: url, Token: f.API.Tokens[0]}, nil
 }
 
 type deployCmd struct {
@@ -130,7 +171,7 @@ func (d *deployCmd) Run(c *cli, t terminal) error {
 	if err != nil {
 		return fmt.Errorf("read the sync config: %w", err)
 	}
-	if !check(t.out, string(b), d.File, f.DefaultSchema()) {
+	if !check(t.out, string(b), d.File, rules.Options{DefaultSchema: f.DefaultSchema()}) {
 		return errs.New(errs.R0001, "the sync config is not valid and was not deployed")
 	}
 	ctx, stop := process.Signals(context.Background())

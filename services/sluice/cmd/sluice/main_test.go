@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -40,19 +41,47 @@ func sluice(args ...string) (code int, out, err string) {
 }
 
 func TestValidate(t *testing.T) {
-	code, out, stderr := sluice("validate", "-c", files(t, service, syncConfig))
-	if code != 0 || !strings.Contains(out, "are valid") || stderr != "" {
+	code, out, stderr := sluice("validate", "--offline", "-c", files(t, service, syncConfig))
+	if code != 0 || !strings.Contains(out, "are valid") || !strings.Contains(out, "not checked against the source: --offline") || stderr != "" {
 		t.Errorf("%d %s %s", code, out, stderr)
 	}
 	// Every problem of both files, with its place.
 	path := files(t, strings.Replace(service, "9000", "x", 1)+"storage: {type: paper}\n", syncConfig)
 	code, out, _ = sluice("validate", "--config", path, filepath.Join(filepath.Dir(path), "sync.yaml"))
-	if code != 1 || !strings.Contains(out, "powersync.yaml:5:7: port:") || !strings.Contains(out, "powersync.yaml:8:17: storage.type:") {
+	if code != 1 || !strings.Contains(out, "powersync.yaml:5:7: port:") || !strings.Contains(out, "powersync.yaml:8:17: storage.type:") ||
+		!strings.Contains(out, "not checked against the source") {
 		t.Errorf("%d %s", code, out)
 	}
-	code, out, _ = sluice("validate", "-c", files(t, service, "bucket_definitions:\n  all:\n    data: [SELECT, SELECT * FORM x]\n"))
+	code, out, _ = sluice("validate", "--offline", "-c", files(t, service, "bucket_definitions:\n  all:\n    data: [SELECT, SELECT * FORM x]\n"))
 	if code != 1 || strings.Count(out, "sync.yaml:3:") < 2 {
 		t.Errorf("%d %s", code, out)
+	}
+}
+
+// Unknown names are warned of when an instance tells the source's tables; when
+// none does, that is said.
+func TestValidateSource(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/admin/v1/schema" || r.Header.Get("Authorization") != "Token adm" {
+			t.Errorf("%s with %q", r.URL, r.Header.Get("Authorization"))
+		}
+		fmt.Fprint(w, `{"data":{"connections":[{"tag":"default","schemas":[{"name":"public","tables":[{"name":"todos","columns":[`+
+			`{"name":"id","sqlite_type":"text"},{"name":"owner_id","sqlite_type":"text"}]}]}]}]}}`)
+	}))
+	path := files(t, service, "bucket_definitions:\n  all:\n    data:\n      - SELECT * FROM todoz\n      - SELECT id FROM todos WHERE ownr_id = 'x'\n")
+	code, out, stderr := sluice("validate", "--url", s.URL, "-c", path)
+	for _, want := range []string{
+		"sync.yaml:4:23: table public.todoz does not exist; is it todos? (warning)\n",
+		"sync.yaml:5:36: column ownr_id does not exist; is it owner_id? (warning)\n",
+		"were checked against the source, as the instance at " + s.URL, "are valid\n",
+	} {
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("no %q: %d %s %s", want, code, out, stderr)
+		}
+	}
+	s.Close()
+	if code, out, _ := sluice("validate", "--url", s.URL, "-c", path); code != 0 || strings.Contains(out, "todoz") || !strings.Contains(out, "not checked against the source: reach the instance") {
+		t.Errorf("nobody there: %d %s", code, out)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/rules"
 )
 
 // maxReply bounds what is read of a reply.
@@ -80,6 +81,45 @@ func (c *Client) Status(ctx context.Context) (Status, json.RawMessage, error) {
 		return Status{}, nil, fmt.Errorf("read the status: %w", err)
 	}
 	return s, raw, nil
+}
+
+// Schema returns the schema of the instance's source database.
+func (c *Client) Schema(ctx context.Context) (*rules.Schema, error) {
+	var reply struct {
+		Connections []struct {
+			Tag     string `json:"tag"`
+			Schemas []struct {
+				Name   string `json:"name"`
+				Tables []struct {
+					Name    string `json:"name"`
+					Columns []struct {
+						Name string `json:"name"`
+						Type string `json:"sqlite_type"`
+					} `json:"columns"`
+				} `json:"tables"`
+			} `json:"schemas"`
+		} `json:"connections"`
+	}
+	if err := c.post(ctx, "/api/admin/v1/schema", "application/json", []byte("{}"), &reply); err != nil {
+		return nil, err
+	}
+	out := &rules.Schema{Connections: map[string]map[string]map[string]rules.SchemaTable{}}
+	for _, connection := range reply.Connections {
+		schemas := map[string]map[string]rules.SchemaTable{}
+		out.Connections[connection.Tag] = schemas
+		for _, schema := range connection.Schemas {
+			tables := map[string]rules.SchemaTable{}
+			schemas[schema.Name] = tables
+			for _, t := range schema.Tables {
+				var table rules.SchemaTable
+				for _, column := range t.Columns {
+					table.Columns = append(table.Columns, rules.SchemaColumn{Name: column.Name, Type: column.Type})
+				}
+				tables[t.Name] = table
+			}
+		}
+	}
+	return out, nil
 }
 
 // Compact compacts now and returns when it is done.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/rules"
 )
 
 // instance answers like one; states are what the stream is at each look.
@@ -58,6 +59,9 @@ func instance(t *testing.T, states ...Stream) *Client {
 				t.Errorf("request %q", body)
 			}
 			fmt.Fprint(w, `{"data":{"buckets":"3","ops_read":7,"ops_moved":"2","ops_cleared":1,"lookups_removed":0}}`)
+		case "/api/admin/v1/schema":
+			fmt.Fprint(w, `{"data":{"connections":[{"id":"default","tag":"default","schemas":[{"name":"public","tables":[`+
+				`{"name":"todos","columns":[{"name":"id","sqlite_type":"text","pg_type":"uuid"},{"name":"n","sqlite_type":"integer"}]}]}]}]}}`)
 		default:
 			w.WriteHeader(502)
 		}
@@ -101,6 +105,17 @@ func TestStatusAndCompact(t *testing.T) {
 	n, err := c.Compact(context.Background(), CompactRequest{Buckets: []string{"1#a[]"}, SkipLookups: true})
 	if err != nil || n.Buckets != "3" || n.OpsRead != "7" || n.OpsMoved != "2" {
 		t.Errorf("%+v %v", n, err)
+	}
+}
+
+func TestSchema(t *testing.T) {
+	s, err := instance(t).Schema(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []rules.SchemaColumn{{Name: "id", Type: "text"}, {Name: "n", Type: "integer"}}
+	if got := s.Connections["default"]["public"]["todos"].Columns; !slices.Equal(got, want) {
+		t.Errorf("%+v", s)
 	}
 }
 
