@@ -59,6 +59,9 @@ func (f *fakes) Diagnose(_ context.Context, r *pb.DiagnoseRequest) (*pb.Diagnose
 }
 
 func (f *fakes) Schema(context.Context, *pb.SchemaRequest) (*pb.SchemaReply, error) {
+	if f.away {
+		return nil, errs.New(errs.S1302, "away")
+	}
 	return &pb.SchemaReply{DefaultSchema: "public", Tables: []*pb.SchemaTable{{Schema: "public", Name: "lists", Columns: []*pb.SchemaColumn{{Name: "id", Type: "text", SqliteType: "text"}}}}}, nil
 }
 
@@ -200,12 +203,26 @@ func TestValidate(t *testing.T) {
 	if status, got := ask(a, "POST", "/api/sync-rules/v1/validate", "Token one", "application/yaml", "x: ["); status != 200 || !strings.Contains(got, `"valid": false`) {
 		t.Errorf("%d %s", status, got)
 	}
-	body, err := json.Marshal(map[string]string{"sync_rules": "bucket_definitions:\n  mine:\n    data:\n      - SELECT * FROM nothing\n"})
+	body, err := json.Marshal(map[string]string{"sync_rules": "bucket_definitions:\n  mine:\n    data:\n      - SELECT nmae FROM lists\n      - SELECT * FROM listz\n"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	status, got := post(a, "/api/admin/v1/validate", string(body))
-	if status != 200 || !strings.Contains(got, `"level":"warning"`) || !strings.Contains(got, `"start_offset":`) {
+	for _, want := range []string{
+		`{"level":"warning","message":"column nmae does not exist","location":{"start_offset":`,
+		`{"level":"warning","message":"table public.listz does not exist; is it lists?","location":{"start_offset":`,
+	} {
+		if status != 200 || !strings.Contains(got, want) {
+			t.Errorf("no %s: %d %s", want, status, got)
+		}
+	}
+}
+
+// Without the source, validate says what it could not check.
+func TestValidateAway(t *testing.T) {
+	a := newAPI(t, &fakes{away: true}, nil)
+	status, got := post(a, "/api/admin/v1/validate", `{"sync_rules":"bucket_definitions: {mine: {data: [SELECT * FROM listz]}}"}`)
+	if status != 200 || !strings.Contains(got, "names of tables and columns were not checked") || strings.Contains(got, "listz does not exist") {
 		t.Errorf("%d %s", status, got)
 	}
 }
