@@ -8,6 +8,7 @@ require (
 	github.com/nats-io/nats.go v1.55.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/sluicesync/sluice/libs/kit v0.0.0
+	github.com/sluicesync/sluice/libs/model v0.0.0
 	github.com/sluicesync/sluice/libs/rules v0.0.0
 	github.com/sluicesync/sluice/services/bucket-store v0.0.0
 	github.com/sluicesync/sluice/services/compactor v0.0.0
@@ -55,7 +56,6 @@ require (
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/rogpeppe/go-internal v1.11.0 // indirect
 	github.com/sluicesync/sluice/libs/core v0.0.0 // indirect
-	github.com/sluicesync/sluice/libs/model v0.0.0 // indirect
 	github.com/sluicesync/sluice/libs/wire v0.0.0 // indirect
 	github.com/sluicesync/sluice/proto v0.0.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.6 // indirect

@@ -21,6 +21,7 @@ type cli struct {
 	Dev      devCmd      `cmd:"" help:"Run everything in one process: the five services, NATS and the embedded store."`
 	NATS     natsCmd     `cmd:"" name:"nats" help:"Run a NATS server alone."`
 	Validate validateCmd `cmd:"" help:"Report every problem of the service config and of the sync config."`
+	Explain  explainCmd  `cmd:"" help:"Say which stream or definition gives which bucket to a user, and which gives a row, and why not where it does not."`
 	Deploy   deployCmd   `cmd:"" help:"Make the running instance use a sync config, and wait until it is active."`
 	Compact  compactCmd  `cmd:"" help:"Compact now, and wait until it is done."`
 	Status   statusCmd   `cmd:"" help:"Show the pipeline with its freshness by stage; fails if it is stale."`
