@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -114,5 +115,36 @@ func TestExplainSyncConfig(t *testing.T) {
 	code, out, stderr := sluice("explain", "--sync-config", "sync.yaml", "--token-claims", `{"sub":"u1"}`)
 	if code != 0 || out != "bucket definition mine\n  by default:\n    mine[\"u1\"]\n" || !strings.Contains(stderr, "taken to be in public") {
 		t.Errorf("%d %q %q", code, out, stderr)
+	}
+}
+
+// TestExplainDocs holds that docs/sync-config.md shows what explain prints.
+func TestExplainDocs(t *testing.T) {
+	b, err := os.ReadFile("../../../../docs/sync-config.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs := string(b)
+	_, config, _ := strings.Cut(docs, "```yaml\n")
+	config, _, _ = strings.Cut(config, "```")
+	path := files(t, service, config)
+	shown := strings.Split(docs, "```console\n$ sluice explain ")[1:]
+	if len(shown) < 2 {
+		t.Errorf("only %d examples", len(shown))
+	}
+	for _, example := range shown {
+		example, _, _ = strings.Cut(example, "```")
+		command, want, _ := strings.Cut(example, "\n")
+		args := []string{"explain", "-c", path}
+		for i, part := range strings.Split(command, "'") { // every other one is quoted
+			if i%2 == 0 {
+				args = append(args, strings.Fields(part)...)
+			} else {
+				args = append(args, part)
+			}
+		}
+		if code, out, stderr := sluice(args...); code != 0 || out != want {
+			t.Errorf("%s: %d %s\n%s\nexpected\n%s", command, code, stderr, out, want)
+		}
 	}
 }
