@@ -114,7 +114,8 @@ func ToGRPC(err error) error {
 }
 
 // FromGRPC turns a status error with a code of ours back into an Error whose
-// cause is the status error; anything else, and nil, stays as it is.
+// cause is the status error. A peer that cannot be reached is S2003, to be
+// tried again; anything else, and nil, stays as it is.
 func FromGRPC(err error) error {
 	if err == nil {
 		return nil
@@ -127,6 +128,9 @@ func FromGRPC(err error) error {
 		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == domain {
 			return &Error{Code: Code(info.GetReason()), Msg: s.Message(), Retry: info.GetMetadata()[retryKey] == "true", Err: err}
 		}
+	}
+	if s.Code() == codes.Unavailable {
+		return &Error{Code: S2003, Msg: "a service that this needs cannot be reached", Retry: true, Err: err}
 	}
 	return err
 }

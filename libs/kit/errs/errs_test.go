@@ -56,6 +56,10 @@ func TestOtherErrors(t *testing.T) {
 	if ToGRPC(st) != st || FromGRPC(st) != st || FromGRPC(io.EOF) != io.EOF {
 		t.Error("a status error or io.EOF was changed")
 	}
+	lost := FromGRPC(status.Error(codes.Unavailable, "connection refused"))
+	if CodeOf(lost) != S2003 || !IsRetry(lost) || status.Code(lost) != codes.Unavailable {
+		t.Errorf("a peer that cannot be reached is %v", lost)
+	}
 	for err, want := range map[error]codes.Code{
 		errCause: codes.Internal, context.Canceled: codes.Canceled, context.DeadlineExceeded: codes.DeadlineExceeded,
 		New(S2001, ""): codes.InvalidArgument, New(S2101, ""): codes.Unauthenticated, New(S1003, ""): codes.FailedPrecondition,
