@@ -52,7 +52,7 @@ func (x *explainCmd) Run(c *cli, t terminal) error {
 		check(t.err, text, name, rules.Options{DefaultSchema: schema})
 		return errors.New("the sync config is not valid")
 	}
-	entries, failed, err := x.entries(plan, schema, q)
+	entries, notes, err := x.entries(plan, schema, q)
 	if err != nil {
 		return err
 	}
@@ -70,11 +70,11 @@ func (x *explainCmd) Run(c *cli, t terminal) error {
 		return fmt.Errorf("explain: %w", err)
 	}
 	fmt.Fprint(t.out, answer)
-	for _, e := range failed {
-		fmt.Fprintf(t.out, "note: not to be found by %s: %v\n", e.Definition, e.Err)
-	}
 	if missed {
-		fmt.Fprintln(t.out, "note: the source's own rows are not looked at; parameter queries, joins and subqueries find what --row and --index give")
+		notes = append(notes, "the source's own rows are not looked at; parameter queries, joins and subqueries find what --row and --index give")
+	}
+	for _, n := range notes {
+		fmt.Fprintf(t.out, "note: %s\n", n)
 	}
 	return nil
 }
@@ -117,15 +117,20 @@ func (x *explainCmd) question(schema string) (q rules.Question, err error) {
 }
 
 // entries is the parameter index that the row and those of --index make, and
-// what could not be evaluated for it.
-func (x *explainCmd) entries(plan *rules.Plan, schema string, q rules.Question) (out map[string][]string, failed []rules.RowError, err error) {
+// what could not be used for it.
+func (x *explainCmd) entries(plan *rules.Plan, schema string, q rules.Question) (out map[string][]string, notes []string, err error) {
 	out = map[string][]string{}
 	add := func(t *model.SourceTable, row []model.Value) {
+		table := plan.Table(t)
+		if table == nil {
+			notes = append(notes, fmt.Sprintf("the sync config does not read the table %s.%s", t.Schema, t.Name))
+			return
+		}
 		var r rules.RowResult
-		plan.Table(t).EvaluateRow(row, &r)
+		table.EvaluateRow(row, &r)
 		for _, e := range r.Errors {
 			if e.Parameters {
-				failed = append(failed, e)
+				notes = append(notes, fmt.Sprintf("the row of %s.%s is not to be found by %s: %v", t.Schema, t.Name, e.Definition, e.Err))
 			}
 		}
 		for _, l := range r.Lookups {
@@ -146,7 +151,7 @@ func (x *explainCmd) entries(plan *rules.Plan, schema string, q rules.Question) 
 		}
 		add(t, row)
 	}
-	return out, failed, nil
+	return out, notes, nil
 }
 
 // readRow reads a row of a table, which is in schema unless its name says

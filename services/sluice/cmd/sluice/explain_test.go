@@ -74,6 +74,23 @@ subscription 1: there is no stream todoz; is it todos?
 the user gets the row, in region|0[7,"u1"]
 note: the source's own rows are not looked at; parameter queries, joins and subqueries find what --row and --index give
 `},
+		// What cannot be used is told.
+		{[]string{"--token-claims", `{"sub":"u1"}`, "--no-defaults", "--table", "todo", "--row", `{}`, "--index", "bad={}"}, `stream lists
+  not subscribed to, and not subscribed automatically
+  does not sync the table public.todo
+stream todos
+  not subscribed to, and not subscribed automatically
+  does not sync the table public.todo
+stream audit
+  not subscribed to, and not subscribed automatically
+  does not sync the table public.todo
+stream region
+  not subscribed to, and not subscribed automatically
+  does not sync the table public.todo
+the user does not get the row: it is in no bucket
+note: the sync config does not read the table public.todo
+note: the sync config does not read the table public.bad
+`},
 	} {
 		code, out, stderr := sluice(append([]string{"explain", "-c", path}, c.args...)...)
 		if code != 0 || stderr != "" || out != c.want {
@@ -106,6 +123,15 @@ func TestExplainRefuses(t *testing.T) {
 		if code != 1 || out != "" || !strings.Contains(stderr, c.want) {
 			t.Errorf("%v: %d %q %q", c.args, code, out, stderr)
 		}
+	}
+}
+
+// A row that a parameter query cannot be evaluated for is told, too.
+func TestExplainRowError(t *testing.T) {
+	path := files(t, service, "bucket_definitions:\n  b:\n    parameters: SELECT id FROM lists WHERE j ->> 'o' = request.user_id()\n    data: [SELECT * FROM t WHERE l = bucket.id]\n")
+	code, out, stderr := sluice("explain", "-c", path, "--token-claims", `{"sub":"u1"}`, "--index", `lists={"id":"l1","j":"{"}`)
+	if code != 0 || !strings.Contains(out, "\nnote: the row of public.lists is not to be found by b: ") || !strings.Contains(out, "\nnote: the source's own rows") {
+		t.Errorf("%d %s %s", code, out, stderr)
 	}
 }
 
