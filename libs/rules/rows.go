@@ -190,6 +190,12 @@ func (p *Plan) Table(t *model.SourceTable) *TableEvaluator {
 	return te
 }
 
+// Uses tells what the config makes of the table's rows: data of buckets,
+// entries of the parameter index. It may be called on nil.
+func (te *TableEvaluator) Uses() (data, parameters bool) {
+	return te != nil && len(te.puts) > 0, te != nil && len(te.indexes) > 0
+}
+
 // Matches tells whether a pattern names a table.
 func Matches(p model.TablePattern, t *model.SourceTable) bool {
 	if p.Connection != "" && t.Connection != "" && p.Connection != t.Connection {

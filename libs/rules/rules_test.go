@@ -379,3 +379,14 @@ streams:
 		t.Errorf("%+v", out.Puts)
 	}
 }
+
+// TestUses holds that a plan says what it reads a table for.
+func TestUses(t *testing.T) {
+	p, _ := Compile("bucket_definitions:\n  b:\n    parameters: SELECT id FROM lists WHERE owner = request.user_id()\n    data: [SELECT * FROM todos WHERE l = bucket.id]\n", Options{})
+	for name, want := range map[string][2]bool{"lists": {false, true}, "todos": {true, false}, "other": {}} {
+		data, parameters := p.Table(&model.SourceTable{Schema: "public", Name: name}).Uses()
+		if data != want[0] || parameters != want[1] {
+			t.Errorf("%s: %v %v", name, data, parameters)
+		}
+	}
+}

@@ -218,6 +218,23 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// What a table is read for is told with it.
+func TestValidateTables(t *testing.T) {
+	a := newAPI(t, &fakes{}, nil)
+	for config, want := range map[string]string{
+		"bucket_definitions: {b: {data: [SELECT * FROM lists]}}":                                                                                  `"data_queries":true,"parameter_queries":false`,
+		"bucket_definitions: {b: {parameters: SELECT id FROM lists WHERE id = request.user_id(), data: ['SELECT * FROM t WHERE l = bucket.id']}}": `"data_queries":false,"parameter_queries":true`,
+	} {
+		body, err := json.Marshal(map[string]string{"sync_rules": config})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, got := post(a, "/api/admin/v1/validate", string(body)); status != 200 || !strings.Contains(got, `"name":"lists","replication_id":["id"],`+want) {
+			t.Errorf("no %s: %d %s", want, status, got)
+		}
+	}
+}
+
 // Without the source, validate says what it could not check.
 func TestValidateAway(t *testing.T) {
 	a := newAPI(t, &fakes{away: true}, nil)

@@ -215,7 +215,7 @@ func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content boo
 	if content {
 		out.Content = x.Config
 	}
-	_, ds := rules.Compile(x.Config, rules.Options{DefaultSchema: a.o.DefaultSchema})
+	plan, ds := rules.Compile(x.Config, rules.Options{DefaultSchema: a.o.DefaultSchema})
 	out.Errors = append(out.Errors, findings(ds)...)
 	if x.Head.LastError != "" {
 		out.Errors = append(out.Errors, problem{Level: "fatal", Message: x.Head.LastError, At: stamp(x.Head.LastErrorAt)})
@@ -240,16 +240,22 @@ func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content boo
 			out.Errors = append(out.Errors, problem{Level: "fatal", Message: "The replication slot is lost"})
 		}
 		for _, t := range d.GetTables() {
-			s := tableStatus{Schema: t.GetSchema(), Name: t.GetName(), Pattern: t.GetPattern(), ID: t.GetReplicationId(), Data: true, Errors: problems(t.GetProblems())}
-			if s.ID == nil {
-				s.ID = []string{}
-			}
+			s := describeTable(plan, t)
 			c.Tables = append(c.Tables, s)
 			out.Errors = append(out.Errors, s.Errors...)
 		}
 	}
 	out.Connections = []connectionStatus{c}
 	return out
+}
+
+// describeTable says what a plan, which may be nil, makes of a table.
+func describeTable(p *rules.Plan, t *pb.TableDiagnosis) tableStatus {
+	s := tableStatus{Schema: t.GetSchema(), Name: t.GetName(), Pattern: t.GetPattern(), ID: append([]string{}, t.GetReplicationId()...), Errors: problems(t.GetProblems())}
+	if p != nil {
+		s.Data, s.Lookups = p.Table(&model.SourceTable{Schema: s.Schema, Name: s.Name}).Uses()
+	}
+	return s
 }
 
 func findings(ds []rules.Diagnostic) []problem {
@@ -375,7 +381,7 @@ func (a *API) validate(c *call) (any, error) {
 		x := &model.Stream{Tables: plan.SourceTables()}
 		if r, err := a.source.Diagnose(ctx, &pb.DiagnoseRequest{Streams: []*pb.StreamTables{tables(x)}}); err == nil && len(r.GetStreams()) == 1 {
 			for _, t := range r.GetStreams()[0].GetTables() {
-				s := tableStatus{Schema: t.GetSchema(), Name: t.GetName(), Pattern: t.GetPattern(), ID: append([]string{}, t.GetReplicationId()...), Data: true, Errors: problems(t.GetProblems())}
+				s := describeTable(plan, t)
 				connection.Tables = append(connection.Tables, s)
 				out.Errors = append(out.Errors, s.Errors...)
 			}
