@@ -33,7 +33,7 @@ type Config struct {
 	// Workers is how many batches are evaluated at once; 0 = one a core.
 	Workers int
 	// MaxBytes bounds the messages that are held at once, by their size on
-	// JetStream; 0 = 8 MiB. Evaluated they are larger, and the evaluators together
+	// JetStream; 0 = 16 MiB. Evaluated they are larger, and the evaluators together
 	// should hold less than the reorder buffer of bucket-store, which turns away
 	// what goes beyond.
 	MaxBytes int64
@@ -66,7 +66,7 @@ func (c *Config) Validate() error {
 	return errors.Join(all...)
 }
 
-const defaultMaxBytes = 8 << 20
+const defaultMaxBytes = 16 << 20
 
 // Conns is what an evaluator is handed.
 type Conns struct {

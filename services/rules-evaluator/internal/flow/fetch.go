@@ -15,9 +15,10 @@ import (
 
 const (
 	// Of one pull: JetStream sends up to this many messages, or this many bytes,
-	// ahead of what was taken.
+	// ahead of what was taken. Nobody pings for them, so they should not wait
+	// until stream.AckWait is over.
 	aheadMessages = 128
-	aheadBytes    = 16 << 20
+	aheadBytes    = 4 << 20
 	// heartbeat of an idle pull; twice this without a word, and the consumer is
 	// looked for again.
 	heartbeat  = time.Second

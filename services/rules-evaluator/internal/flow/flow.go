@@ -55,7 +55,7 @@ const (
 	waitDelay  = time.Second
 	// roomWait is how long nothing may be settled while the budget is used up
 	// before the batches furthest ahead are given back.
-	roomWait = 300 * time.Millisecond
+	roomWait = 2 * time.Second
 )
 
 // Config bounds a Flow.
