@@ -8,7 +8,11 @@ import (
 
 // configText is a config file as a user of the reference server writes it, with
 // our own section for the ports of the inner services.
-func configText(in *Instance, p *Postgres) string {
+func configText(in *Instance, p *Postgres, o Options) string {
+	interval := ""
+	if o.CompactOnDemand {
+		interval = `, interval: "0s"`
+	}
 	gateway := freeRun(in.t, in.replicas)
 	text := fmt.Sprintf(`replication:
   connections:
@@ -29,7 +33,8 @@ sync_config:
 	if in.mode == Dev {
 		in.gateways = []string{fmt.Sprintf("127.0.0.1:%d", gateway)}
 		in.metrics[All] = FreePort(in.t)
-		return text + fmt.Sprintf("telemetry:\n  prometheus_port: %d\nsluice:\n", in.metrics[All])
+		return text + fmt.Sprintf("telemetry:\n  prometheus_port: %d\nsluice:\n  compactor: {address: \"127.0.0.1:%d\"%s}\n",
+			in.metrics[All], FreePort(in.t), interval)
 	}
 	ports := freePorts(in.t, 5)
 	evaluators, gateways := freeRun(in.t, in.replicas), freeRun(in.t, in.replicas)
@@ -45,10 +50,10 @@ sync_config:
   nats: {url: "nats://127.0.0.1:%d"}
   bucket_store: {address: "127.0.0.1:%d", metrics_port: %d}
   replicator: {address: "127.0.0.1:%d", metrics_port: %d}
-  compactor: {address: "127.0.0.1:%d", metrics_port: %d}
+  compactor: {address: "127.0.0.1:%d", metrics_port: %d%s}
   rules_evaluator: {metrics_port: %d}
   gateway: {metrics_port: %d}
-`, ports[0], ports[1], ports[3], replicators, replicatorMetrics, ports[2], ports[4], evaluators, gateways)
+`, ports[0], ports[1], ports[3], replicators, replicatorMetrics, ports[2], ports[4], interval, evaluators, gateways)
 }
 
 func encodedKey() string { return base64.RawURLEncoding.EncodeToString(signingKey) }

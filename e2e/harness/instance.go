@@ -46,6 +46,8 @@ type Options struct {
 	Replicas int
 	// SyncConfig is the sync config's text.
 	SyncConfig string
+	// CompactOnDemand turns the compactor's schedule off.
+	CompactOnDemand bool
 	// Extra is appended to the `sluice:` section of the config, indented by two.
 	Extra string
 }
@@ -146,7 +148,7 @@ func (in *Instance) writeConfig(p *Postgres, o Options) {
 	if err := os.WriteFile(syncFile, []byte(o.SyncConfig), 0o644); err != nil {
 		in.t.Fatal(err)
 	}
-	text := configText(in, p) + o.Extra
+	text := configText(in, p, o) + o.Extra
 	if err := os.WriteFile(in.config, []byte(text), 0o644); err != nil {
 		in.t.Fatal(err)
 	}
@@ -270,6 +272,12 @@ func (in *Instance) Start(name string) {
 	}
 	in.suite("start", name)
 }
+
+// Down stops every process politely, as scripts/suite does; Up starts them again.
+func (in *Instance) Down() { in.t.Helper(); in.suite("down") }
+
+// Up starts what is not running.
+func (in *Instance) Up() { in.t.Helper(); in.suite("up") }
 
 // Pause stops a process without its knowing (SIGSTOP); Resume lets it go on.
 func (in *Instance) Pause(name string) { in.t.Helper(); in.signal(name, syscall.SIGSTOP) }

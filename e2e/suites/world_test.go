@@ -66,12 +66,16 @@ type world struct {
 	users  int
 }
 
-func newWorld(t *testing.T, mode harness.Mode, seed string) *world {
+func newWorld(t *testing.T, mode harness.Mode, seed string, more ...func(*harness.Options)) *world {
 	t.Helper()
 	dir := harness.NeedsServers(t)
 	w := &world{pg: harness.StartPostgres(t, dir)}
 	w.pg.Exec(sourceSchema + seed)
-	w.sluice = harness.StartInstance(t, dir, w.pg, harness.Options{Mode: mode, SyncConfig: syncConfig})
+	o := harness.Options{Mode: mode, SyncConfig: syncConfig}
+	for _, m := range more {
+		m(&o)
+	}
+	w.sluice = harness.StartInstance(t, dir, w.pg, o)
 	w.driver = harness.StartDriver(t, dir)
 	return w
 }
