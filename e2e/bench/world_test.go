@@ -77,6 +77,7 @@ type world struct {
 func newWorld(b *testing.B, seed string) *world {
 	b.Helper()
 	dir := harness.NeedsServers(b)
+	harness.Binaries(b) // built before anything is timed
 	w := &world{B: b, pg: harness.StartPostgres(b, dir)}
 	w.pg.Exec(schema + seed)
 	w.pg.Exec("VACUUM ANALYZE")
