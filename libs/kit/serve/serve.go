@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,8 +38,9 @@ type Probe struct {
 // Joined is the state of several services in one process: of the worst of them.
 func Joined(all map[string]*service.Health) Probe {
 	p := Probe{Ready: true, Started: true}
-	for name, h := range all {
-		s := h.Snapshot()
+	first := true // a zero TouchedAt is a service that never gave a sign of life
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		s := all[name].Snapshot()
 		p.Started = p.Started && s.Started
 		if !s.Ready {
 			p.Ready = false
@@ -46,8 +49,8 @@ func Joined(all map[string]*service.Health) Probe {
 			}
 			p.Reason += name + ": " + s.Reason.Error()
 		}
-		if p.TouchedAt.IsZero() || s.Touched.Before(p.TouchedAt) {
-			p.TouchedAt = s.Touched
+		if first || s.Touched.Before(p.TouchedAt) {
+			p.TouchedAt, first = s.Touched, false
 		}
 	}
 	return p

@@ -88,6 +88,21 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// A service that never gave a sign of life makes the process not alive, in
+// whichever order the services are looked at.
+func TestJoinedUntouched(t *testing.T) {
+	a, b := &service.Health{}, &service.Health{}
+	a.Start()
+	for range 100 {
+		if p := Joined(map[string]*service.Health{"a": a, "b": b}); !p.TouchedAt.IsZero() {
+			t.Fatalf("touched at %v", p.TouchedAt)
+		}
+		if p := Joined(map[string]*service.Health{"a": b, "b": a}); !p.TouchedAt.IsZero() {
+			t.Fatalf("touched at %v", p.TouchedAt)
+		}
+	}
+}
+
 func TestListen(t *testing.T) {
 	none, err := Listen(0)
 	if none != nil || err != nil {
