@@ -10,6 +10,8 @@
 //     jku, x5u, x5c) is not looked at (TestHostileTokens).
 //   - INV-34, D10: a failure has a stable code and never shows key material, a
 //     signature or a token (TestHostileTokens).
+//   - A token is remembered only with the keys that it was verified with, and
+//     until it expires (TestRemembered).
 //   - An outage of a key server does not refuse anybody for an hour
 //     (TestOutage), and unknown key ids do not make us call it often
 //     (TestLimiter).
@@ -63,6 +65,7 @@ type Verifier struct {
 	audience []string
 	now      func() time.Time
 	stop     context.CancelFunc
+	cache    cache
 }
 
 // New returns a verifier of what client_auth says. Close it.
@@ -139,11 +142,35 @@ var families = map[string]string{
 	"EdDSA": "OKP",
 }
 
-// Verify verifies a token.
+// Verify verifies a token. What it returns is shared with other callers and must
+// not be changed.
 func (v *Verifier) Verify(ctx context.Context, text string) (*Token, error) {
 	if len(text) > maxToken {
 		return nil, refuse("Token is longer than %d bytes", maxToken)
 	}
+	// Read before the keys: a refresh between the two makes the entry useless,
+	// never wrong.
+	keys := v.version()
+	if t := v.cache.get(text, keys, v.now()); t != nil {
+		return t, nil
+	}
+	t, err := v.check(ctx, text)
+	if err == nil {
+		v.cache.put(text, t, keys)
+	}
+	return t, err
+}
+
+// version changes whenever the keys do. Asking for it keeps them fresh.
+func (v *Verifier) version() (sum uint64) {
+	for _, r := range v.remotes {
+		sum += r.version(v.now())
+	}
+	return sum
+}
+
+// check verifies a token that is not known.
+func (v *Verifier) check(ctx context.Context, text string) (*Token, error) {
 	const malformed = "Token is not a well-formed JWT. Check the token format"
 	parts := strings.Split(text, ".")
 	// The decoder below would skip line ends.

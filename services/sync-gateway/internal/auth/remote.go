@@ -43,6 +43,7 @@ type remote struct {
 
 	mu        sync.Mutex
 	known     []key
+	changes   uint64    // of known
 	fetched   time.Time // when known was confirmed
 	attempted time.Time
 	err       error         // of the last attempt
@@ -95,7 +96,7 @@ func (r *remote) keys(ctx context.Context, now time.Time) ([]key, error) {
 		defer r.mu.Unlock()
 		return r.known, r.err
 	}
-	r.known = nil
+	r.drop()
 	r.start(now)
 	running, err := r.running, r.err
 	r.mu.Unlock()
@@ -119,6 +120,27 @@ func (r *remote) keys(ctx context.Context, now time.Time) ([]key, error) {
 	return r.known, r.err
 }
 
+// drop forgets keys that are too old. r.mu is held.
+func (r *remote) drop() {
+	if r.known != nil {
+		r.known = nil
+		r.changes++
+	}
+}
+
+// version counts the changes of the keys; it fetches and drops them like keys,
+// without waiting.
+func (r *remote) version(now time.Time) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Sub(r.fetched) >= keepFor {
+		r.drop()
+	} else if now.Sub(r.attempted) >= staleAfter || r.err != nil {
+		r.start(now)
+	}
+	return r.changes
+}
+
 // refresh fetches the keys again, if the limiter allows it.
 func (r *remote) refresh(now time.Time) {
 	r.mu.Lock()
@@ -140,6 +162,7 @@ func (r *remote) start(now time.Time) {
 		r.err, r.running = err, nil
 		if err == nil {
 			r.known, r.fetched = keys, now
+			r.changes++
 		}
 		close(done)
 	})
