@@ -278,6 +278,7 @@ func (f *fakeStore) Create(_ context.Context, r *pb.CreateWriteCheckpointsReques
 	defer f.mu.Unlock()
 	f.called("Create")
 	out := &pb.CreateWriteCheckpointsReply{}
+	reached := false
 	for _, q := range r.GetRequests() {
 		w := f.writes[q.GetUserKey()]
 		switch {
@@ -288,6 +289,10 @@ func (f *fakeStore) Create(_ context.Context, r *pb.CreateWriteCheckpointsReques
 		}
 		f.writes[q.GetUserKey()] = w
 		out.Ids = append(out.Ids, w.ID)
+		reached = reached || w.Head <= f.at.Position
+	}
+	if reached { // between the read of the head and here
+		f.publish(&tx{f: f})
 	}
 	return out, nil
 }

@@ -252,7 +252,18 @@ func (g *gateway) writeCheckpoint(ctx context.Context, userKey string, id uint64
 	if err != nil {
 		return 0, err
 	}
-	return g.keeper.Request(ctx, a.store, userKey, id)
+	return g.keeper.Request(ctx, a, userKey, id)
+}
+
+// Create stores write checkpoints of the stream.
+func (a *active) Create(ctx context.Context, head model.Position, rs []backend.Request) ([]uint64, error) {
+	return a.store.Create(ctx, head, rs)
+}
+
+// Reached is the position that the stream's clients are told of.
+func (a *active) Reached() model.Position {
+	at, _ := a.hub.Applied()
+	return at.Position
 }
 
 // watch follows the streams of the deployment.

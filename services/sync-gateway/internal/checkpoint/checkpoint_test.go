@@ -25,6 +25,7 @@ type world struct {
 	ids      map[string]uint64
 	heads    map[string]model.Position
 	events   []string
+	reached  model.Position
 	failMark int
 	fail     error
 }
@@ -67,6 +68,8 @@ func (w *world) Create(_ context.Context, head model.Position, rs []backend.Requ
 	return out, nil
 }
 
+func (w *world) Reached() model.Position { return w.reached }
+
 func inKeeper(t *testing.T, f func(w *world, k *Keeper)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{ids: map[string]uint64{}, heads: map[string]model.Position{}}
@@ -92,6 +95,51 @@ func TestMarkAfterStore(t *testing.T) {
 		synctest.Wait()
 		if got := fmt.Sprint(w.events); got != "[create 1 mark]" {
 			t.Errorf("INV-28: %s", got)
+		}
+	})
+}
+
+// TestReachedNeedsNoMark: a position that a checkpoint has reached is told of at
+// once, and the source is left alone.
+func TestReachedNeedsNoMark(t *testing.T) {
+	inKeeper(t, func(w *world, k *Keeper) {
+		w.position = 7
+		for _, reached := range []int{8, 7, 6} {
+			w.reached = model.Position(fmt.Sprintf("%08d", reached))
+			if _, err := k.Request(context.Background(), w, "u", 0); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if got := fmt.Sprint(w.events); got != "[create 1 create 1 create 1 mark]" {
+			t.Errorf("INV-28: %s", got)
+		}
+	})
+}
+
+// TestMarkInterval: however many ask, the source is marked now and then, and
+// after the last of them.
+func TestMarkInterval(t *testing.T) {
+	inKeeper(t, func(w *world, k *Keeper) {
+		for i := range 50 {
+			if _, err := k.Request(context.Background(), w, fmt.Sprint("u", i), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		took := 50 * 2 * time.Millisecond // each reads and stores for a millisecond
+		time.Sleep(2 * markInterval)
+		synctest.Wait()
+		marks := 0
+		for _, e := range w.events {
+			if e == "mark" {
+				marks++
+			}
+		}
+		if most := int(took/markInterval) + 2; marks == 0 || marks > most {
+			t.Errorf("%d markers within %v, at most %d were due", marks, took, most)
+		}
+		if last := w.events[len(w.events)-1]; last != "mark" {
+			t.Errorf("INV-28: the last event is %s", last)
 		}
 	})
 }
