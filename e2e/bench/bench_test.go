@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -192,8 +191,14 @@ func BenchmarkWriteCheckpoints(b *testing.B) {
 			wg.Go(func() {
 				user := fmt.Sprintf("w%d", i)
 				token := harness.Token(b, user, time.Hour, nil)
+				c, err := dial(w.sluice.URLs()[0])
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				defer c.Close()
 				for time.Since(begin) < length {
-					if _, err := writeCheckpoint(w.Context(), w.sluice.URLs()[0], token, user); err != nil {
+					if _, err := writeCheckpoint(c, token, user); err != nil {
 						b.Error(err)
 						return
 					}
@@ -206,6 +211,11 @@ func BenchmarkWriteCheckpoints(b *testing.B) {
 
 		s := w.must("ack", 4<<10)
 		token := harness.Token(b, "ack", time.Hour, nil)
+		c, err := dial(w.sluice.URLs()[0])
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer c.Close()
 		for _, kind := range []struct {
 			name  string
 			write bool
@@ -217,7 +227,7 @@ func BenchmarkWriteCheckpoints(b *testing.B) {
 					w.commit("ack", int64(i+1))
 				}
 				asked := time.Now()
-				id, err := writeCheckpoint(w.Context(), w.sluice.URLs()[0], token, "ack")
+				id, err := writeCheckpoint(c, token, "ack")
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -394,17 +404,15 @@ func rss(pid int) (int64, error) {
 	return resident * int64(os.Getpagesize()), nil
 }
 
-func writeCheckpoint(ctx context.Context, url, token, client string) (uint64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/write-checkpoint2.json?client_id="+client, nil)
+// writeCheckpoint asks for one on a connection that is kept.
+func writeCheckpoint(c *conn, token, client string) (uint64, error) {
+	resp, err := c.do(http.MethodGet, "/write-checkpoint2.json?client_id="+client, token, "application/json", nil)
 	if err != nil {
 		return 0, err
 	}
-	req.Header.Set("Authorization", "Token "+token)
-	resp, err := httpClient.Do(req)
-	if err != nil {
-		return 0, err
+	if resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("write checkpoint: %w", refusal(resp))
 	}
-	defer resp.Body.Close()
 	var answer struct {
 		Data struct {
 			WriteCheckpoint uint64 `json:"write_checkpoint,string"`
@@ -414,8 +422,8 @@ func writeCheckpoint(ctx context.Context, url, token, client string) (uint64, er
 	if err != nil {
 		return 0, err
 	}
-	if err := json.Unmarshal(text, &answer); err != nil || resp.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("write checkpoint: %s: %s (%v)", resp.Status, text, err)
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return 0, fmt.Errorf("write checkpoint: %s: %w", text, err)
 	}
 	return answer.Data.WriteCheckpoint, nil
 }
@@ -427,7 +435,7 @@ func loopback(b *testing.B, size int64) time.Duration {
 	url, stop := serveZeros(b, size)
 	defer stop()
 	begin := time.Now()
-	resp, err := httpClient.Get(url)
+	resp, err := http.Get(url)
 	if err != nil {
 		b.Fatal(err)
 	}

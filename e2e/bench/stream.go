@@ -6,11 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"strconv"
-	"time"
 )
 
 // Line kinds by how a line begins; a server writes the kind first.
@@ -39,7 +36,8 @@ type Stream struct {
 	WriteCheckpoint uint64
 	LastOpID        string
 
-	body   io.ReadCloser
+	conn   *conn
+	stop   func() bool // of what closes conn with the context
 	reader *bufio.Reader
 
 	// The one bucket's checksum as announced and as summed up. A CLEAR after
@@ -49,18 +47,8 @@ type Stream struct {
 	tail          []byte // of the piece before, of the same line
 }
 
-// transport opens as many connections as there are streams.
-var transport = &http.Transport{
-	DialContext:         (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
-	DisableCompression:  true,
-	MaxIdleConnsPerHost: 64,
-	ReadBufferSize:      4 << 10,
-	WriteBufferSize:     1 << 10,
-}
-
-var httpClient = &http.Client{Transport: transport}
-
-// Open connects a stream that has nothing yet. buffer is what it reads at once.
+// Open connects a stream that has nothing yet. buffer is what it reads at once. The
+// stream ends with ctx.
 func Open(ctx context.Context, url, token, clientID string, buffer int) (*Stream, error) {
 	body, err := json.Marshal(map[string]any{
 		"buckets": []any{}, "include_checksum": true, "raw_data": true, "client_id": clientID, "parameters": map[string]any{},
@@ -68,27 +56,28 @@ func Open(ctx context.Context, url, token, clientID string, buffer int) (*Stream
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/sync/stream", bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Authorization", "Token "+token)
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/x-ndjson")
-	resp, err := httpClient.Do(req)
+	c, err := dial(url)
 	if err != nil {
 		return nil, fmt.Errorf("open a stream: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		text, err := io.ReadAll(io.LimitReader(resp.Body, 1000))
-		resp.Body.Close()
-		return nil, fmt.Errorf("open a stream: %s: %s (%v)", resp.Status, text, err)
+	s := &Stream{conn: c, stop: context.AfterFunc(ctx, func() { c.Close() })}
+	resp, err := c.do(http.MethodPost, "/sync/stream", token, "application/x-ndjson", body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = refusal(resp)
 	}
-	return &Stream{body: resp.Body, reader: bufio.NewReaderSize(resp.Body, buffer)}, nil
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("open a stream: %w", err)
+	}
+	s.reader = bufio.NewReaderSize(resp.Body, buffer)
+	return s, nil
 }
 
 // Close ends the stream.
-func (s *Stream) Close() { s.body.Close() }
+func (s *Stream) Close() {
+	s.stop()
+	s.conn.Close()
+}
 
 // Complete reads until the next checkpoint_complete.
 func (s *Stream) Complete() error {
