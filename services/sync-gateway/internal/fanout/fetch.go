@@ -66,6 +66,13 @@ func (s *Session) await(f *chunk.Flight, out *Lines) (woken bool, err error) {
 		case <-s.hub.ctx.Done():
 			return false, s.hub.ctx.Err()
 		case <-t.C:
+			// With many sessions on one flight, most find their timer fired as
+			// well once it is their turn to run.
+			select {
+			case <-f.Done():
+				return false, nil
+			default:
+			}
 			if err := s.flush(out); err != nil {
 				return false, err
 			}

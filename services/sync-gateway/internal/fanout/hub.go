@@ -26,6 +26,7 @@
 package fanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -278,21 +279,25 @@ const grace = 5 * time.Second
 // relieve cuts off the slowest half of the clients that are slow, so that the
 // others get on (D8).
 func (h *Hub) relieve(now time.Time) {
+	type waiting struct {
+		session *Session
+		since   int64
+	}
+	var slow []waiting
 	h.mu.Lock()
-	var slow []*Session
 	for s := range h.sessions {
-		if !s.sending.IsZero() && now.Sub(s.sending) >= grace {
-			slow = append(slow, s)
+		if since := s.sending.Load(); since != 0 && now.UnixNano()-since >= int64(grace) {
+			slow = append(slow, waiting{s, since})
 		}
 	}
-	slices.SortFunc(slow, func(a, b *Session) int { return a.sending.Compare(b.sending) })
+	slices.SortFunc(slow, func(a, b waiting) int { return cmp.Compare(a.since, b.since) })
 	slow = slow[:(len(slow)+1)/2]
-	for _, s := range slow {
-		s.close(ErrSlow)
+	for _, w := range slow {
+		w.session.close(ErrSlow)
 	}
 	h.mu.Unlock()
-	for _, s := range slow {
-		s.sink.Abort()
+	for _, w := range slow {
+		w.session.sink.Abort()
 	}
 }
 

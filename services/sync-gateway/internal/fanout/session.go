@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicesync/sluice/libs/core/session"
@@ -96,6 +97,7 @@ type Session struct {
 	ended   func(Summary)
 	done    chan struct{} // closed when it has ended
 	quit    chan struct{} // closed when it shall end
+	sending atomic.Int64  // when the Send under way began, in Unix ns; 0 = none
 
 	// Owned by the goroutine that runs.
 	core    *session.Session
@@ -110,7 +112,6 @@ type Session struct {
 	marks   marks
 	redo    bool // a view was taken and not offered: the next must compare all
 	running bool
-	sending time.Time // when the Send under way began; zero = none
 	write   uint64
 	user    *entry
 	entries []*entry // buckets
@@ -430,7 +431,8 @@ func (s *Session) flush(out *Lines) error {
 	if out.Empty() {
 		return nil
 	}
-	if !s.told && !time.Now().Before(s.expires) {
+	now := time.Now()
+	if !s.told && !now.Before(s.expires) {
 		// INV-33: what was not sent by now is not sent.
 		s.drop(out)
 		s.add(out, session.TokenExpiresIn{})
@@ -441,13 +443,9 @@ func (s *Session) flush(out *Lines) error {
 		return errExpired
 	}
 	before := s.sink.Sent()
-	s.hub.mu.Lock()
-	s.sending = time.Now()
-	s.hub.mu.Unlock()
+	s.sending.Store(now.UnixNano())
 	err := s.sink.Send(out)
-	s.hub.mu.Lock()
-	s.sending = time.Time{}
-	s.hub.mu.Unlock()
+	s.sending.Store(0)
 	s.hub.stats.SentBytes.Add(uint64(s.sink.Sent() - before))
 	s.drop(out)
 	return err
