@@ -1,6 +1,9 @@
 package date
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 const none = -1
 
@@ -9,10 +12,10 @@ type kind uint8
 const (
 	end kind = iota
 	number
-	symbol // ':', '-', '+', '.', '(', ')'
+	symbol // ':', '-', '+', '.', ')'
 	word
 	blank
-	unknown
+	unknown // also what stands in parentheses
 )
 
 // token is a piece of the text. value is a number's value (of at most nine
@@ -49,8 +52,6 @@ var words = map[string]struct {
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
-func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
-
 func (t token) is(c byte) bool { return t.kind == symbol && t.symbol == c }
 
 func (t token) isSign() bool { return t.is('-') || t.is('+') }
@@ -82,30 +83,63 @@ func (p *parser) next() token {
 		return token{kind: end}
 	}
 	c := p.s[start]
-	p.i++
 	switch {
 	case isDigit(c):
 		return p.number(start)
-	case isLetter(c):
-		for p.i < len(p.s) && isLetter(p.s[p.i]) {
-			p.i++
-		}
-		text := strings.ToLower(p.s[start:p.i])
-		t := token{kind: word, length: len(text)}
-		w, ok := words[text[:min(3, len(text))]]
-		if ok && (len(text) <= 3 || w.typ == monthName) {
-			t.word, t.value = w.typ, w.value
-		}
-		return t
-	case c == ' ' || c >= '\t' && c <= '\r':
-		for p.i < len(p.s) && (p.s[p.i] == ' ' || p.s[p.i] >= '\t' && p.s[p.i] <= '\r') {
-			p.i++
+	case strings.IndexByte(":-+.)", c) >= 0:
+		p.i++
+		return token{kind: symbol, symbol: c}
+	case c == '(':
+		p.parentheses()
+		return token{kind: unknown}
+	}
+	if n := p.space(); n > 0 {
+		for ; n > 0; n = p.space() {
+			p.i += n
 		}
 		return token{kind: blank}
-	case strings.IndexByte(":-+.()", c) >= 0:
-		return token{kind: symbol, symbol: c}
 	}
-	return token{kind: unknown}
+	if c < 'A' {
+		p.i++
+		return token{kind: unknown}
+	}
+	for p.i < len(p.s) && p.s[p.i] >= 'A' && p.space() == 0 {
+		p.i++
+	}
+	text := strings.ToLower(p.s[start:p.i])
+	t := token{kind: word, length: len(text)}
+	w, ok := words[text[:min(3, len(text))]]
+	if ok && (len(text) <= 3 || w.typ == monthName) {
+		t.word, t.value = w.typ, w.value
+	}
+	return t
+}
+
+// space returns how long the white space character is at p.i, 0 if there is
+// none.
+func (p *parser) space() int {
+	r, n := utf8.DecodeRuneInString(p.s[p.i:])
+	switch {
+	case r == ' ', r >= '\t' && r <= '\r', r == 0xa0, r == 0xfeff, r == 0x1680, r >= 0x2000 && r <= 0x200a,
+		r == 0x2028, r == 0x2029, r == 0x202f, r == 0x205f, r == 0x3000:
+		return n
+	}
+	return 0
+}
+
+// parentheses skips to the one that closes, or to the end.
+func (p *parser) parentheses() {
+	for depth := 0; p.i < len(p.s); p.i++ {
+		switch p.s[p.i] {
+		case '(':
+			depth++
+		case ')':
+			if depth--; depth == 0 {
+				p.i++
+				return
+			}
+		}
+	}
 }
 
 // number reads digits; after leading zeros only nine count.
@@ -130,9 +164,13 @@ func (p *parser) skip(symbol byte) bool {
 }
 
 // parse reads all of s. What ISO 8601 does not take the loose rules go on with,
-// from where it stopped.
+// from where it stopped; but what follows an ISO date and its T must be an ISO
+// time.
 func (p *parser) parse() bool {
-	t := p.iso()
+	t, ok := p.iso()
+	if !ok {
+		return false
+	}
 	read := len(p.day.parts) > 0
 	for ; t.kind != end; t = p.next() {
 		switch {
@@ -160,26 +198,9 @@ func (p *parser) parse() bool {
 			}
 		case (t.isSign() || t.is(')')) && read:
 			return false
-		case t.is('('):
-			read = false
-			p.parentheses()
 		}
 	}
 	return true
-}
-
-// parentheses skips to the one that closes.
-func (p *parser) parentheses() {
-	for depth := 1; depth > 0; {
-		switch t := p.next(); {
-		case t.kind == end:
-			return
-		case t.is('('):
-			depth++
-		case t.is(')'):
-			depth--
-		}
-	}
 }
 
 func (p *parser) looseNumber(t token) bool {
@@ -202,7 +223,9 @@ func (p *parser) looseNumber(t token) bool {
 		if fraction.kind != number {
 			return false
 		}
-		return p.time.add(n) && p.time.addLast(millisOf(fraction))
+		p.time.add(n)
+		p.time.addLast(millisOf(fraction)) // has no effect after a:b:c:d
+		return true
 	case p.zone.expects(n):
 		p.zone.minute = n
 		return true
@@ -244,75 +267,77 @@ func (p *parser) offset(sign token) bool {
 }
 
 // iso reads an ISO 8601 date or date and time; it returns the end, or the token
-// with which it cannot go on.
-func (p *parser) iso() token {
+// with which it cannot go on. ok is false if there is a T, but no time after it.
+func (p *parser) iso() (t token, ok bool) {
 	switch t := p.peek(); {
 	case t.isSign():
 		p.next()
-		year := p.peek()
-		if !year.fixed(6) || t.is('-') && year.value == 0 {
-			return t
+		if !p.peek().fixed(6) {
+			return t, true
 		}
-		p.next()
+		year := p.next().value
 		if t.is('-') {
-			year.value = -year.value
+			if year == 0 {
+				return t, true // the year is lost, as it is in the reference
+			}
+			year = -year
 		}
-		p.day.add(year.value)
+		p.day.add(year)
 	case t.fixed(4):
 		p.next()
 		p.day.add(t.value)
 	default:
-		return p.next()
+		return p.next(), true
 	}
 	if p.skip('-') {
 		if m := p.peek(); !m.fixed(2) || !isMonth(m.value) {
-			return p.next()
+			return p.next(), true
 		}
 		p.day.add(p.next().value)
 		if p.skip('-') {
 			if d := p.peek(); !d.fixed(2) || !isDay(d.value) {
-				return p.next()
+				return p.next(), true
 			}
 			p.day.add(p.next().value)
 		}
 	}
-	if t := p.peek(); t.kind != word || t.word != separator {
-		if t.kind != end {
-			return p.next()
-		}
-	} else if t := p.isoTime(); t.kind != end {
-		return t
+	switch t := p.next(); {
+	case t.kind == word && t.word == separator:
+		p.day.iso = true
+		return token{kind: end}, p.isoTime() && p.peek().kind == end
+	case t.kind != end:
+		return t, true
 	}
 	p.day.iso = true
-	return token{kind: end}
+	return token{kind: end}, true
 }
 
-func (p *parser) isoTime() token {
-	p.next() // T
-	hour := p.peek()
-	if !hour.fixed(2) || hour.value > 24 {
-		return p.next()
-	}
-	p.time.add(p.next().value)
-	if !p.skip(':') {
-		return p.next()
+// isoTime reads what stands after the T.
+func (p *parser) isoTime() bool {
+	hour := p.next()
+	if !hour.fixed(2) || hour.value > 24 || !p.skip(':') {
+		return false
 	}
 	// Hour 24 takes zeros only.
 	sixty := func(t token) bool { return t.fixed(2) && t.value < 60 && (hour.value < 24 || t.value == 0) }
-	if !sixty(p.peek()) {
-		return p.next()
+	minute := p.next()
+	if !sixty(minute) {
+		return false
 	}
-	p.time.add(p.next().value)
+	p.time.add(hour.value)
+	p.time.add(minute.value)
 	if p.skip(':') {
-		if !sixty(p.peek()) {
-			return p.next()
+		second := p.next()
+		if !sixty(second) {
+			return false
 		}
-		p.time.add(p.next().value)
+		p.time.add(second.value)
 		if p.skip('.') {
-			if f := p.peek(); f.kind != number || hour.value == 24 && f.value > 0 {
-				return p.next()
+			f := p.next()
+			if f.kind != number || hour.value == 24 && f.value > 0 {
+				return false
 			}
-			p.time.add(millisOf(p.next()))
+			p.time.add(millisOf(f))
 		}
 	}
 	switch t := p.peek(); {
@@ -320,33 +345,28 @@ func (p *parser) isoTime() token {
 		p.next()
 		p.zone.set(0)
 	case t.isSign():
-		p.next()
-		p.zone.known, p.zone.negative = true, t.is('-')
-		h := p.peek()
-		if h.fixed(4) {
-			if h.value/100 > 23 || h.value%100 > 59 {
-				return p.next()
-			}
-			p.next()
-			p.zone.hour, p.zone.minute = h.value/100, h.value%100
-			break
-		}
-		if !h.fixed(2) || h.value > 23 {
-			return p.next()
-		}
-		p.zone.hour = p.next().value
-		if !p.skip(':') {
-			return p.next()
-		}
-		if m := p.peek(); !m.fixed(2) || m.value > 59 {
-			return p.next()
-		}
-		p.zone.minute = p.next().value
+		return p.isoZone()
 	}
-	if p.peek().kind != end {
-		return token{kind: unknown}
+	return true
+}
+
+// isoZone reads +hh:mm or +hhmm.
+func (p *parser) isoZone() bool {
+	p.zone.known, p.zone.negative = true, p.next().is('-')
+	h := p.next()
+	if h.fixed(4) {
+		p.zone.hour, p.zone.minute = h.value/100, h.value%100
+	} else {
+		if !h.fixed(2) || !p.skip(':') {
+			return false
+		}
+		m := p.next()
+		if !m.fixed(2) {
+			return false
+		}
+		p.zone.hour, p.zone.minute = h.value, m.value
 	}
-	return token{kind: end}
+	return p.zone.hour <= 23 && p.zone.minute <= 59
 }
 
 // millisOf reads the digits after a point as milliseconds.
