@@ -146,7 +146,7 @@ func (w *World) resolve(user string, at model.OpID) (*rules.Buckets, error) {
 	q := w.queriers[user]
 	if q == nil {
 		var err error
-		if q, err = plan().Querier(rules.Request{Token: map[string]any{"sub": user}, IncludeDefaults: true}); err != nil {
+		if q, err = plan().Querier(rules.Request{Token: fmt.Appendf(nil, `{"sub":%q}`, user), IncludeDefaults: true}); err != nil {
 			return nil, err
 		}
 		w.queriers[user] = q

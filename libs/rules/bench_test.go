@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -114,7 +115,7 @@ streams:
 	for i := range 1000 {
 		values = append(values, fmt.Sprintf(`[{"0":"list-%d"}]`, i))
 	}
-	q, err := p.Querier(Request{Token: map[string]any{"sub": "u"}, IncludeDefaults: true})
+	q, err := p.Querier(Request{Token: json.RawMessage(`{"sub":"u"}`), IncludeDefaults: true})
 	if err != nil {
 		b.Fatal(err)
 	}

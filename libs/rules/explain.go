@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules/config"
 	"github.com/sluicesync/sluice/libs/rules/eval"
+	"github.com/sluicesync/sluice/libs/rules/jsontext"
 	"github.com/sluicesync/sluice/libs/rules/plan"
 	"github.com/sluicesync/sluice/libs/rules/value"
 )
@@ -155,16 +157,16 @@ type explained struct {
 func (e *explainer) subscriptions(definition int) (out []explained) {
 	r := e.question.Request
 	d := &e.definitions[definition]
-	connection, err := parseObject(r.Parameters)
-	data := requestData{token: r.Token, parameters: connection}
+	data, err := r.decode()
 	if d.AutoSubscribed && r.IncludeDefaults {
-		data.subscription = object{null: true}
+		data.subscription = jsontext.Node{}
 		out = append(out, explained{"by default", data, err})
 	}
 	for i, s := range r.Subscriptions {
 		if s.Stream == d.Name && (d.Kind == StreamDefinition || len(out) == 0) {
-			data.subscription, err = parseObject(s.Parameters)
-			out = append(out, explained{fmt.Sprintf("subscription %d", i), data, err})
+			var bad error
+			data.subscription, bad = decodeObject(s.Parameters)
+			out = append(out, explained{fmt.Sprintf("subscription %d", i), data, errors.Join(err, bad)})
 		}
 	}
 	return out

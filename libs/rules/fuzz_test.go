@@ -77,7 +77,7 @@ func FuzzCompile(f *testing.F) {
 				index[l.Lookup] = append(index[l.Lookup], l.Values)
 			}
 		}
-		q, err := p.Querier(Request{Token: map[string]any{"sub": "u1", "ids": []any{"a", "u1"}}, IncludeDefaults: true})
+		q, err := p.Querier(Request{Token: json.RawMessage(`{"sub":"u1","ids":["a","u1"]}`), IncludeDefaults: true})
 		if err != nil {
 			t.Fatal(err)
 		}

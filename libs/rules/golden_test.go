@@ -97,7 +97,7 @@ func explainGolden(t *testing.T, p *Plan, d *datadriven.TestData) string {
 	var user string
 	if d.HasArg("user") {
 		d.ScanArgs(t, "user", &user)
-		q.Request = &Request{Token: map[string]any{"sub": user}, IncludeDefaults: true}
+		q.Request = &Request{Token: fmt.Appendf(nil, `{"sub":%q}`, user), IncludeDefaults: true}
 	}
 	index := map[string][]string{}
 	for _, a := range d.CmdArgs {

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules/jsontext"
 )
 
 var (
@@ -334,7 +336,7 @@ func (w *world) check(t *testing.T, p *Plan, seed uint64) {
 		for _, row := range rows {
 			values := make([]model.Value, 0, 5)
 			for _, c := range table.Columns {
-				values = append(values, sqlValue(row[c.Name]))
+				values = append(values, sqlValue(t, row[c.Name]))
 			}
 			var out RowResult
 			te.EvaluateRow(values, &out)
@@ -353,7 +355,7 @@ func (w *world) check(t *testing.T, p *Plan, seed uint64) {
 		}
 	}
 	for _, token := range w.tokens {
-		q, err := p.Querier(Request{Token: jsonToken(token), IncludeDefaults: true})
+		q, err := p.Querier(Request{Token: jsonText(t, token), IncludeDefaults: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -380,32 +382,19 @@ func (w *world) check(t *testing.T, p *Plan, seed uint64) {
 	}
 }
 
-func sqlValue(v any) model.Value {
-	if a, ok := v.([]any); ok {
-		return model.TextValue(string(appendJSONText(nil, floats(a))))
+// sqlValue is a value of a row or token as a source or service decodes it.
+func sqlValue(t *testing.T, v any) model.Value {
+	n, err := jsontext.ParseHost(string(jsonText(t, v)))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return jsonValue(floats(v))
+	return n.SQL()
 }
 
-// jsonToken decodes a token as a service does: numbers as floats.
-func jsonToken(token map[string]any) map[string]any {
-	out := map[string]any{}
-	for k, v := range token {
-		out[k] = floats(v)
+func jsonText(t *testing.T, v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return out
-}
-
-func floats(v any) any {
-	switch v := v.(type) {
-	case int:
-		return float64(v)
-	case []any:
-		out := make([]any, len(v))
-		for i := range v {
-			out[i] = floats(v[i])
-		}
-		return out
-	}
-	return v
+	return b
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules/eval"
+	"github.com/sluicesync/sluice/libs/rules/jsontext"
 	"github.com/sluicesync/sluice/libs/rules/plan"
 	"github.com/sluicesync/sluice/libs/rules/value"
 )
@@ -138,11 +139,10 @@ type part struct {
 func (p *Plan) Querier(r Request) (*Querier, error) {
 	q := &Querier{plan: p, static: true}
 	q.max.results, q.max.buckets = r.MaxResults, r.MaxBuckets
-	connection, err := parseObject(r.Parameters)
+	data, err := r.decode()
 	if err != nil {
-		return nil, fmt.Errorf("connection parameters: %w", err)
+		return nil, err
 	}
-	data := requestData{token: r.Token, parameters: connection}
 	for i := range p.definitions {
 		q.definition(i, &r, data)
 	}
@@ -155,7 +155,7 @@ func (q *Querier) definition(i int, r *Request, data requestData) {
 	def := Reason{Default: true, Index: len(q.streams)}
 	listed := d.AutoSubscribed && r.IncludeDefaults
 	if listed {
-		data.subscription = object{null: true}
+		data.subscription = jsontext.Node{}
 		q.run(run{definition: i, reason: def}, data)
 	}
 	for j, s := range r.Subscriptions {
@@ -174,7 +174,7 @@ func (q *Querier) definition(i int, r *Request, data requestData) {
 		listed = true
 		rn := run{definition: i, reason: Reason{Index: j}, priority: s.Priority}
 		var err error
-		data.subscription, err = parseObject(s.Parameters)
+		data.subscription, err = decodeObject(s.Parameters)
 		if err == nil && s.Priority != nil && (*s.Priority < 0 || *s.Priority > 3) {
 			err = fmt.Errorf("the priority must be from 0 to 3")
 		}

@@ -1,13 +1,13 @@
 package rules
 
 import (
-	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"sort"
 
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules/eval"
+	"github.com/sluicesync/sluice/libs/rules/jsontext"
 	"github.com/sluicesync/sluice/libs/rules/plan"
 )
 
@@ -36,11 +36,39 @@ func (s *requestSlots) slot(e *plan.Expr) int {
 	return len(*s) - 1
 }
 
-// requestData are the objects of a request, decoded.
+// requestData are the objects of a request: jsontext.Object each. Null as
+// subscription parameters stands for none.
 type requestData struct {
-	token        map[string]any
-	parameters   object
-	subscription object
+	token, parameters, subscription jsontext.Node
+}
+
+// decode reads the objects of a request, but for its subscriptions.
+func (r *Request) decode() (d requestData, err error) {
+	if d.token, err = decodeObject(r.Token); err != nil {
+		return d, fmt.Errorf("token: %w", err)
+	}
+	if d.parameters, err = decodeObject(r.Parameters); err != nil {
+		return d, fmt.Errorf("connection parameters: %w", err)
+	}
+	return d, nil
+}
+
+// decodeObject reads a JSON object; nothing and null count as an empty one.
+func decodeObject(raw json.RawMessage) (jsontext.Node, error) {
+	empty := jsontext.Node{Kind: jsontext.Object}
+	if len(raw) == 0 {
+		return empty, nil
+	}
+	n, err := jsontext.ParseHost(string(raw))
+	switch {
+	case err != nil:
+		return empty, err
+	case n.Kind == jsontext.Null:
+		return empty, nil
+	case n.Kind != jsontext.Object:
+		return empty, errors.New("not a JSON object")
+	}
+	return n, nil
 }
 
 // values computes the slots for one subscription.
@@ -53,180 +81,35 @@ func (s requestSlots) values(d *requestData) []model.Value {
 }
 
 func (d *requestData) value(s requestSlot) model.Value {
+	var object jsontext.Node
 	switch s.name {
 	case plan.UserID:
-		return jsonValue(d.token["sub"])
-	case plan.Token:
-		return jsonValue(map[string]any(nonNil(d.token)))
+		return member(d.token, "sub")
 	case plan.TokenParameters:
-		return jsonValue(d.tokenParameters()[s.key])
+		if s.key == "user_id" {
+			return member(d.token, "sub")
+		}
+		object, _ = d.token.Get("parameters")
+	case plan.Token:
+		object = d.token
 	case plan.Parameters:
-		return d.parameters.slot(s)
+		object = d.parameters
 	case plan.SubscriptionArgs:
-		return d.subscription.slot(s)
+		object = d.subscription
 	}
-	return model.Value{}
-}
-
-func nonNil(m map[string]any) map[string]any {
-	if m == nil {
-		return map[string]any{}
+	if s.has {
+		return member(object, s.key)
 	}
-	return m
+	return object.SQL()
 }
 
-// tokenParameters are the token's parameters with user_id, which is always sub.
-func (d *requestData) tokenParameters() map[string]any {
-	out := map[string]any{}
-	if p, ok := d.token["parameters"].(map[string]any); ok {
-		for k, v := range p {
-			out[k] = v
-		}
-	}
-	out["user_id"] = d.token["sub"]
-	return out
-}
-
-// object is a JSON object that keeps the order of its members. Null stands for
-// none: all of its members are NULL, and it is itself.
-type object struct {
-	null   bool
-	keys   []string
-	values map[string]any
-}
-
-func (o object) slot(s requestSlot) model.Value {
-	switch {
-	case s.has:
-		return jsonValue(o.values[s.key])
-	case o.null:
+// member is the value of a member of an object, NULL if it has none or is none.
+func member(object jsontext.Node, key string) model.Value {
+	if object.Kind != jsontext.Object {
 		return model.NullValue
 	}
-	return jsonValue(o)
-}
-
-// parseObject reads the parameters of a connection or subscription.
-func parseObject(raw json.RawMessage) (object, error) {
-	raw = bytes.TrimSpace(raw)
-	if len(raw) == 0 || string(raw) == "null" {
-		return object{}, nil
-	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	v, err := readJSON(d, 0)
-	if err != nil {
-		return object{}, err
-	}
-	o, ok := v.(object)
-	if !ok {
-		return object{}, fmt.Errorf("parameters must be an object")
-	}
-	return o, nil
-}
-
-const maxRequestDepth = 100
-
-// readJSON reads a value, objects in order.
-func readJSON(d *json.Decoder, depth int) (any, error) {
-	if depth > maxRequestDepth {
-		return nil, fmt.Errorf("parameters are nested too deep")
-	}
-	t, err := d.Token()
-	if err != nil {
-		return nil, err
-	}
-	switch t {
-	case json.Delim('{'):
-		o := object{values: map[string]any{}}
-		for d.More() {
-			k, err := d.Token()
-			if err != nil {
-				return nil, err
-			}
-			v, err := readJSON(d, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			key := k.(string)
-			if _, ok := o.values[key]; !ok {
-				o.keys = append(o.keys, key)
-			}
-			o.values[key] = v
-		}
-		_, err := d.Token()
-		return o, err
-	case json.Delim('['):
-		a := []any{}
-		for d.More() {
-			v, err := readJSON(d, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			a = append(a, v)
-		}
-		_, err := d.Token()
-		return a, err
-	}
-	return t, nil
-}
-
-// jsonValue makes the SQL value of a decoded JSON value: objects and arrays as
-// their text. Numbers are reals, as the reference decodes them.
-func jsonValue(v any) model.Value {
-	switch v := v.(type) {
-	case nil:
-		return model.NullValue
-	case bool:
-		return model.BoolValue(v)
-	case string:
-		return model.TextValue(v)
-	case float64:
-		return model.RealValue(v)
-	case json.Number:
-		f, _ := v.Float64()
-		return model.RealValue(f)
-	}
-	return model.TextValue(string(appendJSONText(nil, v)))
-}
-
-func appendJSONText(dst []byte, v any) []byte {
-	switch v := v.(type) {
-	case nil:
-		return append(dst, "null"...)
-	case bool:
-		if v {
-			return append(dst, "true"...)
-		}
-		return append(dst, "false"...)
-	case []any:
-		dst = append(dst, '[')
-		for i, e := range v {
-			if i > 0 {
-				dst = append(dst, ',')
-			}
-			dst = appendJSONText(dst, e)
-		}
-		return append(dst, ']')
-	case map[string]any:
-		o := object{values: v}
-		for k := range v {
-			o.keys = append(o.keys, k)
-		}
-		sort.Strings(o.keys)
-		return appendJSONText(dst, o)
-	case object:
-		dst = append(dst, '{')
-		for i, k := range v.keys {
-			if i > 0 {
-				dst = append(dst, ',')
-			}
-			dst = model.AppendJSON(dst, model.TextValue(k))
-			dst = append(dst, ':')
-			dst = appendJSONText(dst, v.values[k])
-		}
-		return append(dst, '}')
-	}
-	return model.AppendJSON(dst, jsonValue(v))
+	n, _ := object.Get(key)
+	return n.SQL()
 }
 
 // requestBinder finds request values in their slots, and the outputs of steps

@@ -118,9 +118,8 @@ type Event struct {
 
 // Request is one client connection.
 type Request struct {
-	// Token is the payload of the JWT, decoded; its numbers, float64 or
-	// json.Number, become reals.
-	Token map[string]any
+	// Token is the payload of the JWT; nil or null = {}.
+	Token json.RawMessage
 	// Parameters is the connection's parameters object; nil or null = {}.
 	Parameters json.RawMessage
 	// IncludeDefaults adds the auto-subscribed streams and bucket definitions.

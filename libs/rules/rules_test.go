@@ -57,6 +57,43 @@ streams:
 `
 
 // TestLimits holds that Resolve stops at its bounds and says who passed them.
+// TestRequestJSON holds that objects of a request keep their order, as far as
+// the host language does, and their numbers are reals.
+func TestRequestJSON(t *testing.T) {
+	p := mustCompile(t, `
+config: {edition: 3}
+streams:
+  s:
+    auto_subscribe: true
+    queries:
+      - SELECT id FROM t WHERE a = auth.parameter('o')
+      - SELECT id FROM t WHERE b = connection.parameters()
+      - SELECT id FROM t WHERE c = auth.parameter('sub')
+`)
+	_, b, err := client(t, p, Request{
+		Token:      json.RawMessage(`{"sub":true,"o":{"z":1,"a":[2.5],"1":"\ud83d"}}`),
+		Parameters: json.RawMessage(`{"y":null,"x":false}`), IncludeDefaults: true,
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, b := range b.Buckets {
+		got = append(got, b.ID)
+	}
+	want := []string{
+		`1#s|0["{\"1\":\"\\ud83d\",\"z\":1.0,\"a\":[2.5]}"]`, `1#s|1["{\"y\":null,\"x\":false}"]`, `1#s|2[1]`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, r := range []Request{{Token: json.RawMessage(`[]`)}, {Token: json.RawMessage(`{`)}, {Parameters: json.RawMessage(`1`)}} {
+		if _, err := p.Querier(r); err == nil {
+			t.Errorf("%s %s is taken", r.Token, r.Parameters)
+		}
+	}
+}
+
 func TestLimits(t *testing.T) {
 	p := mustCompile(t, memberLists)
 	var rows [][]model.Value
@@ -64,7 +101,7 @@ func TestLimits(t *testing.T) {
 		rows = append(rows, []model.Value{model.TextValue(fmt.Sprint(i)), model.TextValue("u")})
 	}
 	index := indexOf(p, "members", "list_id user_id", rows...)
-	token := map[string]any{"sub": "u"}
+	token := json.RawMessage(`{"sub":"u"}`)
 	for _, r := range []Request{{MaxResults: 9}, {MaxBuckets: 9}} {
 		r.Token, r.IncludeDefaults = token, true
 		_, _, err := client(t, p, r, index)
@@ -90,7 +127,7 @@ streams:
     query: SELECT * FROM t WHERE a IN subscription.parameter('x') AND b IN subscription.parameter('x') AND owner = auth.user_id()
 `)
 	list := "[" + strings.Repeat("1,", 2000) + "1]"
-	_, b, err := client(t, p, Request{Token: map[string]any{"sub": "u"}, Subscriptions: []Subscription{
+	_, b, err := client(t, p, Request{Token: json.RawMessage(`{"sub":"u"}`), Subscriptions: []Subscription{
 		{Stream: "s", Parameters: json.RawMessage(`{"x": ` + list + `}`)}, {Stream: "s", Parameters: json.RawMessage(`{"x": [1]}`)},
 	}}, nil)
 	if err != nil || len(b.Errors) != 1 || b.Errors[0].Subscription != 0 || len(b.Buckets) != 1 {
@@ -102,7 +139,7 @@ streams:
 // those under which nothing was found.
 func TestLookupsWake(t *testing.T) {
 	p := mustCompile(t, memberLists)
-	q, b, err := client(t, p, Request{Token: map[string]any{"sub": "u"}, IncludeDefaults: true}, nil)
+	q, b, err := client(t, p, Request{Token: json.RawMessage(`{"sub":"u"}`), IncludeDefaults: true}, nil)
 	if err != nil || len(b.Buckets) != 0 || len(b.Lookups) != 1 || q.Static() {
 		t.Fatalf("%+v, %v, static %v", b, err, q.Static())
 	}
@@ -131,7 +168,7 @@ streams:
     query: SELECT * FROM t WHERE auth.user_id() = owner
 `)
 	urgent, wrong := 0, 4
-	q, b, err := client(t, p, Request{Token: map[string]any{"sub": "u"}, IncludeDefaults: true, Subscriptions: []Subscription{
+	q, b, err := client(t, p, Request{Token: json.RawMessage(`{"sub":"u"}`), IncludeDefaults: true, Subscriptions: []Subscription{
 		{Stream: "a", Priority: &urgent}, {Stream: "nothing"}, {Stream: "a", Priority: &wrong},
 		{Stream: "a", Parameters: json.RawMessage("[1]")},
 	}}, nil)
@@ -273,7 +310,7 @@ func TestEntriesRoundTrip(t *testing.T) {
 		model.RealValue(1.5), model.RealValue(1e21), model.BigIntegerValue("123456789012345678901"), model.TextValue(""),
 	} {
 		index := indexOf(p, "members", "list_id user_id", []model.Value{v, model.TextValue("u")})
-		_, b, err := client(t, p, Request{Token: map[string]any{"sub": "u"}, IncludeDefaults: true}, index)
+		_, b, err := client(t, p, Request{Token: json.RawMessage(`{"sub":"u"}`), IncludeDefaults: true}, index)
 		if err != nil || len(b.Buckets) != 1 {
 			t.Errorf("%v: %+v, %v", v, b, err)
 			continue
@@ -303,7 +340,7 @@ func TestConcurrent(t *testing.T) {
 					t.Errorf("%+v", out.Puts)
 					return
 				}
-				if _, err := p.Querier(Request{Token: map[string]any{"sub": id}, IncludeDefaults: true}); err != nil {
+				if _, err := p.Querier(Request{Token: fmt.Appendf(nil, `{"sub":%q}`, id), IncludeDefaults: true}); err != nil {
 					t.Error(err)
 				}
 			}

@@ -78,7 +78,7 @@ type Row struct {
 
 // Request is a client connection.
 type Request struct {
-	Token                map[string]any
+	Token                json.RawMessage
 	ConnectionParameters json.RawMessage `json:"connection_parameters"`
 	IncludeDefaults      *bool           `json:"include_defaults"`
 	Subscriptions        []struct {

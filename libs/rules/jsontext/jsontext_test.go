@@ -42,6 +42,20 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseHost(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"b":1,"a":{"2":0,"1":-1.5e3},"b":9007199254740993,"big":1e21}`: `{"b":9007199254740992.0,"a":{"1":-1500.0,"2":0.0},"big":1e+21}`,
+		`["\ud83d",true,null]`: `["\ud83d",true,null]`,
+		"\"\xff\"":             `"\ufffd"`,
+	} {
+		n, err := ParseHost(in)
+		want := strings.ReplaceAll(want, `\ufffd`, "\ufffd")
+		if err != nil || n.Text() != want {
+			t.Errorf("%s reads %s, %v; want %s", in, n.Text(), err, want)
+		}
+	}
+}
+
 func TestGet(t *testing.T) {
 	n, err := Parse(`{"a":[1,"x😀"],"length":7,"0":2}`)
 	if err != nil {

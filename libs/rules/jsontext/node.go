@@ -163,6 +163,21 @@ func (n *Node) sortIndexKeys() {
 	n.Keys, n.Elems = keys, elems
 }
 
+// mergeKeys keeps the last value of equal keys, in the place of the first.
+func (n *Node) mergeKeys() {
+	place := make(map[string]int, len(n.Keys))
+	keys, elems := n.Keys[:0], n.Elems[:0]
+	for i, k := range n.Keys {
+		if at, ok := place[k]; ok {
+			elems[at] = n.Elems[i]
+			continue
+		}
+		place[k] = len(keys)
+		keys, elems = append(keys, k), append(elems, n.Elems[i])
+	}
+	n.Keys, n.Elems = keys, elems
+}
+
 // TextArray is the text of a JSON array of strings.
 func TextArray(elems []string) string {
 	var b strings.Builder

@@ -22,10 +22,14 @@ var (
 // reference does. A key that an object has twice is an error.
 func Parse(s string) (Node, error) {
 	p := parser{s: s}
+	return p.document()
+}
+
+func (p *parser) document() (Node, error) {
 	p.space()
 	n := p.node(0)
 	p.space()
-	if p.err == nil && p.i < len(s) {
+	if p.err == nil && p.i < len(p.s) {
 		p.err = errSyntax
 	}
 	if p.err != nil {
@@ -34,10 +38,19 @@ func Parse(s string) (Node, error) {
 	return n, nil
 }
 
+// ParseHost reads s as the reference's host language does, which decodes tokens
+// and parameters: all numbers are reals, and of a key that an object has twice
+// the last value counts, in the first's place.
+func ParseHost(s string) (Node, error) {
+	p := parser{s: value.FromBytes(s), host: true}
+	return p.document()
+}
+
 type parser struct {
-	s   string
-	i   int
-	err error // the first; the input is then at its end
+	s    string
+	i    int
+	err  error // the first; the input is then at its end
+	host bool  // ParseHost
 	// keys of the objects that are being read, outermost first
 	keys []string
 }
@@ -134,6 +147,9 @@ func (p *parser) object(depth int) Node {
 		n.Keys = append(n.Keys, key)
 		n.Elems = append(n.Elems, p.node(depth+1))
 	})
+	if p.host {
+		n.mergeKeys()
+	}
 	n.sortIndexKeys()
 	return n
 }
@@ -163,7 +179,7 @@ func (p *parser) members(each func(key string)) {
 		}
 		p.i++
 		p.space()
-		if seen[key] || seen == nil && slices.Contains(p.keys[base:], key) {
+		if !p.host && (seen[key] || seen == nil && slices.Contains(p.keys[base:], key)) {
 			p.fail(errDuplicate)
 			return
 		}
@@ -232,7 +248,7 @@ func (p *parser) number() Node {
 		}
 	}
 	text := p.s[start:p.i]
-	if whole {
+	if whole && !p.host {
 		return Node{Kind: Number, Value: value.Integer(text)}
 	}
 	f, _ := strconv.ParseFloat(text, 64) // out of range: ±Inf, as the reference has it

@@ -99,15 +99,15 @@ func (x *explainCmd) question(schema string) (q rules.Question, err error) {
 		return q, nil
 	}
 	q.Request = &rules.Request{IncludeDefaults: !x.NoDefaults}
-	if q.Request.Token, err = readObject(x.TokenClaims); err != nil {
+	if q.Request.Token, err = object(x.TokenClaims); err != nil {
 		return q, fmt.Errorf("--token-claims: %w", err)
 	}
-	if q.Request.Parameters, err = parameters(x.Parameters); err != nil {
+	if q.Request.Parameters, err = object(x.Parameters); err != nil {
 		return q, fmt.Errorf("--parameters: %w", err)
 	}
 	for _, s := range x.Subscription {
 		stream, given, _ := strings.Cut(s, "=")
-		p, err := parameters(given)
+		p, err := object(given)
 		if err != nil {
 			return q, fmt.Errorf("--subscription %s: %w", stream, err)
 		}
@@ -204,8 +204,8 @@ func sourceValue(v any) (model.Value, error) {
 	return model.TextValue(strings.TrimSuffix(b.String(), "\n")), nil
 }
 
-// parameters checks that text, if there is any, is an object.
-func parameters(text string) (json.RawMessage, error) {
+// object checks that text, if there is any, is an object.
+func object(text string) (json.RawMessage, error) {
 	if text == "" {
 		return nil, nil
 	}

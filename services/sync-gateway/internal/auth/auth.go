@@ -53,8 +53,8 @@ const (
 type Token struct {
 	// UserID is sub as text.
 	UserID string
-	// Payload has all claims, numbers as json.Number.
-	Payload map[string]any
+	// Payload has all claims, as they stand in the token.
+	Payload json.RawMessage
 	Expires time.Time
 }
 
@@ -204,7 +204,12 @@ func (v *Verifier) check(ctx context.Context, text string) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.claims(k, claims)
+	t, err := v.claims(k, claims)
+	if err != nil {
+		return nil, err
+	}
+	t.Payload = decoded[1]
+	return t, nil
 }
 
 // decodeObject decodes one JSON object and nothing after it.
@@ -312,6 +317,7 @@ func (v *Verifier) verify(ctx context.Context, h header, family, signed string, 
 	return nil, refuse("Could not find an appropriate key in the keystore. The token has no key id, and no key without one fits")
 }
 
+// claims checks the claims of a token; its payload is left to set.
 func (v *Verifier) claims(k *key, claims map[string]any) (*Token, error) {
 	for _, name := range []string{"sub", "iat", "exp"} {
 		if _, ok := claims[name]; !ok {
@@ -357,7 +363,7 @@ func (v *Verifier) claims(k *key, claims map[string]any) (*Token, error) {
 		return nil, err
 	}
 	whole, fraction := math.Modf(exp)
-	return &Token{UserID: user, Payload: claims, Expires: time.Unix(int64(whole), int64(fraction*1e9))}, nil
+	return &Token{UserID: user, Expires: time.Unix(int64(whole), int64(fraction*1e9))}, nil
 }
 
 // maxTime is beyond any time in milliseconds, the usual mistake, which then is

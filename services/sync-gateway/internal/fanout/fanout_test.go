@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -232,7 +233,9 @@ type plan struct {
 }
 
 func (p plan) Querier(r rules.Request) (Querier, error) {
-	return &querier{p, fmt.Sprint(r.Token["sub"])}, nil
+	var claims struct{ Sub string }
+	err := json.Unmarshal(r.Token, &claims)
+	return &querier{p, claims.Sub}, err
 }
 
 type querier struct {
@@ -393,7 +396,7 @@ func inRigWith(t *testing.T, p plan, o chunk.Options, f func(r *rig)) {
 
 func (r *rig) open(user string, change func(*Request)) (*Session, *sink) {
 	r.t.Helper()
-	req := Request{Rules: rules.Request{Token: map[string]any{"sub": user}}, UserKey: user, Expires: time.Now().Add(time.Hour)}
+	req := Request{Rules: rules.Request{Token: fmt.Appendf(nil, `{"sub":%q}`, user)}, UserKey: user, Expires: time.Now().Add(time.Hour)}
 	if change != nil {
 		change(&req)
 	}
@@ -816,7 +819,7 @@ func TestEnd(t *testing.T) {
 				t.Errorf("ended %t, %v", ended, err)
 			}
 		}
-		if _, err := r.hub.Open(r.ctx, Request{Rules: rules.Request{Token: map[string]any{}}, Expires: time.Now().Add(time.Hour)}); errs.CodeOf(err) != errs.S2003 {
+		if _, err := r.hub.Open(r.ctx, Request{Rules: rules.Request{Token: []byte("{}")}, Expires: time.Now().Add(time.Hour)}); errs.CodeOf(err) != errs.S2003 {
 			t.Error(err)
 		}
 	})
