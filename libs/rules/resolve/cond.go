@@ -56,8 +56,8 @@ func (s *scope) condition(e syntax.Expr, negate bool) *cond {
 				op = condOr
 			}
 			return &cond{op: op, at: e.At(), args: []*cond{s.condition(e.X, negate), s.condition(e.Y, negate)}}
-		case "=":
-			return s.equality(e, negate)
+		case "=", "!=": // x != y is NOT x = y
+			return s.equality(e, negate != (e.Op == "!="))
 		case "&&":
 			return s.overlapping(e, negate)
 		}
