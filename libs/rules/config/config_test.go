@@ -85,6 +85,25 @@ event_definitions: {e: {}}
 	}
 }
 
+// TestSyntaxErrors holds that text that is no YAML is reported where it goes
+// wrong: what is not closed, at the end.
+func TestSyntaxErrors(t *testing.T) {
+	for src, line := range map[string]int{
+		"a: {\n":                            2,
+		"a: {b: {data: [SELECT 1\n":         2,
+		"a:\n  b: \"\n":                     3,
+		"a:\n  b: 'x\n  c: 1\n":             4,
+		"a:\n  b:\n    - c\n   - d\ne: 1\n": 4,
+		"a: }\n":                            1,
+		"a:\n\tb: 1\n":                      2,
+	} {
+		_, f := Parse(src)
+		if len(f) != 1 || f[0].Class != "yaml" || 1+strings.Count(src[:f[0].At.Start], "\n") != line {
+			t.Errorf("%q: found %+v, want line %d", src, f, line)
+		}
+	}
+}
+
 // TestBounds holds that documents that are too large or too deep are refused.
 func TestBounds(t *testing.T) {
 	for name, src := range map[string]string{

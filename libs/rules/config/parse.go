@@ -87,7 +87,7 @@ func (p *parser) syntaxError(err error) {
 			return
 		}
 	}
-	if strings.Contains(msg, "end of stream") {
+	if strings.Contains(msg, "end of stream") || unclosed(p.src, 3) {
 		p.fatal("yaml", Span{len(p.src), len(p.src)}, "%s", msg)
 		return
 	}
@@ -113,6 +113,16 @@ func readable(src string) bool {
 			return err.Error() == "EOF"
 		}
 	}
+}
+
+// unclosed tells whether a text lacks nothing but closing brackets, n at most.
+func unclosed(src string, n int) bool {
+	for _, bracket := range []string{"]", "}"} {
+		if more := src + bracket; n > 0 && (readable(more) || unclosed(more, n-1)) {
+			return true
+		}
+	}
+	return false
 }
 
 // readableVersion replaces a directive for YAML 1.2, which the package takes
