@@ -99,11 +99,12 @@ func (p *Plan) bindQuerier(definition int, q *plan.Querier) boundQuerier {
 		out.steps = append(out.steps, st)
 	}
 	out.liveness(q, offsets)
+	among := p.plan.Sources[q.Source].Among()
 	for i, pm := range q.Params {
 		es, raw := bind(pm.Sources)
 		out.params = append(out.params, es)
 		out.raw = append(out.raw, raw[0])
-		out.nullKeys = append(out.nullKeys, q.NullKeys && !p.plan.Sources[q.Source].Among(i))
+		out.nullKeys = append(out.nullKeys, q.NullKeys && !among[i])
 	}
 	return out
 }

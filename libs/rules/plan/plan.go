@@ -75,26 +75,25 @@ type Match struct {
 	Args   []*Match
 }
 
-// Among tells whether a row's key may be an element of an array.
-func (s *Source) Among(key int) bool {
+// Among tells which keys of a row may be elements of an array.
+func (s *Source) Among() []bool {
+	keys := make([]bool, s.Keys)
 	for i := range s.Rows {
-		if s.Rows[i].Match.among(key) {
-			return true
-		}
+		s.Rows[i].Match.among(keys)
 	}
-	return false
+	return keys
 }
 
-func (m *Match) among(key int) bool {
+func (m *Match) among(keys []bool) {
 	if m == nil {
-		return false
+		return
 	}
 	for _, a := range m.Args {
-		if a.among(key) {
-			return true
-		}
+		a.among(keys)
 	}
-	return m.Op == Among && m.Key == key
+	if m.Op == Among {
+		keys[m.Key] = true
+	}
 }
 
 // Index is a set of parameter rows, found by their keys.

@@ -1,6 +1,8 @@
 package resolve
 
 import (
+	"slices"
+
 	"github.com/sluicesync/sluice/libs/rules/plan"
 	"github.com/sluicesync/sluice/libs/rules/syntax"
 )
@@ -148,7 +150,7 @@ func (s *scope) elements(e syntax.Expr) *elements {
 	if x == nil {
 		return nil
 	}
-	src := &source{name: "json_each", at: e.At()}
+	src := s.newSource(source{name: "json_each", at: e.At()})
 	s.setEach(src, x)
 	value := &plan.Expr{Op: plan.EachValue, From: &ref{of: src, at: e.At()}}
 	return &elements{value, allOf(nil, []*source{src})}
@@ -255,7 +257,8 @@ type branch struct {
 	sources []*source
 }
 
-// branches brings a condition to disjunctive normal form, in text order.
+// branches brings a condition to disjunctive normal form, in text order. Its
+// work grows with the length of a chain of ANDs or ORs, not with the square.
 func (s *scope) branches(c *cond) []branch {
 	switch {
 	case c == nil:
@@ -265,27 +268,57 @@ func (s *scope) branches(c *cond) []branch {
 	case c.op == condOr:
 		var out []branch
 		for _, a := range c.args {
-			out = append(out, s.branches(a)...)
+			if out == nil {
+				out = s.branches(a)
+			} else {
+				out = append(out, s.branches(a)...)
+			}
 		}
 		return out
 	}
-	out := []branch{{sources: c.sources}}
-	for _, a := range c.args {
+	out := []branch{{}}
+	for i, a := range c.args {
 		more := s.branches(a)
-		if len(c.args) > 1 && len(out)*len(more) > maxVariants {
+		if i == 0 {
+			out = more
+			continue
+		}
+		if len(out)*len(more) > maxVariants {
 			s.fatal("too-many", c.at, "the condition has more than %d alternatives", maxVariants)
 			return nil
 		}
-		var product []branch
-		for _, x := range out {
-			for _, y := range more {
-				product = append(product, branch{
-					terms:   append(append([]*term(nil), x.terms...), y.terms...),
-					sources: append(append([]*source(nil), x.sources...), y.sources...),
-				})
+		if len(more) == 1 {
+			for j := range out {
+				out[j].add(more[0])
 			}
+			continue
 		}
-		out = product
+		out = product(out, more)
+	}
+	if len(c.sources) > 0 {
+		for j := range out {
+			out[j].sources = append(slices.Clone(c.sources), out[j].sources...)
+		}
+	}
+	return out
+}
+
+// add makes b hold only where x does, too. Branches own their slices.
+func (b *branch) add(x branch) {
+	b.terms = append(b.terms, x.terms...)
+	b.sources = append(b.sources, x.sources...)
+}
+
+// product combines each of xs with each of ys.
+func product(xs, ys []branch) []branch {
+	out := make([]branch, 0, len(xs)*len(ys))
+	for _, x := range xs {
+		for _, y := range ys {
+			var b branch
+			b.add(x)
+			b.add(y)
+			out = append(out, b)
+		}
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/sluicesync/sluice/libs/model"
@@ -34,7 +35,7 @@ func (r *resolver) bucketDefinition(b *config.Bucket) {
 		} else if !sameNames(params, p.names) {
 			r.fatal("parameter-use", t.Span(0, len(t.Value)), "all parameter queries of a bucket must give the same columns: %s, not %s",
 				strings.Join(params, ", "), strings.Join(p.names, ", "))
-		} else if i > 0 && !equalNames(params, p.names) {
+		} else if i > 0 && !slices.Equal(params, p.names) {
 			r.warn("parameter-order", t.Span(0, len(t.Value)), "the columns are in another order than in the first parameter query, so that the buckets of this one hold no data")
 		}
 		p.querier.Source = source
@@ -50,29 +51,13 @@ func (r *resolver) bucketDefinition(b *config.Bucket) {
 	}
 }
 
+// sameNames tells whether two lists have the same names, in whatever order.
 func sameNames(a, b []string) bool {
-	in := func(xs []string, y string) bool {
-		for _, x := range xs {
-			if x == y {
-				return true
-			}
-		}
-		return false
-	}
-	for _, x := range a {
-		if !in(b, x) {
-			return false
-		}
-	}
-	for _, x := range b {
-		if !in(a, x) {
-			return false
-		}
-	}
-	return true
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.Sort(a)
+	slices.Sort(b)
+	return slices.Equal(a, b)
 }
-
-func equalNames(a, b []string) bool { return strings.Join(a, "\x00") == strings.Join(b, "\x00") }
 
 // single checks that a SELECT of rules is one statement over at most one
 // source.
@@ -322,10 +307,15 @@ func (p *parameterQuery) resolve(s *syntax.Select) {
 			p.priority(col)
 			continue
 		}
-		p.out.names = append(p.out.names, name)
+		i := slices.Index(p.out.names, name)
+		if i < 0 {
+			i = len(p.out.names)
+			p.out.names = append(p.out.names, name)
+			params = append(params, plan.Param{})
+		}
 		if e := p.output(c, name, col); e != nil {
 			p.trust(e, true)
-			params = append(params, plan.Param{Sources: []*plan.Expr{e}})
+			params[i].Sources = []*plan.Expr{e} // the last of a name counts
 		}
 	}
 	p.out.querier.Params = params
@@ -351,13 +341,13 @@ func (p *parameterQuery) output(c *clauses, name string, col syntax.ResultColumn
 		p.fatal("parameter-use", col.Expr.At(), "a parameter query selects columns of the table as they are, or expressions of the request")
 		return nil
 	}
-	for i, o := range p.index.Outputs {
-		if o.Name == name {
-			return &plan.Expr{Op: plan.Step, Index: -1, Index2: i}
-		}
+	i := slices.IndexFunc(p.index.Outputs, func(o plan.Output) bool { return o.Name == name })
+	if i < 0 {
+		i = len(p.index.Outputs)
+		p.index.Outputs = append(p.index.Outputs, plan.Output{Name: name})
 	}
-	p.index.Outputs = append(p.index.Outputs, plan.Output{Name: name, Expr: v.expr})
-	return &plan.Expr{Op: plan.Step, Index: -1, Index2: len(p.index.Outputs) - 1}
+	p.index.Outputs[i].Expr = v.expr
+	return &plan.Expr{Op: plan.Step, Index: -1, Index2: i}
 }
 
 // priority resolves the column _priority.

@@ -19,6 +19,14 @@ type source struct {
 	host *source
 }
 
+// maxSources bounds the sources of a query, those of its subqueries included.
+const maxSources = 200
+
+func (s *scope) newSource(src source) *source {
+	*s.sources++
+	return &src
+}
+
 // requestSource stands for the request.
 var requestSource = &source{name: "the request"}
 
@@ -92,6 +100,9 @@ type selection struct {
 // from resolves the FROM of a SELECT.
 func (s *scope) from(sel *syntax.Select) (sources []*source, where []*cond) {
 	for i := range sel.From {
+		if *s.sources > maxSources {
+			break
+		}
 		f := &sel.From[i]
 		for _, u := range f.Unsupported {
 			s.fatal("unsupported-clause", u.At(), "%s is not supported", u.What)
@@ -132,7 +143,7 @@ func (s *scope) item(f *syntax.Source) (item, []*source, *cond) {
 		if c := s.cte(f.Table); c != nil {
 			return s.subqueryItem(f, c, f.Table.Name.Name)
 		}
-		src := &source{at: f.At(), table: s.newTable(f)}
+		src := s.newSource(source{at: f.At(), table: s.newTable(f)})
 		src.name = src.table.name
 		return item{name: src.name, source: src}, []*source{src}, nil
 	case f.Subquery != nil:
@@ -170,7 +181,7 @@ func (s *scope) subqueryItem(f *syntax.Source, sel *syntax.Select, name string) 
 // eachItem resolves json_each(…) in FROM.
 func (s *scope) eachItem(f *syntax.Source) (item, []*source, *cond) {
 	call := f.Call
-	src := &source{at: f.At(), name: call.Name.Name}
+	src := s.newSource(source{at: f.At(), name: call.Name.Name})
 	if f.Alias != nil {
 		src.name = f.Alias.Name
 	}
@@ -385,6 +396,22 @@ type stream struct {
 	ctes   map[string]*cte
 	inside string // name of the CTE being resolved
 	warned map[syntax.Span]bool
+	// sources counts those of the query, with the CTEs that it uses.
+	sources *int
+}
+
+// fatal reports nothing that follows from too many sources.
+func (s *stream) fatal(class string, at syntax.Span, format string, args ...any) {
+	if s.bad = true; *s.sources <= maxSources {
+		s.query.fatal(class, at, format, args...)
+	}
+}
+
+// tooMany reports that a query has too many sources, once it is resolved.
+func (s *stream) tooMany(sel *syntax.Select) {
+	if *s.sources > maxSources {
+		s.query.fatal("too-many", sel.At(), "the query has more than %d tables and arrays", maxSources)
+	}
 }
 
 // cte is a named query.

@@ -40,7 +40,7 @@ func (r *resolver) stream2Query(t config.Text, c *config.Stream, d int) {
 	}
 	l := &oldLeaves{query: q, table: tbl}
 	l.fns = q.streamFunction
-	st := &stream2{query: q, leaves: l, definition: d}
+	st := &stream2{query: q, leaves: l, definition: d, sides: map[syntax.Expr]sides2{}}
 	columns := q.columns(s, l, tbl, true)
 	variants := []*variant2{{clauses: st.clauses()}}
 	if s.Where != nil {
@@ -76,6 +76,13 @@ type stream2 struct {
 	*query
 	leaves     *oldLeaves
 	definition int
+	sides      map[syntax.Expr]sides2 // by condition, as plain found them
+}
+
+// sides2 tells what a condition is over; mixed: it is no value.
+type sides2 struct {
+	side  side
+	mixed bool
 }
 
 // variant2 is one branch of the condition: a bucket of its own.
@@ -113,17 +120,45 @@ func (s *stream2) variants(e syntax.Expr) []*variant2 {
 		s.fatal("too-many", e.At(), "the condition has more than %d alternatives", maxVariants)
 		return nil
 	}
+	if len(ys) == 1 { // a chain of ANDs: nothing is copied
+		for _, x := range xs {
+			s.and(x, ys[0])
+		}
+		return xs
+	}
 	var out []*variant2
 	for _, x := range xs {
 		for _, y := range ys {
-			out = append(out, s.and(x, y))
+			v := &variant2{}
+			s.and(v, x)
+			s.and(v, y)
+			out = append(out, v)
 		}
 	}
 	return out
 }
 
 // plain tells whether a condition is over the row or the request alone.
-func (s *stream2) plain(e syntax.Expr) bool {
+func (s *stream2) plain(e syntax.Expr) bool { return !s.sidesOf(e).mixed }
+
+func (s *stream2) sidesOf(e syntax.Expr) sides2 {
+	if known, ok := s.sides[e]; ok {
+		return known
+	}
+	var out sides2
+	if b, ok := e.(*syntax.Binary); ok && (b.Op == "AND" || b.Op == "OR") {
+		x, y := s.sidesOf(b.X), s.sidesOf(b.Y)
+		out.side = max(x.side, y.side)
+		out.mixed = x.mixed || y.mixed || x.side != static && y.side != static && x.side != y.side
+	} else {
+		out = s.probe(e)
+	}
+	s.sides[e] = out
+	return out
+}
+
+// probe resolves a condition as a value, and reports nothing.
+func (s *stream2) probe(e syntax.Expr) sides2 {
 	probe := *s.resolver
 	probe.findings = nil
 	probe.plan = &plan.Plan{}
@@ -137,21 +172,21 @@ func (s *stream2) plain(e syntax.Expr) bool {
 		t.query = &q
 		l.table = &t
 	}
-	_, ok := (&clauses{query: &q, leaves: &l}).value(e)
-	return ok
+	v, ok := (&clauses{query: &q, leaves: &l}).value(e)
+	return sides2{v.side, !ok}
 }
 
-func (s *stream2) and(x, y *variant2) *variant2 {
-	v := &variant2{}
+// and makes v hold only where y does, too.
+func (s *stream2) and(v, y *variant2) {
+	before, keys := len(v.steps), len(v.params)
 	steps := func(e *plan.Expr) *plan.Expr {
 		return e.Map(func(n *plan.Expr) *plan.Expr {
 			if n.Op == plan.Step {
-				n.Index += len(x.steps)
+				n.Index += before
 			}
 			return n
 		})
 	}
-	v.steps = append(v.steps, x.steps...)
 	for _, st := range y.steps {
 		// A step may be part of several variants: each has its own copy.
 		inputs := make([]*plan.Expr, len(st.Inputs))
@@ -161,19 +196,16 @@ func (s *stream2) and(x, y *variant2) *variant2 {
 		st.Inputs = inputs
 		v.steps = append(v.steps, st)
 	}
-	if lookups(v.steps) > 1 {
+	if lookups(y.steps) > 0 && lookups(v.steps) > 1 {
 		s.fatal("subquery", s.whole(), "only one subquery is supported in each alternative; more need edition 3")
 	}
-	v.filters = append(append(v.filters, x.filters...), y.filters...)
-	v.params = append(v.params, x.params...)
+	v.filters = append(v.filters, y.filters...)
 	for _, p := range y.params {
 		v.params = append(v.params, steps(p))
 	}
-	v.matches = append(v.matches, x.matches...)
 	for _, m := range y.matches {
-		v.matches = append(v.matches, shiftKeys(m, len(x.params)))
+		v.matches = append(v.matches, shiftKeys(m, keys))
 	}
-	return v
 }
 
 func lookups(steps []plan.QueryStep) int {

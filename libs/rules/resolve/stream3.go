@@ -1,8 +1,10 @@
 package resolve
 
 import (
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules/config"
@@ -35,8 +37,10 @@ func (r *resolver) checkCTEs(list []config.CTE, ctes map[string]*cte) {
 			n.sel = nil
 			continue
 		}
-		s := &scope{stream: &stream{query: n.query, ctes: ctes, inside: c.Name.Text}}
-		if s.subselect(n.sel) == nil {
+		s := &scope{stream: &stream{query: n.query, ctes: ctes, inside: c.Name.Text, sources: new(int)}}
+		ok := s.subselect(n.sel) != nil
+		s.tooMany(n.sel)
+		if !ok || s.bad {
 			n.sel, n.wrong = nil, true
 		}
 	}
@@ -53,16 +57,16 @@ func (r *resolver) stream3(c *config.Stream, global map[string]*cte) {
 	r.plan.Definitions = append(r.plan.Definitions, plan.Definition{
 		Name: c.Name.Text, Stream: true, AutoSubscribe: c.AutoSubscribe, Priority: c.Priority,
 	})
-	ctes := map[string]*cte{}
-	for k, v := range global {
-		ctes[k] = v
+	ctes := global
+	if len(c.With) > 0 {
+		ctes = maps.Clone(global)
+		r.checkCTEs(c.With, ctes)
 	}
-	r.checkCTEs(c.With, ctes)
 	b := &builder{resolver: r, config: c, definition: d}
 	for _, t := range c.Queries {
 		q, sel := r.parse(t)
-		if sel != nil {
-			b.query(&stream{query: q, config: c, ctes: ctes, warned: map[syntax.Span]bool{}}, sel)
+		if sel != nil && len(b.buckets) <= maxVariants {
+			b.query(&stream{query: q, config: c, ctes: ctes, warned: map[syntax.Span]bool{}, sources: new(int)}, sel)
 		}
 	}
 	for _, w := range c.With {
@@ -87,8 +91,18 @@ type bucket3 struct {
 	name    string
 	key     string
 	rows    []plan.Rows
+	seen    map[string]bool // keys of rows
 	querier plan.Querier
 	indexes []plan.Index
+}
+
+// addRows adds rows, unless they are there already.
+func (bk *bucket3) addRows(rows plan.Rows) {
+	key := string(rows.AppendKey(nil))
+	if !bk.seen[key] {
+		bk.seen[key] = true
+		bk.rows = append(bk.rows, rows)
+	}
 }
 
 // query adds the variants of one query.
@@ -102,6 +116,7 @@ func (b *builder) query(st *stream, sel *syntax.Select) {
 	if sel.Where != nil {
 		where = append(where, s.condition(sel.Where, false))
 	}
+	s.tooMany(sel)
 	if primary == nil && !s.bad {
 		s.fatal("no-table", sel.At(), "the query must select a column of a table")
 	}
@@ -124,12 +139,13 @@ func (b *builder) query(st *stream, sel *syntax.Select) {
 			return
 		}
 		b.add(v)
+		if len(b.buckets) > maxVariants {
+			s.fatal("too-many", root.at, "the stream has more than %d kinds of buckets", maxVariants)
+			return
+		}
 		if !b.config.AcceptDangerous {
 			s.dangerous(br, primary)
 		}
-	}
-	if len(b.buckets) > maxVariants {
-		s.fatal("too-many", root.at, "the stream has more than %d kinds of buckets", maxVariants)
 	}
 }
 
@@ -238,14 +254,16 @@ func (b *builder) add(v *bucketVariant) {
 	key := querierKey(&v.querier, v.indexes)
 	for _, old := range b.buckets {
 		if old.key == key {
-			old.rows = append(old.rows, v.rows)
+			old.addRows(v.rows)
 			return
 		}
 	}
-	b.buckets = append(b.buckets, &bucket3{
+	bk := &bucket3{
 		name: b.config.Name.Text + "|" + strconv.Itoa(n), key: key,
-		rows: []plan.Rows{v.rows}, querier: v.querier, indexes: v.indexes,
-	})
+		seen: map[string]bool{}, querier: v.querier, indexes: v.indexes,
+	}
+	bk.addRows(v.rows)
+	b.buckets = append(b.buckets, bk)
 }
 
 // querierKey is equal for queriers that find the same keys.
@@ -278,10 +296,12 @@ func (b *builder) finish() {
 func (bk *bucket3) order() {
 	n := len(bk.querier.Params)
 	names := make([]string, n)
-	for i := range bk.rows {
-		for k := range n {
-			names[k] += keyExpr(bk.rows[i].Match, k).Key() + "\n"
+	for k := range n {
+		var name strings.Builder
+		for i := range bk.rows {
+			name.WriteString(keyExpr(bk.rows[i].Match, k).Key() + "\n")
 		}
+		names[k] = name.String()
 	}
 	perm := make([]int, n)
 	for i := range perm {
@@ -348,11 +368,7 @@ func (b *builder) source(bk *bucket3) int {
 			ks = append(ks, string(rows[i].AppendKey(nil)))
 		}
 		slices.Sort(ks)
-		out := ""
-		for _, k := range slices.Compact(ks) {
-			out += k + "\n"
-		}
-		return out
+		return strings.Join(slices.Compact(ks), "\n") + "\n"
 	}
 	want := strconv.Itoa(len(bk.querier.Params)) + " " + key(bk.rows)
 	i, ok := b.sources[want]
