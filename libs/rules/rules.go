@@ -19,7 +19,8 @@
 //     (TestLastPutWins), a definition that fails for a request everything else
 //     of the request (TestReasons).
 //   - Resolve's Lookups are all that its answer depends on (TestLookupsWake).
-//   - No config, row or request makes it panic (FuzzCompile, FuzzEntries).
+//   - No config, row or request makes it panic (FuzzCompile, FuzzEntries), and a
+//     config costs in proportion to its length (TestHostile).
 package rules
 
 import (

@@ -14,5 +14,9 @@
 //   - Two expressions, matches, rows or indexes mean the same if their keys
 //     (AppendKey) are equal, and so do definitions with one Identity
 //     (TestIdentity of package rules).
-//   - Steps of a querier refer to earlier steps only.
+//   - Steps of a querier refer to earlier steps only (TestNaive and FuzzCompile
+//     of package rules).
+//
+// Its tests are those of package rules, which has plans to look at: TestGolden
+// shows them as format.go writes them.
 package plan

@@ -16,6 +16,9 @@
 //   - What a plan gives is what the config says: as recorded (TestVectors of
 //     package conformance), and as a naive evaluation has it (TestNaive of
 //     package rules).
+//   - What a config costs grows with its length (TestHostile of package rules).
+//
+// All of its tests are in those packages, which see what its plans do.
 package resolve
 
 import (
