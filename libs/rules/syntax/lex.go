@@ -50,7 +50,13 @@ func lex(sql string) ([]token, *Error) {
 		}
 		i = next
 		if i == len(sql) {
-			return append(tokens, token{kind: end, span: Span{i, i}}), nil
+			// The end is behind the last token: what is missing there is missed
+			// on that line, not on a later one.
+			last := Span{}
+			if n := len(tokens); n > 0 {
+				last.Start, last.End = tokens[n-1].span.End, tokens[n-1].span.End
+			}
+			return append(tokens, token{kind: end, span: last}), nil
 		}
 		t, fault := lexOne(sql, i)
 		if fault != nil {
