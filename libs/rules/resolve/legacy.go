@@ -256,6 +256,7 @@ type parameterQuery struct {
 
 // each resolves FROM json_each(…).
 func (p *parameterQuery) each(f *syntax.Source) bool {
+	p.noColumnNames(f)
 	if f.Call.Namespace != nil || f.Call.Name.Name != "json_each" {
 		p.fatal("unknown-function", f.Call.At(), "unknown table-valued function %s; there is json_each", f.Call.Name.Name)
 		return false

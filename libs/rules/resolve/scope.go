@@ -180,6 +180,7 @@ func (s *scope) subqueryItem(f *syntax.Source, sel *syntax.Select, name string) 
 
 // eachItem resolves json_each(…) in FROM.
 func (s *scope) eachItem(f *syntax.Source) (item, []*source, *cond) {
+	s.noColumnNames(f)
 	call := f.Call
 	src := s.newSource(source{at: f.At(), name: call.Name.Name})
 	if f.Alias != nil {

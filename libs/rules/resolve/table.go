@@ -22,6 +22,7 @@ type table struct {
 // newTable resolves a table name and warns if there is no such table.
 func (q *query) newTable(s *syntax.Source) *table {
 	t := &table{query: q, name: s.Table.Name.Name, alias: s.Alias, pattern: q.tablePattern(s.Table), at: s.Table.At()}
+	q.noColumnNames(s)
 	q.folds(&s.Table.Name)
 	if s.Alias != nil {
 		t.name = s.Alias.Name
@@ -35,6 +36,14 @@ func (q *query) newTable(s *syntax.Source) *table {
 			suggestion(t.pattern.Name, q.options.Schema.Names(t.pattern.Connection, t.pattern.Schema)))
 	}
 	return t
+}
+
+// noColumnNames reports t AS x(a, b): only the columns of a subquery can be
+// given other names.
+func (q *query) noColumnNames(s *syntax.Source) {
+	if len(s.Columns) > 0 {
+		q.fatal("unsupported", s.At(), "column names after an alias are supported for subqueries only")
+	}
 }
 
 func suggestion(name string, known []string) string {
