@@ -59,6 +59,9 @@ type Stream struct {
 	// FromFile: the config is the one that the service config named, not one
 	// that was deployed by hand.
 	FromFile bool
+	// CustomCheckpoints: rows of the source carry the clients' write
+	// checkpoints, and none are handed out.
+	CustomCheckpoints bool
 }
 
 // StreamHead is how far a stream is: the state that one commit moves.

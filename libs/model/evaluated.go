@@ -43,6 +43,15 @@ type EvaluatedRow struct {
 	Source string
 }
 
+// CustomCheckpoint is a write checkpoint that a row of the source carries, not
+// one that was handed out. A client sees it with the transaction of that row.
+type CustomCheckpoint struct {
+	UserKey string // "user/client"
+	ID      uint64
+	// Requested: it may be dropped when it is old and was seen.
+	Requested bool
+}
+
 // EvaluatedBatch is a ChangeBatch after evaluation.
 type EvaluatedBatch struct {
 	Stream   StreamID
@@ -50,5 +59,7 @@ type EvaluatedBatch struct {
 	Previous Cursor
 	End      Cursor
 	Rows     []EvaluatedRow
-	Meta     BatchMeta
+	// Checkpoints that the rows give, at most one per key: the highest.
+	Checkpoints []CustomCheckpoint
+	Meta        BatchMeta
 }

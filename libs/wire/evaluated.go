@@ -31,7 +31,16 @@ func EvaluatedBatch(b *model.EvaluatedBatch) *pb.EvaluatedBatch {
 		End:      Cursor(b.End),
 		Meta:     BatchMeta(&b.Meta),
 		Rows:     AppendEvaluatedRows(make([]byte, 0, EvaluatedSize(b.Rows)), b.Rows),
+
+		Checkpoints: CustomCheckpoints(b.Checkpoints),
 	}
+}
+
+// CustomCheckpoints converts custom write checkpoints.
+func CustomCheckpoints(cs []model.CustomCheckpoint) []*pb.CustomCheckpoint {
+	return all(cs, func(c model.CustomCheckpoint) *pb.CustomCheckpoint {
+		return &pb.CustomCheckpoint{UserKey: text(c.UserKey), Id: c.ID, Requested: c.Requested}
+	})
 }
 
 // EvaluatedSize is a bound from above on the size of the evaluated block of
@@ -121,6 +130,9 @@ func ModelEvaluatedBatch(m *pb.EvaluatedBatch) (*model.EvaluatedBatch, error) {
 		Epoch:    model.Epoch(m.GetEpoch()),
 		Previous: ModelCursor(m.GetPrevious()),
 		End:      ModelCursor(m.GetEnd()),
+		Checkpoints: all(m.GetCheckpoints(), func(c *pb.CustomCheckpoint) model.CustomCheckpoint {
+			return model.CustomCheckpoint{UserKey: c.GetUserKey(), ID: c.GetId(), Requested: c.GetRequested()}
+		}),
 	}
 	var err error
 	if b.Meta, err = ModelBatchMeta(m.GetMeta()); err != nil {

@@ -131,6 +131,9 @@ func (g gen) evaluatedBatch() *model.EvaluatedBatch {
 		}
 		b.Rows = append(b.Rows, r)
 	}
+	for range g.IntN(3) {
+		b.Checkpoints = append(b.Checkpoints, model.CustomCheckpoint{UserKey: g.text(9), ID: g.Uint64(), Requested: g.IntN(2) == 0})
+	}
 	return b
 }
 
@@ -161,7 +164,7 @@ func (g gen) head() model.StreamHead {
 
 func (g gen) stream() model.Stream {
 	s := model.Stream{
-		ID: model.StreamID(g.Int64()), Name: g.text(9), Config: g.text(50), State: model.StreamState(1 + g.IntN(5)), Head: g.head(), Created: g.micros(), FromFile: g.IntN(2) == 0,
+		ID: model.StreamID(g.Int64()), Name: g.text(9), Config: g.text(50), State: model.StreamState(1 + g.IntN(5)), Head: g.head(), Created: g.micros(), FromFile: g.IntN(2) == 0, CustomCheckpoints: g.IntN(2) == 0,
 		Values: model.ValueOptions{ISO8601: g.IntN(2) == 0, MaxDigits: uint8(g.IntN(10)), CustomTypes: g.IntN(2) == 0},
 	}
 	for range g.IntN(4) {

@@ -225,7 +225,8 @@ func Stream(s *model.Stream) *pb.Stream {
 		Head:    StreamHead(&s.Head),
 		Created: int64(s.Created),
 
-		FromFile: s.FromFile,
+		FromFile:          s.FromFile,
+		CustomCheckpoints: s.CustomCheckpoints,
 	}
 }
 
@@ -241,7 +242,8 @@ func ModelStream(s *pb.Stream) model.Stream {
 		Head:    ModelStreamHead(s.GetHead()),
 		Created: model.Micros(s.GetCreated()),
 
-		FromFile: s.GetFromFile(),
+		FromFile:          s.GetFromFile(),
+		CustomCheckpoints: s.GetCustomCheckpoints(),
 	}
 }
 

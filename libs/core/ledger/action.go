@@ -52,8 +52,9 @@ type LoadTable struct {
 	Limit int
 }
 
-// Notify tells readers that the checkpoint moved. The shell adds run, sequence,
-// time and the write checkpoints reached. Activated: with this commit the
+// Notify tells readers that the checkpoint moved. The notice's reached ones are
+// custom write checkpoints; the shell adds run, sequence, time and, where they
+// are not custom, the write checkpoints reached. Activated: with this commit the
 // stream became the active one.
 type Notify struct {
 	Notice    model.CheckpointNotice
@@ -89,6 +90,10 @@ type Commit struct {
 	Rows     []RowWrite // at most one per key
 	Entries  []EntryWrite
 	Progress []model.TableProgress
+	// Checkpoints are custom write checkpoints, at most one per key. The
+	// checkpoints from CheckpointsAt on have their transactions.
+	Checkpoints   []model.CustomCheckpoint
+	CheckpointsAt model.Position
 
 	// For whoever watches: what the commit is made of.
 	Batches      int

@@ -11,6 +11,9 @@
 //     in the head that the store reports or was never stored (TestAnyOrder).
 //   - D4: a batch that was applied is acknowledged and changes nothing; a gap
 //     or an overlap in the chain ends the session (TestTranscripts).
+//   - D1, D3: a custom write checkpoint is stored with the commit that moves the
+//     cursor past its row, and is reached by the checkpoints that have all of
+//     that row's transaction (TestTranscripts, TestAnyOrder).
 //   - D5: a batch of a lower epoch is dropped (TestTranscripts).
 //   - INV-10, INV-11, INV-12, INV-15: after any interleaving, duplication or
 //     crash the buckets hold what the last change of each row says, and a
@@ -415,6 +418,7 @@ func (l *Ledger) commit(last bool) []Action {
 		}
 		c.Batches = len(g.batches)
 		head.Applied = g.batches[len(g.batches)-1].batch.End
+		c.Checkpoints, c.CheckpointsAt = checkpoints(g.batches), covering(head.Applied)
 		if head.Applied.AtTransactionEnd() && head.SnapshotDone && head.Applied.Position >= head.NoCheckpointBefore {
 			head.Checkpoint = model.Checkpoint{Op: head.Persisted, Position: head.Applied.Position}
 			head.LastError, head.LastErrorAt = "", 0
@@ -425,17 +429,44 @@ func (l *Ledger) commit(last bool) []Action {
 		// After a crash here the log may be cut into other batches, one of which
 		// ends before the truncate whose first effects are stored now. That end
 		// is no checkpoint (D1).
-		end := g.batches[len(g.batches)-1].batch.End
-		hold := end.Position
-		if !end.AtTransactionEnd() {
-			hold += "!" // just after it
-		}
-		head.NoCheckpointBefore = max(head.NoCheckpointBefore, hold)
+		head.NoCheckpointBefore = max(head.NoCheckpointBefore, covering(g.batches[len(g.batches)-1].batch.End))
 	}
 	c.Head = head
 	l.builder.fill(c)
 	g.commit = c
 	return []Action{c}
+}
+
+// covering is the least position of a checkpoint that has all of the
+// transaction that c is in, or at the end of.
+func covering(c model.Cursor) model.Position {
+	if !c.AtTransactionEnd() {
+		return c.Position + "!" // just after it
+	}
+	return c.Position
+}
+
+// checkpoints are the custom write checkpoints of batches, of each key the
+// highest: they only grow, and copied rows may be older or newer than the log.
+func checkpoints(batches []*pending) []model.CustomCheckpoint {
+	var all []model.CustomCheckpoint
+	var index map[string]int
+	for _, p := range batches {
+		for _, c := range p.batch.Checkpoints {
+			i, ok := index[c.UserKey]
+			switch {
+			case !ok:
+				if index == nil {
+					index = map[string]int{}
+				}
+				index[c.UserKey] = len(all)
+				all = append(all, c)
+			case c.ID > all[i].ID:
+				all[i] = c
+			}
+		}
+	}
+	return all
 }
 
 func (l *Ledger) committed() []Action {

@@ -14,8 +14,9 @@ import (
 // source is a log of row changes in transactions, and what the rows are after
 // each one.
 type source struct {
-	changes []model.EvaluatedRow // the whole log
-	ends    []int                // changes up to the end of each transaction
+	changes []model.EvaluatedRow           // the whole log
+	custom  map[int]model.CustomCheckpoint // that changes carry, by their place
+	ends    []int                          // changes up to the end of each transaction
 }
 
 // state is what buckets and lookups should hold: "bucket table:row id" to data.
@@ -35,7 +36,7 @@ func rowKey(table, row int) model.RowKey {
 // changes (also chains and swaps of them), deletes and truncates. It is a
 // possible log: what changes its identity exists, and is the only one there.
 func drawSource(t *rapid.T) *source {
-	s := &source{}
+	s := &source{custom: map[int]model.CustomCheckpoint{}}
 	alive := map[model.RowKey]bool{}
 	version := 0
 	put := func(k model.RowKey) model.EvaluatedRow {
@@ -76,6 +77,11 @@ func drawSource(t *rapid.T) *source {
 				delete(alive, k)
 				alive[to] = true
 			default:
+				if rapid.IntRange(0, 2).Draw(t, "carries") == 0 {
+					s.custom[len(s.changes)] = model.CustomCheckpoint{
+						UserKey: rapid.SampledFrom([]string{"u/1", "u/2"}).Draw(t, "user"), ID: uint64(rapid.IntRange(1, 9).Draw(t, "id")),
+					}
+				}
 				s.changes = append(s.changes, put(k))
 				alive[k] = true
 			}
@@ -122,6 +128,17 @@ func (s *source) after(n int) (buckets, lookups state) {
 	return buckets, lookups
 }
 
+// reached is the custom write checkpoint of each key after n transactions.
+func (s *source) reached(n int) map[string]uint64 {
+	all := map[string]uint64{}
+	for i, c := range s.custom {
+		if n > 0 && i < s.ends[n-1] {
+			all[c.UserKey] = max(all[c.UserKey], c.ID)
+		}
+	}
+	return all
+}
+
 // batches packs the log from a cursor on, at random, into a chain.
 func (s *source) batches(t *rapid.T, from model.Cursor, epoch model.Epoch) []*model.EvaluatedBatch {
 	done := 0 // transactions before from
@@ -149,6 +166,11 @@ func (s *source) batches(t *rapid.T, from model.Cursor, epoch model.Epoch) []*mo
 			cursor = model.Cursor{Position: position(done)}
 		}
 		b.End, b.Rows = cursor, s.changes[start:at]
+		for i := start; i < at; i++ {
+			if c, ok := s.custom[i]; ok {
+				b.Checkpoints = append(b.Checkpoints, c)
+			}
+		}
 		chain = append(chain, b)
 	}
 	return chain
@@ -184,7 +206,7 @@ func (s *shelf) visible(op model.OpID) (buckets, lookups state) {
 	return buckets, lookups
 }
 
-// check holds D1, D2, INV-10 and the checksums at every checkpoint.
+// check holds D1, D2 and INV-10 at every checkpoint.
 func check(t *rapid.T, s *shelf, src *source, checkpoint model.Checkpoint) {
 	t.Helper()
 	n := 0
@@ -198,6 +220,9 @@ func check(t *rapid.T, s *shelf, src *source, checkpoint model.Checkpoint) {
 	}
 	if !maps.Equal(lookups, wantLookups) {
 		t.Fatalf("D1: at %v lookups hold\n%v, want\n%v", checkpoint, lookups, wantLookups)
+	}
+	if got, want := s.reached(checkpoint.Position), src.reached(n); !maps.Equal(got, want) {
+		t.Fatalf("D1: at %v the custom write checkpoints are %v, want %v", checkpoint, got, want)
 	}
 }
 
@@ -360,6 +385,11 @@ func noticed(t *rapid.T, s *shelf, n *model.CheckpointNotice, last model.Checkpo
 			if op.ID > last.Op && op.ID <= n.Checkpoint.Op && !slices.Contains(n.Buckets, name) {
 				t.Fatalf("INV-29: bucket %s changed by op %s between %v and %v, the notice says %q", name, op.ID, last, n.Checkpoint, n.Buckets)
 			}
+		}
+	}
+	for key, id := range s.reached(n.Checkpoint.Position) {
+		if id > s.reached(last.Position)[key] && !slices.ContainsFunc(n.Reached, func(w model.WriteCheckpoint) bool { return w.UserKey == key && w.ID == id }) {
+			t.Fatalf("INV-29: %s has %d at %v, the notice says %v", key, id, n.Checkpoint, n.Reached)
 		}
 	}
 	for _, e := range s.entries {

@@ -15,10 +15,11 @@ type shelf struct {
 	records map[model.RowKey]*Record
 	buckets map[string][]model.Op
 	entries []EntryWrite
+	custom  map[string][]model.WriteCheckpoint // by key
 }
 
 func newShelf(head model.StreamHead) *shelf {
-	return &shelf{head: head, records: map[model.RowKey]*Record{}, buckets: map[string][]model.Op{}}
+	return &shelf{head: head, records: map[model.RowKey]*Record{}, buckets: map[string][]model.Op{}, custom: map[string][]model.WriteCheckpoint{}}
 }
 
 func keysOf[V any](m map[string]V) iter.Seq[string] { return maps.Keys(m) }
@@ -64,6 +65,23 @@ func (s *shelf) commit(c *Commit) bool {
 		}
 	}
 	s.entries = append(s.entries, c.Entries...)
+	for _, w := range c.Checkpoints {
+		s.custom[w.UserKey] = append(s.custom[w.UserKey], model.WriteCheckpoint{UserKey: w.UserKey, ID: w.ID, Head: c.CheckpointsAt})
+	}
 	s.head = c.Head
 	return true
+}
+
+// reached is the highest custom write checkpoint of each key that position has
+// reached.
+func (s *shelf) reached(position model.Position) map[string]uint64 {
+	all := map[string]uint64{}
+	for key, ws := range s.custom {
+		for _, w := range ws {
+			if w.Head <= position {
+				all[key] = max(all[key], w.ID)
+			}
+		}
+	}
+	return all
 }

@@ -24,7 +24,7 @@ import (
 //
 // A cursor is POSITION+OFFSET. A row is put KEY [from KEY] (BUCKET/ID=DATA |
 // ?LOOKUP=VALUES)..., snapshot ..., delete KEY or truncate TABLE; a key is
-// TABLE:ROW.
+// TABLE:ROW. A line "checkpoint USER=ID" is a custom write checkpoint.
 func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/transcripts", func(t *testing.T, path string) {
 		var w *world
@@ -103,7 +103,13 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) string {
 			}
 		}
 		for line := range strings.Lines(d.Input) {
-			b.Rows = append(b.Rows, parseRow(t, strings.TrimSpace(line)))
+			line = strings.TrimSpace(line)
+			if given, ok := strings.CutPrefix(line, "checkpoint "); ok {
+				user, id, _ := strings.Cut(given, "=")
+				b.Checkpoints = append(b.Checkpoints, model.CustomCheckpoint{UserKey: user, ID: uint64(number(t, id))})
+				continue
+			}
+			b.Rows = append(b.Rows, parseRow(t, line))
 		}
 		w.step(Arrived{Ticket: ticket, Batch: b, Size: size})
 	case "commit":
@@ -158,6 +164,9 @@ func (w *world) step(e Event) {
 		case *Commit:
 			w.under = a
 			fmt.Fprintf(&w.out, "commit %s -> %s batches=%d ops=%d", a.Previous, a.Head.Applied, a.Batches, len(a.Ops))
+			for _, c := range a.Checkpoints {
+				fmt.Fprintf(&w.out, " %s=%d from %s", c.UserKey, c.ID, a.CheckpointsAt)
+			}
 			if a.Published {
 				fmt.Fprintf(&w.out, " checkpoint %s at %s", a.Head.Checkpoint.Op, a.Head.Checkpoint.Position)
 			}
@@ -177,6 +186,9 @@ func (w *world) step(e Event) {
 				w.out.WriteString(" everything")
 			} else {
 				fmt.Fprintf(&w.out, " buckets %q lookups %q", a.Notice.Buckets, a.Notice.Lookups)
+			}
+			for _, c := range a.Notice.Reached {
+				fmt.Fprintf(&w.out, " %s=%d from %s", c.UserKey, c.ID, c.Head)
 			}
 			w.out.WriteByte('\n')
 		case Broken:

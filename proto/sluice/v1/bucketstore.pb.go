@@ -985,9 +985,11 @@ type DeployRequest struct {
 	SlotPrefix string                 `protobuf:"bytes,5,opt,name=slot_prefix,json=slotPrefix,proto3" json:"slot_prefix,omitempty"` // of the stream's name; "" = powersync_
 	// The config is the one that the service config names. It does not replace a
 	// config that was deployed by hand after it: see DeployReply.kept.
-	FromFile      bool `protobuf:"varint,6,opt,name=from_file,json=fromFile,proto3" json:"from_file,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FromFile bool `protobuf:"varint,6,opt,name=from_file,json=fromFile,proto3" json:"from_file,omitempty"`
+	// The config has events that carry write checkpoints.
+	CustomCheckpoints bool `protobuf:"varint,7,opt,name=custom_checkpoints,json=customCheckpoints,proto3" json:"custom_checkpoints,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *DeployRequest) Reset() {
@@ -1058,6 +1060,13 @@ func (x *DeployRequest) GetSlotPrefix() string {
 func (x *DeployRequest) GetFromFile() bool {
 	if x != nil {
 		return x.FromFile
+	}
+	return false
+}
+
+func (x *DeployRequest) GetCustomCheckpoints() bool {
+	if x != nil {
+		return x.CustomCheckpoints
 	}
 	return false
 }
@@ -2936,6 +2945,126 @@ func (x *CompactLookupsReply) GetNext() []byte {
 	return nil
 }
 
+type ExpireRequestsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        int64                  `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`            // those that its checkpoint has reached
+	AgeMs         int64                  `protobuf:"varint,2,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // and that were last made at least so long ago
+	After         []byte                 `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`               // resume; empty = from the start
+	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`              // user keys to look at
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpireRequestsRequest) Reset() {
+	*x = ExpireRequestsRequest{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpireRequestsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpireRequestsRequest) ProtoMessage() {}
+
+func (x *ExpireRequestsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpireRequestsRequest.ProtoReflect.Descriptor instead.
+func (*ExpireRequestsRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ExpireRequestsRequest) GetStream() int64 {
+	if x != nil {
+		return x.Stream
+	}
+	return 0
+}
+
+func (x *ExpireRequestsRequest) GetAgeMs() int64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+func (x *ExpireRequestsRequest) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *ExpireRequestsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ExpireRequestsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Removed       uint64                 `protobuf:"varint,1,opt,name=removed,proto3" json:"removed,omitempty"`
+	Next          []byte                 `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"` // empty = done
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpireRequestsReply) Reset() {
+	*x = ExpireRequestsReply{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpireRequestsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpireRequestsReply) ProtoMessage() {}
+
+func (x *ExpireRequestsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpireRequestsReply.ProtoReflect.Descriptor instead.
+func (*ExpireRequestsReply) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ExpireRequestsReply) GetRemoved() uint64 {
+	if x != nil {
+		return x.Removed
+	}
+	return 0
+}
+
+func (x *ExpireRequestsReply) GetNext() []byte {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
 var File_sluice_v1_bucketstore_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_bucketstore_proto_rawDesc = "" +
@@ -2990,7 +3119,7 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"*\n" +
 	"\x10TerminateRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"\x10\n" +
-	"\x0eTerminateReply\"\xdd\x01\n" +
+	"\x0eTerminateReply\"\x8c\x02\n" +
 	"\rDeployRequest\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\tR\x06config\x12/\n" +
 	"\x06tables\x18\x02 \x03(\v2\x17.sluice.v1.TablePatternR\x06tables\x12/\n" +
@@ -2998,7 +3127,8 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x05force\x18\x04 \x01(\bR\x05force\x12\x1f\n" +
 	"\vslot_prefix\x18\x05 \x01(\tR\n" +
 	"slotPrefix\x12\x1b\n" +
-	"\tfrom_file\x18\x06 \x01(\bR\bfromFile\"f\n" +
+	"\tfrom_file\x18\x06 \x01(\bR\bfromFile\x12-\n" +
+	"\x12custom_checkpoints\x18\a \x01(\bR\x11customCheckpoints\"f\n" +
 	"\vDeployReply\x12)\n" +
 	"\x06stream\x18\x01 \x01(\v2\x11.sluice.v1.StreamR\x06stream\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\x12\x12\n" +
@@ -3139,6 +3269,14 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x05limit\x18\x04 \x01(\rR\x05limit\"C\n" +
 	"\x13CompactLookupsReply\x12\x18\n" +
 	"\aremoved\x18\x01 \x01(\x04R\aremoved\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\fR\x04next\"r\n" +
+	"\x15ExpireRequestsRequest\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x15\n" +
+	"\x06age_ms\x18\x02 \x01(\x03R\x05ageMs\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\fR\x05after\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\"C\n" +
+	"\x13ExpireRequestsReply\x12\x18\n" +
+	"\aremoved\x18\x01 \x01(\x04R\aremoved\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\fR\x04next*z\n" +
 	"\vApplyResult\x12\x1c\n" +
 	"\x18APPLY_RESULT_UNSPECIFIED\x10\x00\x12\x1a\n" +
@@ -3168,13 +3306,14 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x03Ops\x12\x15.sluice.v1.OpsRequest\x1a\x13.sluice.v1.OpsChunk0\x012\xad\x01\n" +
 	"\x10WriteCheckpoints\x12Z\n" +
 	"\x06Create\x12(.sluice.v1.CreateWriteCheckpointsRequest\x1a&.sluice.v1.CreateWriteCheckpointsReply\x12=\n" +
-	"\aReached\x12\x19.sluice.v1.ReachedRequest\x1a\x17.sluice.v1.ReachedReply2\x99\x02\n" +
+	"\aReached\x12\x19.sluice.v1.ReachedRequest\x1a\x17.sluice.v1.ReachedReply2\xed\x02\n" +
 	"\n" +
 	"Compaction\x12@\n" +
 	"\bDirtiest\x12\x1a.sluice.v1.DirtiestRequest\x1a\x18.sluice.v1.DirtiestReply\x126\n" +
 	"\x04Scan\x12\x16.sluice.v1.ScanRequest\x1a\x14.sluice.v1.ScanReply0\x01\x12=\n" +
 	"\aReplace\x12\x19.sluice.v1.ReplaceRequest\x1a\x17.sluice.v1.ReplaceReply\x12R\n" +
-	"\x0eCompactLookups\x12 .sluice.v1.CompactLookupsRequest\x1a\x1e.sluice.v1.CompactLookupsReplyB7Z5github.com/sluicesync/sluice/proto/sluice/v1;sluicev1b\x06proto3"
+	"\x0eCompactLookups\x12 .sluice.v1.CompactLookupsRequest\x1a\x1e.sluice.v1.CompactLookupsReply\x12R\n" +
+	"\x0eExpireRequests\x12 .sluice.v1.ExpireRequestsRequest\x1a\x1e.sluice.v1.ExpireRequestsReplyB7Z5github.com/sluicesync/sluice/proto/sluice/v1;sluicev1b\x06proto3"
 
 var (
 	file_sluice_v1_bucketstore_proto_rawDescOnce sync.Once
@@ -3189,7 +3328,7 @@ func file_sluice_v1_bucketstore_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_bucketstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(ApplyResult)(0),                      // 0: sluice.v1.ApplyResult
 	(*ApplyRequest)(nil),                  // 1: sluice.v1.ApplyRequest
@@ -3243,31 +3382,33 @@ var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(*ReplaceReply)(nil),                  // 49: sluice.v1.ReplaceReply
 	(*CompactLookupsRequest)(nil),         // 50: sluice.v1.CompactLookupsRequest
 	(*CompactLookupsReply)(nil),           // 51: sluice.v1.CompactLookupsReply
-	nil,                                   // 52: sluice.v1.ListReply.TablesEntry
-	(*EvaluatedBatch)(nil),                // 53: sluice.v1.EvaluatedBatch
-	(*Cursor)(nil),                        // 54: sluice.v1.Cursor
-	(*StreamHead)(nil),                    // 55: sluice.v1.StreamHead
-	(*TableProgress)(nil),                 // 56: sluice.v1.TableProgress
-	(*TablePattern)(nil),                  // 57: sluice.v1.TablePattern
-	(*ValueOptions)(nil),                  // 58: sluice.v1.ValueOptions
-	(*Stream)(nil),                        // 59: sluice.v1.Stream
+	(*ExpireRequestsRequest)(nil),         // 52: sluice.v1.ExpireRequestsRequest
+	(*ExpireRequestsReply)(nil),           // 53: sluice.v1.ExpireRequestsReply
+	nil,                                   // 54: sluice.v1.ListReply.TablesEntry
+	(*EvaluatedBatch)(nil),                // 55: sluice.v1.EvaluatedBatch
+	(*Cursor)(nil),                        // 56: sluice.v1.Cursor
+	(*StreamHead)(nil),                    // 57: sluice.v1.StreamHead
+	(*TableProgress)(nil),                 // 58: sluice.v1.TableProgress
+	(*TablePattern)(nil),                  // 59: sluice.v1.TablePattern
+	(*ValueOptions)(nil),                  // 60: sluice.v1.ValueOptions
+	(*Stream)(nil),                        // 61: sluice.v1.Stream
 }
 var file_sluice_v1_bucketstore_proto_depIdxs = []int32{
-	53, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
+	55, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
 	0,  // 1: sluice.v1.ApplyReply.result:type_name -> sluice.v1.ApplyResult
-	54, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
-	55, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
-	56, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
-	55, // 5: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
-	57, // 6: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
-	58, // 7: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
-	59, // 8: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
-	59, // 9: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
-	59, // 10: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
-	52, // 11: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
+	56, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
+	57, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
+	58, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
+	57, // 5: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
+	59, // 6: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
+	60, // 7: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
+	61, // 8: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
+	61, // 9: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
+	61, // 10: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
+	54, // 11: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
 	26, // 12: sluice.v1.ListReply.size:type_name -> sluice.v1.StorageSize
-	56, // 13: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
-	55, // 14: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
+	58, // 13: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
+	57, // 14: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
 	31, // 15: sluice.v1.LookupsReply.results:type_name -> sluice.v1.LookupValues
 	35, // 16: sluice.v1.OpsRequest.positions:type_name -> sluice.v1.BucketPosition
 	38, // 17: sluice.v1.CreateWriteCheckpointsRequest.requests:type_name -> sluice.v1.CheckpointRequest
@@ -3296,30 +3437,32 @@ var file_sluice_v1_bucketstore_proto_depIdxs = []int32{
 	45, // 40: sluice.v1.Compaction.Scan:input_type -> sluice.v1.ScanRequest
 	47, // 41: sluice.v1.Compaction.Replace:input_type -> sluice.v1.ReplaceRequest
 	50, // 42: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
-	2,  // 43: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
-	4,  // 44: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
-	6,  // 45: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
-	8,  // 46: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
-	10, // 47: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
-	12, // 48: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
-	14, // 49: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
-	16, // 50: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
-	18, // 51: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
-	20, // 52: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
-	22, // 53: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
-	24, // 54: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
-	28, // 55: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
-	30, // 56: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
-	33, // 57: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
-	36, // 58: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
-	39, // 59: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
-	41, // 60: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
-	43, // 61: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
-	46, // 62: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
-	49, // 63: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
-	51, // 64: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
-	43, // [43:65] is the sub-list for method output_type
-	21, // [21:43] is the sub-list for method input_type
+	52, // 43: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
+	2,  // 44: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
+	4,  // 45: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
+	6,  // 46: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
+	8,  // 47: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
+	10, // 48: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
+	12, // 49: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
+	14, // 50: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
+	16, // 51: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
+	18, // 52: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
+	20, // 53: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
+	22, // 54: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
+	24, // 55: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
+	28, // 56: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
+	30, // 57: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
+	33, // 58: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
+	36, // 59: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
+	39, // 60: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
+	41, // 61: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
+	43, // 62: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
+	46, // 63: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
+	49, // 64: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
+	51, // 65: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
+	53, // 66: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
+	44, // [44:67] is the sub-list for method output_type
+	21, // [21:44] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name
@@ -3337,7 +3480,7 @@ func file_sluice_v1_bucketstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_bucketstore_proto_rawDesc), len(file_sluice_v1_bucketstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   52,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

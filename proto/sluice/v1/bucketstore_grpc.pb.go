@@ -962,7 +962,9 @@ const (
 //
 // WriteCheckpoints keeps the numbers that tell clients their writes are back.
 type WriteCheckpointsClient interface {
-	// Create stores one number per request at head, durable when it returns.
+	// Create stores one number per request at head, durable when it returns. It
+	// fails with INVALID_ARGUMENT (PSYNC_S2001) for a stream whose write
+	// checkpoints are custom.
 	Create(ctx context.Context, in *CreateWriteCheckpointsRequest, opts ...grpc.CallOption) (*CreateWriteCheckpointsReply, error)
 	// Reached returns, per key, the highest number whose head a checkpoint at
 	// `position` has reached; 0 = none.
@@ -1003,7 +1005,9 @@ func (c *writeCheckpointsClient) Reached(ctx context.Context, in *ReachedRequest
 //
 // WriteCheckpoints keeps the numbers that tell clients their writes are back.
 type WriteCheckpointsServer interface {
-	// Create stores one number per request at head, durable when it returns.
+	// Create stores one number per request at head, durable when it returns. It
+	// fails with INVALID_ARGUMENT (PSYNC_S2001) for a stream whose write
+	// checkpoints are custom.
 	Create(context.Context, *CreateWriteCheckpointsRequest) (*CreateWriteCheckpointsReply, error)
 	// Reached returns, per key, the highest number whose head a checkpoint at
 	// `position` has reached; 0 = none.
@@ -1106,6 +1110,7 @@ const (
 	Compaction_Scan_FullMethodName           = "/sluice.v1.Compaction/Scan"
 	Compaction_Replace_FullMethodName        = "/sluice.v1.Compaction/Replace"
 	Compaction_CompactLookups_FullMethodName = "/sluice.v1.Compaction/CompactLookups"
+	Compaction_ExpireRequests_FullMethodName = "/sluice.v1.Compaction/ExpireRequests"
 )
 
 // CompactionClient is the client API for Compaction service.
@@ -1123,6 +1128,8 @@ type CompactionClient interface {
 	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceReply, error)
 	// CompactLookups drops superseded parameter entries up to a checkpoint.
 	CompactLookups(ctx context.Context, in *CompactLookupsRequest, opts ...grpc.CallOption) (*CompactLookupsReply, error)
+	// ExpireRequests drops checkpoint requests that are old and acknowledged.
+	ExpireRequests(ctx context.Context, in *ExpireRequestsRequest, opts ...grpc.CallOption) (*ExpireRequestsReply, error)
 }
 
 type compactionClient struct {
@@ -1182,6 +1189,16 @@ func (c *compactionClient) CompactLookups(ctx context.Context, in *CompactLookup
 	return out, nil
 }
 
+func (c *compactionClient) ExpireRequests(ctx context.Context, in *ExpireRequestsRequest, opts ...grpc.CallOption) (*ExpireRequestsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExpireRequestsReply)
+	err := c.cc.Invoke(ctx, Compaction_ExpireRequests_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CompactionServer is the server API for Compaction service.
 // All implementations must embed UnimplementedCompactionServer
 // for forward compatibility.
@@ -1197,6 +1214,8 @@ type CompactionServer interface {
 	Replace(context.Context, *ReplaceRequest) (*ReplaceReply, error)
 	// CompactLookups drops superseded parameter entries up to a checkpoint.
 	CompactLookups(context.Context, *CompactLookupsRequest) (*CompactLookupsReply, error)
+	// ExpireRequests drops checkpoint requests that are old and acknowledged.
+	ExpireRequests(context.Context, *ExpireRequestsRequest) (*ExpireRequestsReply, error)
 	mustEmbedUnimplementedCompactionServer()
 }
 
@@ -1218,6 +1237,9 @@ func (UnimplementedCompactionServer) Replace(context.Context, *ReplaceRequest) (
 }
 func (UnimplementedCompactionServer) CompactLookups(context.Context, *CompactLookupsRequest) (*CompactLookupsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method CompactLookups not implemented")
+}
+func (UnimplementedCompactionServer) ExpireRequests(context.Context, *ExpireRequestsRequest) (*ExpireRequestsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExpireRequests not implemented")
 }
 func (UnimplementedCompactionServer) mustEmbedUnimplementedCompactionServer() {}
 func (UnimplementedCompactionServer) testEmbeddedByValue()                    {}
@@ -1305,6 +1327,24 @@ func _Compaction_CompactLookups_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Compaction_ExpireRequests_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExpireRequestsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CompactionServer).ExpireRequests(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Compaction_ExpireRequests_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CompactionServer).ExpireRequests(ctx, req.(*ExpireRequestsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Compaction_ServiceDesc is the grpc.ServiceDesc for Compaction service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1323,6 +1363,10 @@ var Compaction_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CompactLookups",
 			Handler:    _Compaction_CompactLookups_Handler,
+		},
+		{
+			MethodName: "ExpireRequests",
+			Handler:    _Compaction_ExpireRequests_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

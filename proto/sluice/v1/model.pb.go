@@ -739,7 +739,8 @@ type EvaluatedBatch struct {
 	End      *Cursor                `protobuf:"bytes,4,opt,name=end,proto3" json:"end,omitempty"`
 	Meta     *BatchMeta             `protobuf:"bytes,5,opt,name=meta,proto3" json:"meta,omitempty"`
 	// Rows in libs/wire's evaluated block form.
-	Rows          []byte `protobuf:"bytes,6,opt,name=rows,proto3" json:"rows,omitempty"`
+	Rows          []byte              `protobuf:"bytes,6,opt,name=rows,proto3" json:"rows,omitempty"`
+	Checkpoints   []*CustomCheckpoint `protobuf:"bytes,7,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -816,6 +817,75 @@ func (x *EvaluatedBatch) GetRows() []byte {
 	return nil
 }
 
+func (x *EvaluatedBatch) GetCheckpoints() []*CustomCheckpoint {
+	if x != nil {
+		return x.Checkpoints
+	}
+	return nil
+}
+
+// CustomCheckpoint is a write checkpoint that a row of the source carries
+// (model.CustomCheckpoint).
+type CustomCheckpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserKey       string                 `protobuf:"bytes,1,opt,name=user_key,json=userKey,proto3" json:"user_key,omitempty"`
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	Requested     bool                   `protobuf:"varint,3,opt,name=requested,proto3" json:"requested,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CustomCheckpoint) Reset() {
+	*x = CustomCheckpoint{}
+	mi := &file_sluice_v1_model_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CustomCheckpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CustomCheckpoint) ProtoMessage() {}
+
+func (x *CustomCheckpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_model_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CustomCheckpoint.ProtoReflect.Descriptor instead.
+func (*CustomCheckpoint) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_model_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CustomCheckpoint) GetUserKey() string {
+	if x != nil {
+		return x.UserKey
+	}
+	return ""
+}
+
+func (x *CustomCheckpoint) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *CustomCheckpoint) GetRequested() bool {
+	if x != nil {
+		return x.Requested
+	}
+	return false
+}
+
 type WriteCheckpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserKey       string                 `protobuf:"bytes,1,opt,name=user_key,json=userKey,proto3" json:"user_key,omitempty"`
@@ -827,7 +897,7 @@ type WriteCheckpoint struct {
 
 func (x *WriteCheckpoint) Reset() {
 	*x = WriteCheckpoint{}
-	mi := &file_sluice_v1_model_proto_msgTypes[10]
+	mi := &file_sluice_v1_model_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +909,7 @@ func (x *WriteCheckpoint) String() string {
 func (*WriteCheckpoint) ProtoMessage() {}
 
 func (x *WriteCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_model_proto_msgTypes[10]
+	mi := &file_sluice_v1_model_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +922,7 @@ func (x *WriteCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteCheckpoint.ProtoReflect.Descriptor instead.
 func (*WriteCheckpoint) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_model_proto_rawDescGZIP(), []int{10}
+	return file_sluice_v1_model_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WriteCheckpoint) GetUserKey() string {
@@ -897,7 +967,7 @@ type StreamHead struct {
 
 func (x *StreamHead) Reset() {
 	*x = StreamHead{}
-	mi := &file_sluice_v1_model_proto_msgTypes[11]
+	mi := &file_sluice_v1_model_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +979,7 @@ func (x *StreamHead) String() string {
 func (*StreamHead) ProtoMessage() {}
 
 func (x *StreamHead) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_model_proto_msgTypes[11]
+	mi := &file_sluice_v1_model_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +992,7 @@ func (x *StreamHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHead.ProtoReflect.Descriptor instead.
 func (*StreamHead) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_model_proto_rawDescGZIP(), []int{11}
+	return file_sluice_v1_model_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StreamHead) GetEpoch() uint64 {
@@ -1017,23 +1087,25 @@ func (x *StreamHead) GetLastErrorAt() int64 {
 }
 
 type Stream struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Config        string                 `protobuf:"bytes,3,opt,name=config,proto3" json:"config,omitempty"`
-	Tables        []*TablePattern        `protobuf:"bytes,4,rep,name=tables,proto3" json:"tables,omitempty"`
-	Values        *ValueOptions          `protobuf:"bytes,5,opt,name=values,proto3" json:"values,omitempty"`
-	State         StreamState            `protobuf:"varint,6,opt,name=state,proto3,enum=sluice.v1.StreamState" json:"state,omitempty"`
-	Head          *StreamHead            `protobuf:"bytes,7,opt,name=head,proto3" json:"head,omitempty"`
-	Created       int64                  `protobuf:"varint,8,opt,name=created,proto3" json:"created,omitempty"`
-	FromFile      bool                   `protobuf:"varint,9,opt,name=from_file,json=fromFile,proto3" json:"from_file,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name     string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Config   string                 `protobuf:"bytes,3,opt,name=config,proto3" json:"config,omitempty"`
+	Tables   []*TablePattern        `protobuf:"bytes,4,rep,name=tables,proto3" json:"tables,omitempty"`
+	Values   *ValueOptions          `protobuf:"bytes,5,opt,name=values,proto3" json:"values,omitempty"`
+	State    StreamState            `protobuf:"varint,6,opt,name=state,proto3,enum=sluice.v1.StreamState" json:"state,omitempty"`
+	Head     *StreamHead            `protobuf:"bytes,7,opt,name=head,proto3" json:"head,omitempty"`
+	Created  int64                  `protobuf:"varint,8,opt,name=created,proto3" json:"created,omitempty"`
+	FromFile bool                   `protobuf:"varint,9,opt,name=from_file,json=fromFile,proto3" json:"from_file,omitempty"`
+	// Write checkpoints come from rows of the source; none are handed out.
+	CustomCheckpoints bool `protobuf:"varint,10,opt,name=custom_checkpoints,json=customCheckpoints,proto3" json:"custom_checkpoints,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Stream) Reset() {
 	*x = Stream{}
-	mi := &file_sluice_v1_model_proto_msgTypes[12]
+	mi := &file_sluice_v1_model_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1117,7 @@ func (x *Stream) String() string {
 func (*Stream) ProtoMessage() {}
 
 func (x *Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_model_proto_msgTypes[12]
+	mi := &file_sluice_v1_model_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1130,7 @@ func (x *Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stream.ProtoReflect.Descriptor instead.
 func (*Stream) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_model_proto_rawDescGZIP(), []int{12}
+	return file_sluice_v1_model_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Stream) GetId() int64 {
@@ -1124,6 +1196,13 @@ func (x *Stream) GetFromFile() bool {
 	return false
 }
 
+func (x *Stream) GetCustomCheckpoints() bool {
+	if x != nil {
+		return x.CustomCheckpoints
+	}
+	return false
+}
+
 // CheckpointNotice is published on NATS subject sluice.checkpoints.<stream id>.
 type CheckpointNotice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1144,7 +1223,7 @@ type CheckpointNotice struct {
 
 func (x *CheckpointNotice) Reset() {
 	*x = CheckpointNotice{}
-	mi := &file_sluice_v1_model_proto_msgTypes[13]
+	mi := &file_sluice_v1_model_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1235,7 @@ func (x *CheckpointNotice) String() string {
 func (*CheckpointNotice) ProtoMessage() {}
 
 func (x *CheckpointNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_model_proto_msgTypes[13]
+	mi := &file_sluice_v1_model_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1248,7 @@ func (x *CheckpointNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointNotice.ProtoReflect.Descriptor instead.
 func (*CheckpointNotice) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_model_proto_rawDescGZIP(), []int{13}
+	return file_sluice_v1_model_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CheckpointNotice) GetStream() int64 {
@@ -1309,14 +1388,19 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\x03end\x18\x04 \x01(\v2\x11.sluice.v1.CursorR\x03end\x12(\n" +
 	"\x04meta\x18\x05 \x01(\v2\x14.sluice.v1.BatchMetaR\x04meta\x12.\n" +
 	"\x06tables\x18\x06 \x03(\v2\x16.sluice.v1.SourceTableR\x06tables\x12\x18\n" +
-	"\achanges\x18\a \x01(\fR\achanges\"\xd0\x01\n" +
+	"\achanges\x18\a \x01(\fR\achanges\"\x8f\x02\n" +
 	"\x0eEvaluatedBatch\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +
 	"\bprevious\x18\x03 \x01(\v2\x11.sluice.v1.CursorR\bprevious\x12#\n" +
 	"\x03end\x18\x04 \x01(\v2\x11.sluice.v1.CursorR\x03end\x12(\n" +
 	"\x04meta\x18\x05 \x01(\v2\x14.sluice.v1.BatchMetaR\x04meta\x12\x12\n" +
-	"\x04rows\x18\x06 \x01(\fR\x04rows\"P\n" +
+	"\x04rows\x18\x06 \x01(\fR\x04rows\x12=\n" +
+	"\vcheckpoints\x18\a \x03(\v2\x1b.sluice.v1.CustomCheckpointR\vcheckpoints\"[\n" +
+	"\x10CustomCheckpoint\x12\x19\n" +
+	"\buser_key\x18\x01 \x01(\tR\auserKey\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x1c\n" +
+	"\trequested\x18\x03 \x01(\bR\trequested\"P\n" +
 	"\x0fWriteCheckpoint\x12\x19\n" +
 	"\buser_key\x18\x01 \x01(\tR\auserKey\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x12\n" +
@@ -1340,7 +1424,7 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\tstored_at\x18\v \x01(\x03R\bstoredAt\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\f \x01(\tR\tlastError\x12\"\n" +
-	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\"\xb6\x02\n" +
+	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\"\xe5\x02\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1350,7 +1434,9 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\x05state\x18\x06 \x01(\x0e2\x16.sluice.v1.StreamStateR\x05state\x12)\n" +
 	"\x04head\x18\a \x01(\v2\x15.sluice.v1.StreamHeadR\x04head\x12\x18\n" +
 	"\acreated\x18\b \x01(\x03R\acreated\x12\x1b\n" +
-	"\tfrom_file\x18\t \x01(\bR\bfromFile\"\xf5\x02\n" +
+	"\tfrom_file\x18\t \x01(\bR\bfromFile\x12-\n" +
+	"\x12custom_checkpoints\x18\n" +
+	" \x01(\bR\x11customCheckpoints\"\xf5\x02\n" +
 	"\x10CheckpointNotice\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x1a\n" +
@@ -1390,7 +1476,7 @@ func file_sluice_v1_model_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_sluice_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_sluice_v1_model_proto_goTypes = []any{
 	(StreamState)(0),         // 0: sluice.v1.StreamState
 	(*Cursor)(nil),           // 1: sluice.v1.Cursor
@@ -1403,10 +1489,11 @@ var file_sluice_v1_model_proto_goTypes = []any{
 	(*BatchMeta)(nil),        // 8: sluice.v1.BatchMeta
 	(*ChangeBatch)(nil),      // 9: sluice.v1.ChangeBatch
 	(*EvaluatedBatch)(nil),   // 10: sluice.v1.EvaluatedBatch
-	(*WriteCheckpoint)(nil),  // 11: sluice.v1.WriteCheckpoint
-	(*StreamHead)(nil),       // 12: sluice.v1.StreamHead
-	(*Stream)(nil),           // 13: sluice.v1.Stream
-	(*CheckpointNotice)(nil), // 14: sluice.v1.CheckpointNotice
+	(*CustomCheckpoint)(nil), // 11: sluice.v1.CustomCheckpoint
+	(*WriteCheckpoint)(nil),  // 12: sluice.v1.WriteCheckpoint
+	(*StreamHead)(nil),       // 13: sluice.v1.StreamHead
+	(*Stream)(nil),           // 14: sluice.v1.Stream
+	(*CheckpointNotice)(nil), // 15: sluice.v1.CheckpointNotice
 }
 var file_sluice_v1_model_proto_depIdxs = []int32{
 	5,  // 0: sluice.v1.SourceTable.columns:type_name -> sluice.v1.Column
@@ -1419,19 +1506,20 @@ var file_sluice_v1_model_proto_depIdxs = []int32{
 	1,  // 7: sluice.v1.EvaluatedBatch.previous:type_name -> sluice.v1.Cursor
 	1,  // 8: sluice.v1.EvaluatedBatch.end:type_name -> sluice.v1.Cursor
 	8,  // 9: sluice.v1.EvaluatedBatch.meta:type_name -> sluice.v1.BatchMeta
-	1,  // 10: sluice.v1.StreamHead.applied:type_name -> sluice.v1.Cursor
-	2,  // 11: sluice.v1.StreamHead.checkpoint:type_name -> sluice.v1.Checkpoint
-	3,  // 12: sluice.v1.Stream.tables:type_name -> sluice.v1.TablePattern
-	4,  // 13: sluice.v1.Stream.values:type_name -> sluice.v1.ValueOptions
-	0,  // 14: sluice.v1.Stream.state:type_name -> sluice.v1.StreamState
-	12, // 15: sluice.v1.Stream.head:type_name -> sluice.v1.StreamHead
-	2,  // 16: sluice.v1.CheckpointNotice.checkpoint:type_name -> sluice.v1.Checkpoint
-	11, // 17: sluice.v1.CheckpointNotice.reached:type_name -> sluice.v1.WriteCheckpoint
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	11, // 10: sluice.v1.EvaluatedBatch.checkpoints:type_name -> sluice.v1.CustomCheckpoint
+	1,  // 11: sluice.v1.StreamHead.applied:type_name -> sluice.v1.Cursor
+	2,  // 12: sluice.v1.StreamHead.checkpoint:type_name -> sluice.v1.Checkpoint
+	3,  // 13: sluice.v1.Stream.tables:type_name -> sluice.v1.TablePattern
+	4,  // 14: sluice.v1.Stream.values:type_name -> sluice.v1.ValueOptions
+	0,  // 15: sluice.v1.Stream.state:type_name -> sluice.v1.StreamState
+	13, // 16: sluice.v1.Stream.head:type_name -> sluice.v1.StreamHead
+	2,  // 17: sluice.v1.CheckpointNotice.checkpoint:type_name -> sluice.v1.Checkpoint
+	12, // 18: sluice.v1.CheckpointNotice.reached:type_name -> sluice.v1.WriteCheckpoint
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_model_proto_init() }
@@ -1445,7 +1533,7 @@ func file_sluice_v1_model_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_model_proto_rawDesc), len(file_sluice_v1_model_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
