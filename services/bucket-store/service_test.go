@@ -232,7 +232,12 @@ func put(n byte, data string, buckets ...string) model.EvaluatedRow {
 // begin deploys, opens a session and finishes an empty initial copy.
 func (i *instance) begin(config string) *chain {
 	i.t.Helper()
-	id := i.deploy(config).GetStream().GetId()
+	return i.chain(i.deploy(config).GetStream().GetId())
+}
+
+// chain begins the chain of a stream that was just made.
+func (i *instance) chain(id int64) *chain {
+	i.t.Helper()
 	s := i.open(id, "r1")
 	c := &chain{stream: model.StreamID(id), epoch: model.Epoch(s.GetEpoch())}
 	b := c.next(1)
@@ -500,6 +505,77 @@ func TestWriteCheckpointNotices(t *testing.T) {
 	r, err := i.writes.Reached(t.Context(), &pb.ReachedRequest{Stream: id, Position: string(position(9)), UserKeys: []string{"u/1", "u/2", "u/3"}})
 	if err != nil || !slices.Equal(r.GetIds(), []uint64{1, 1, 0}) {
 		t.Errorf("INV-26: reached %v %v, want 1 1 0", r, err)
+	}
+}
+
+// TestCustomCheckpoints: D1 and D4 of the write checkpoints that rows carry, and
+// where they are none are handed out.
+func TestCustomCheckpoints(t *testing.T) {
+	nc := bus(t)
+	i := run(t, t.TempDir(), nc)
+	notice := notices(t, nc)
+	made, err := i.catalog.Deploy(t.Context(), &pb.DeployRequest{Config: "config 1", CustomCheckpoints: true})
+	if err != nil || !made.GetStream().GetCustomCheckpoints() {
+		t.Fatalf("deploy: %v %v", made, err)
+	}
+	c := i.chain(made.GetStream().GetId())
+	id := int64(c.stream)
+	i.apply(c.next(5))
+	notice() // everything may have changed
+	reached := func(at int, want ...uint64) {
+		t.Helper()
+		r, err := i.writes.Reached(t.Context(), &pb.ReachedRequest{Stream: id, Position: string(position(at)), UserKeys: []string{"u/1", "u/2"}})
+		if err != nil || !slices.Equal(r.GetIds(), want) {
+			t.Errorf("D1: reached at %d: %v %v, want %v", at, r, err, want)
+		}
+	}
+	b := c.next(6, put(1, "{}", "a"))
+	b.Checkpoints = []model.CustomCheckpoint{{UserKey: "u/1", ID: 7}, {UserKey: "u/2", ID: 1, Requested: true}}
+	i.apply(b)
+	if n, want := notice(), []model.WriteCheckpoint{{UserKey: "u/1", ID: 7, Head: position(6)}, {UserKey: "u/2", ID: 1, Head: position(6)}}; !slices.Equal(n.Reached, want) || !slices.Equal(n.Buckets, []string{"a"}) {
+		t.Errorf("notice %+v, want reached %v", n, want)
+	}
+	reached(5, 0, 0)
+	reached(6, 7, 1)
+	i.apply(b) // D4
+	b = c.next(7)
+	i.apply(b)
+	if n := notice(); n.Reached != nil {
+		t.Errorf("D4: reached %v by a batch that carries none", n.Reached)
+	}
+	_, err = i.writes.Create(t.Context(), &pb.CreateWriteCheckpointsRequest{Stream: id, Head: string(position(7)), Requests: []*pb.CheckpointRequest{{UserKey: "u/1"}}})
+	if errs.CodeOf(err) != errs.S2001 {
+		t.Errorf("a managed write checkpoint beside custom ones: %v", err)
+	}
+
+	expire := func(age time.Duration, want uint64) {
+		t.Helper()
+		r, err := i.compact.ExpireRequests(t.Context(), &pb.ExpireRequestsRequest{Stream: id, AgeMs: age.Milliseconds()})
+		if err != nil || r.GetRemoved() != want {
+			t.Errorf("requests of %s ago expired: %v %v, want %d", age, r, err, want)
+		}
+	}
+	expire(time.Hour, 0)
+	reached(7, 7, 1)
+	expire(-time.Hour, 1)
+	reached(7, 7, 0)
+
+	// What a config gives was not looked at before: it is replicated anew.
+	plain := i.deploy("config 2")
+	again, err := i.catalog.Deploy(t.Context(), &pb.DeployRequest{Config: "config 2", Tables: wire.TablePatterns(wire.ModelTablePatterns(plain.GetStream().GetTables())), CustomCheckpoints: true})
+	if err != nil || !again.GetCreated() {
+		t.Errorf("deploy with custom write checkpoints of what had none: %v %v", again, err)
+	}
+	r, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: again.GetStream().GetId(), Reason: "slot lost"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := i.catalog.List(t.Context(), &pb.ListRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(list.GetStreams()); list.GetStreams()[n-1].GetId() != r.GetStream() || !list.GetStreams()[n-1].GetCustomCheckpoints() {
+		t.Errorf("after a restart: %v", list.GetStreams())
 	}
 }
 

@@ -40,6 +40,7 @@ type UserCheckpoints struct {
 	Head        model.Position
 	ReachedID   uint64
 	ReachedHead model.Position
+	Requested   model.Micros // when ID was last requested, if it may expire
 }
 
 // Take gives r its number while clients see a checkpoint at position.
@@ -48,13 +49,37 @@ func (u *UserCheckpoints) Take(r WriteCheckpointRequest, position model.Position
 	if id == 0 {
 		id = u.ID + 1
 	}
-	if id <= u.ID {
+	if id < u.ID {
+		return
+	}
+	if id == u.ID {
+		if r.Requested == 0 || u.Requested == 0 {
+			u.Requested = 0
+		} else {
+			u.Requested = max(u.Requested, r.Requested)
+		}
 		return
 	}
 	if u.ID > 0 && u.Head <= position {
 		u.ReachedID, u.ReachedHead = u.ID, u.Head
 	}
-	u.ID, u.Head = id, r.Head
+	u.ID, u.Head, u.Requested = id, r.Head, r.Requested
+}
+
+// Expired tells whether the number may be dropped: whoever waits for it at
+// position has it, and nobody has asked for it since that time.
+func (u *UserCheckpoints) Expired(position model.Position, before model.Micros) bool {
+	return u.Requested != 0 && u.Requested < before && u.Head <= position
+}
+
+// CustomRequest is the request that a commit makes by its custom write
+// checkpoint w.
+func CustomRequest(c *ledger.Commit, w model.CustomCheckpoint) WriteCheckpointRequest {
+	r := WriteCheckpointRequest{UserKey: w.UserKey, ID: w.ID, Head: c.CheckpointsAt}
+	if w.Requested {
+		r.Requested = c.Head.StoredAt
+	}
+	return r
 }
 
 // Reached is the highest number that position has reached; 0 = none.

@@ -93,7 +93,8 @@ type Reader interface {
 }
 
 // WriteCheckpoints keeps per user key the newest number and the source
-// position that it waits for.
+// position that it waits for: those that are handed out, which are of the whole
+// deployment, and the custom ones that commits bring, which are of their stream.
 type WriteCheckpoints interface {
 	// CreateWriteCheckpoints gives each request a number and returns what each
 	// key has then. Requests are taken in order. position is the position of
@@ -103,7 +104,10 @@ type WriteCheckpoints interface {
 	// Reached returns per key the highest number whose head is at most
 	// position; 0 = none.
 	Reached(ctx context.Context, position model.Position, keys []string) ([]uint64, error)
-	// Unreached yields the write checkpoints whose head is beyond position.
+	// CustomReached is Reached for the custom write checkpoints of a stream.
+	CustomReached(ctx context.Context, id model.StreamID, position model.Position, keys []string) ([]uint64, error)
+	// Unreached yields the write checkpoints whose head is beyond position, but
+	// no custom ones.
 	Unreached(ctx context.Context, position model.Position) iter.Seq2[model.WriteCheckpoint, error]
 }
 
@@ -113,6 +117,9 @@ type WriteCheckpointRequest struct {
 	UserKey string
 	ID      uint64
 	Head    model.Position
+	// Requested is when, if the number may expire: then asking for the same
+	// again keeps it longer. 0: it stays.
+	Requested model.Micros
 }
 
 // Compaction rewrites history without changing what clients end up with.
@@ -132,6 +139,12 @@ type Compaction interface {
 	// checkpoint op c, looking at most at limit entries, from where next of an
 	// earlier call says (nil = the start; done = nil).
 	CompactLookups(ctx context.Context, id model.StreamID, c model.OpID, after []byte, limit int) (removed uint64, next []byte, err error)
+	// ExpireRequests drops the user keys whose number may expire, was requested
+	// before that time and is reached by the stream's checkpoint: of the numbers
+	// handed out, and of the stream's custom ones. It looks at most at limit
+	// keys (0 = all), and pages as CompactLookups does. It need not be durable
+	// when ExpireRequests returns.
+	ExpireRequests(ctx context.Context, id model.StreamID, before model.Micros, after []byte, limit int) (removed uint64, next []byte, err error)
 }
 
 // DirtyQuery selects buckets: Only these if any are named; else those with at

@@ -86,8 +86,11 @@ func (a *appender) receive(stream grpc.BidiStreamingServer[pb.ApplyRequest, pb.A
 }
 
 // batchSize is what a batch costs in memory: its rows once encoded, which the
-// decoded ones point into, and the decoded ones.
-func batchSize(m *pb.ApplyRequest) int { return 1024 + 2*len(m.GetBatch().GetRows()) }
+// decoded ones point into, and the decoded ones, and its few write checkpoints.
+func batchSize(m *pb.ApplyRequest) int {
+	b := m.GetBatch()
+	return 1024 + 2*len(b.GetRows()) + 256*len(b.GetCheckpoints())
+}
 
 // outbox collects answers until they are sent. It is as long as the requests
 // that are not answered yet, which the reorder buffer bounds.

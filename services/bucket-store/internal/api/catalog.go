@@ -45,6 +45,7 @@ func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployRe
 	wanted := model.Stream{
 		Config: m.GetConfig(), Tables: wire.ModelTablePatterns(m.GetTables()), Values: wire.ModelValueOptions(m.GetValues()),
 		State: model.Processing, Created: model.Micros(c.Now().UnixMicro()), FromFile: m.GetFromFile(),
+		CustomCheckpoints: m.GetCustomCheckpoints(),
 	}
 	prefix := m.GetSlotPrefix()
 	if prefix == "" {
@@ -67,7 +68,8 @@ func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployRe
 				live = s
 			}
 		}
-		if live != nil && !m.GetForce() && live.Config == wanted.Config && slices.Equal(live.Tables, wanted.Tables) && live.Values == wanted.Values {
+		if live != nil && !m.GetForce() && live.Config == wanted.Config && slices.Equal(live.Tables, wanted.Tables) && live.Values == wanted.Values &&
+			live.CustomCheckpoints == wanted.CustomCheckpoints {
 			same = live
 			return store.Change{}
 		}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -97,4 +98,14 @@ func (c *compaction) CompactLookups(ctx context.Context, m *pb.CompactLookupsReq
 		return nil, mapped(err)
 	}
 	return &pb.CompactLookupsReply{Removed: removed, Next: next}, nil
+}
+
+// ExpireRequests drops checkpoint requests of a certain age.
+func (c *compaction) ExpireRequests(ctx context.Context, m *pb.ExpireRequestsRequest) (*pb.ExpireRequestsReply, error) {
+	before := c.Now().Add(-time.Duration(m.GetAgeMs()) * time.Millisecond)
+	removed, next, err := c.Store.ExpireRequests(ctx, model.StreamID(m.GetStream()), model.Micros(before.UnixMicro()), m.GetAfter(), int(m.GetLimit()))
+	if err != nil {
+		return nil, mapped(err)
+	}
+	return &pb.ExpireRequestsReply{Removed: removed, Next: next}, nil
 }

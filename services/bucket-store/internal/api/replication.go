@@ -140,7 +140,10 @@ func (r *replication) Restart(ctx context.Context, m *pb.RestartRequest) (*pb.Re
 			result = newest(streams, id)
 			return c
 		}
-		c.New = &model.Stream{Config: old.Config, Tables: old.Tables, Values: old.Values, State: model.Processing, Created: model.Micros(r.Now().UnixMicro())}
+		c.New = &model.Stream{
+			Config: old.Config, Tables: old.Tables, Values: old.Values, CustomCheckpoints: old.CustomCheckpoints,
+			State: model.Processing, Created: model.Micros(r.Now().UnixMicro()),
+		}
 		c.Prefix, c.Suffix = prefixOf(old), suffix
 		return c
 	})

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/model"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
@@ -19,14 +20,25 @@ type writeCheckpoints struct {
 
 // Create stores numbers; calls that arrive together share one durable write.
 func (w *writeCheckpoints) Create(ctx context.Context, m *pb.CreateWriteCheckpointsRequest) (*pb.CreateWriteCheckpointsReply, error) {
+	id := model.StreamID(m.GetStream())
+	switch stream, err := w.Hub.Writer(id); {
+	case err != nil:
+		return nil, mapped(err)
+	case stream.CustomCheckpoints():
+		return nil, errs.New(errs.S2001, "the write checkpoints of stream %d are custom: rows of the source carry them", id)
+	}
+	now := model.Micros(w.Now().UnixMicro())
 	requests := make([]store.WriteCheckpointRequest, len(m.GetRequests()))
 	for i, r := range m.GetRequests() {
 		if r.GetUserKey() == "" {
 			return nil, status.Error(codes.InvalidArgument, "a write checkpoint needs a user key")
 		}
 		requests[i] = store.WriteCheckpointRequest{UserKey: r.GetUserKey(), ID: r.GetId(), Head: model.Position(m.GetHead())}
+		if r.GetId() != 0 {
+			requests[i].Requested = now
+		}
 	}
-	made, err := w.Hub.CreateWriteCheckpoints(ctx, model.StreamID(m.GetStream()), requests)
+	made, err := w.Hub.CreateWriteCheckpoints(ctx, id, requests)
 	if err != nil {
 		return nil, mapped(err)
 	}
@@ -37,9 +49,20 @@ func (w *writeCheckpoints) Create(ctx context.Context, m *pb.CreateWriteCheckpoi
 	return reply, nil
 }
 
-// Reached tells what a position has reached.
+// Reached tells what a position has reached, of the write checkpoints that the
+// stream's clients have.
 func (w *writeCheckpoints) Reached(ctx context.Context, m *pb.ReachedRequest) (*pb.ReachedReply, error) {
-	ids, err := w.Store.Reached(ctx, model.Position(m.GetPosition()), m.GetUserKeys())
+	id, position := model.StreamID(m.GetStream()), model.Position(m.GetPosition())
+	stream, err := w.Hub.Writer(id)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	var ids []uint64
+	if stream.CustomCheckpoints() {
+		ids, err = w.Store.CustomReached(ctx, id, position, m.GetUserKeys())
+	} else {
+		ids, err = w.Store.Reached(ctx, position, m.GetUserKeys())
+	}
 	if err != nil {
 		return nil, mapped(fmt.Errorf("reached: %w", err))
 	}

@@ -66,6 +66,9 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	for i := range c.Progress {
 		w.progress(&c.Progress[i])
 	}
+	if err := s.custom(&w, was.Checkpoint.Position, c); err != nil {
+		return err
+	}
 	w.set(streamKey(kindHead, c.Stream), appendHead(nil, now))
 	var moved map[*stream]*model.Stream
 	if c.Activate {
@@ -88,6 +91,24 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 		st.definition.Store(def)
 	}
 	st.head.Store(now) // last: whoever sees this checkpoint sees its states
+	return nil
+}
+
+// custom writes the custom write checkpoints of c, while clients see a checkpoint
+// at position.
+func (s *Store) custom(w *writer, position model.Position, c *ledger.Commit) error {
+	for _, given := range c.Checkpoints {
+		w.key = append(appendStream(w.key[:0], kindCustom, w.stream), given.UserKey...)
+		u, err := s.user(w.key)
+		if err != nil {
+			return fmt.Errorf("read custom write checkpoint: %w", err)
+		}
+		before := u
+		if u.Take(store.CustomRequest(c, given), position); u != before {
+			w.buf = appendUser(w.buf[:0], &u)
+			w.set(w.key, w.buf)
+		}
+	}
 	return nil
 }
 

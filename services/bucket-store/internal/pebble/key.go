@@ -10,6 +10,7 @@ import (
 // byte order is number order.
 const (
 	kindBucket   = 'b' // stream, bucket name: bucketState
+	kindCustom   = 'c' // stream, user key: custom write checkpoints
 	kindHead     = 'h' // stream: head
 	kindCleared  = 'l' // stream: op up to which the parameter index is compacted
 	kindMeta     = 'm' // name
@@ -22,7 +23,7 @@ const (
 )
 
 // streamKinds are the kinds whose keys go when a stream is cleared.
-var streamKinds = []byte{kindBucket, kindCleared, kindOp, kindLookup, kindRecord, kindProgress}
+var streamKinds = []byte{kindBucket, kindCustom, kindCleared, kindOp, kindLookup, kindRecord, kindProgress}
 
 const (
 	opKeySize    = 1 + 8 + 8 + 8

@@ -420,3 +420,14 @@ func TestInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestUserOfBefore: numbers that were stored before they could expire are read,
+// and stay.
+func TestUserOfBefore(t *testing.T) {
+	want := store.UserCheckpoints{ID: 7, Head: "b", ReachedID: 6, ReachedHead: "a"}
+	value := appendUser(nil, &want)
+	got, err := readUser(string(value[:len(value)-1]))
+	if err != nil || got != want || got.Expired("z", 1<<60) {
+		t.Errorf("%+v %v, want %+v", got, err, want)
+	}
+}

@@ -2,8 +2,10 @@ package pebble
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -13,8 +15,9 @@ import (
 
 func userKey(key string) []byte { return append([]byte{kindUser}, key...) }
 
-func (s *Store) user(key string) (store.UserCheckpoints, error) {
-	value, ok, err := s.get(userKey(key))
+// user reads what is kept under the whole key of a user.
+func (s *Store) user(key []byte) (store.UserCheckpoints, error) {
+	value, ok, err := s.get(key)
 	if err != nil || !ok {
 		return store.UserCheckpoints{}, err
 	}
@@ -33,13 +36,13 @@ func (s *Store) CreateWriteCheckpoints(_ context.Context, position model.Positio
 		u, ok := users[r.UserKey]
 		if !ok {
 			var err error
-			if u, err = s.user(r.UserKey); err != nil {
+			if u, err = s.user(userKey(r.UserKey)); err != nil {
 				return nil, fmt.Errorf("read write checkpoint: %w", err)
 			}
 		}
-		before := u.ID
+		before := u
 		u.Take(r, position)
-		if u.ID != before {
+		if u != before {
 			if err := batch.Set(userKey(r.UserKey), appendUser(nil, &u), nil); err != nil {
 				return nil, fmt.Errorf("write checkpoint: %w", err)
 			}
@@ -58,9 +61,21 @@ func (s *Store) CreateWriteCheckpoints(_ context.Context, position model.Positio
 
 // Reached returns the numbers that position has reached.
 func (s *Store) Reached(_ context.Context, position model.Position, keys []string) ([]uint64, error) {
+	return s.reached([]byte{kindUser}, position, keys)
+}
+
+// CustomReached returns a stream's custom numbers that position has reached.
+func (s *Store) CustomReached(_ context.Context, id model.StreamID, position model.Position, keys []string) ([]uint64, error) {
+	if _, err := s.stream(id); err != nil {
+		return nil, err
+	}
+	return s.reached(streamKey(kindCustom, id), position, keys)
+}
+
+func (s *Store) reached(prefix []byte, position model.Position, keys []string) ([]uint64, error) {
 	ids := make([]uint64, len(keys))
 	for i, key := range keys {
-		u, err := s.user(key)
+		u, err := s.user(append(prefix[:len(prefix):len(prefix)], key...))
 		if err != nil {
 			return nil, fmt.Errorf("read write checkpoint: %w", err)
 		}
@@ -92,4 +107,55 @@ func (s *Store) Unreached(_ context.Context, position model.Position) iter.Seq2[
 			yield(model.WriteCheckpoint{}, fmt.Errorf("read write checkpoints: %w", err))
 		}
 	}
+}
+
+// ExpireRequests drops old requests. A place is the next key to look at.
+func (s *Store) ExpireRequests(_ context.Context, id model.StreamID, before model.Micros, from []byte, limit int) (removed uint64, next []byte, err error) {
+	st, err := s.stream(id)
+	if err != nil {
+		return 0, nil, err
+	}
+	// Nobody asks for a number again between the look and the removal.
+	s.users.Lock()
+	defer s.users.Unlock()
+	st.write.Lock()
+	defer st.write.Unlock()
+	position := st.head.Load().Checkpoint.Position
+	batch := s.db.NewBatch()
+	defer batch.Close()
+	looked := 0
+	for _, prefix := range [][]byte{streamKey(kindCustom, id), {kindUser}} {
+		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+		if err != nil {
+			return 0, nil, fmt.Errorf("expire requests: %w", err)
+		}
+		for it.SeekGE(from); it.Valid(); it.Next() {
+			if limit > 0 && looked >= limit {
+				next = slices.Clone(it.Key())
+				break
+			}
+			looked++
+			u, err := readUser(string(it.Value()))
+			if err == nil && u.Expired(position, before) {
+				err = batch.Delete(it.Key(), nil)
+			}
+			if err != nil {
+				return 0, nil, errors.Join(fmt.Errorf("expire requests: %w", err), it.Close())
+			}
+		}
+		if err := errors.Join(it.Error(), it.Close()); err != nil {
+			return 0, nil, fmt.Errorf("expire requests: %w", err)
+		}
+		if next != nil {
+			break
+		}
+	}
+	if batch.Empty() {
+		return 0, next, nil
+	}
+	removed = uint64(batch.Count())
+	if err := batch.Commit(pebble.NoSync); err != nil {
+		return 0, nil, fmt.Errorf("expire requests: %w", err)
+	}
+	return removed, next, nil
 }

@@ -275,11 +275,15 @@ func appendUser(dst []byte, u *store.UserCheckpoints) []byte {
 	dst = binary.AppendUvarint(dst, u.ID)
 	dst = appendText(dst, string(u.Head))
 	dst = binary.AppendUvarint(dst, u.ReachedID)
-	return appendText(dst, string(u.ReachedHead))
+	dst = appendText(dst, string(u.ReachedHead))
+	return binary.AppendUvarint(dst, uint64(u.Requested))
 }
 
 func readUser(value string) (store.UserCheckpoints, error) {
 	r := reader{s: value}
 	u := store.UserCheckpoints{ID: r.uvarint(), Head: model.Position(r.text()), ReachedID: r.uvarint(), ReachedHead: model.Position(r.text())}
+	if len(r.s) > 0 { // stored before numbers could expire
+		u.Requested = model.Micros(r.uvarint())
+	}
 	return u, r.err()
 }

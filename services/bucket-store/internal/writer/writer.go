@@ -137,7 +137,7 @@ func (h *Hub) start(s *model.Stream) *Writer {
 	}
 	live, end := context.WithCancel(h.ctx)
 	w := &Writer{
-		hub: h, id: s.ID, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]func(ledger.Result, string){},
+		hub: h, id: s.ID, custom: s.CustomCheckpoints, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]func(ledger.Result, string){},
 		in: make(chan any, 64), work: make(chan ledger.Action, 1), done: make(chan ledger.Event, 1), states: make(chan struct{}, 1),
 		view: view{head: s.Head, moved: make(chan struct{})},
 	}
@@ -194,10 +194,11 @@ func (h *Hub) StatesChanged() {
 // Writer is one stream's ledger and the two goroutines around it: loop steps
 // it, perform does what takes time.
 type Writer struct {
-	hub  *Hub
-	id   model.StreamID
-	live context.Context // ends with the hub, or when the stream is terminated
-	end  context.CancelFunc
+	hub    *Hub
+	id     model.StreamID
+	custom bool            // the write checkpoints of its clients are the ledger's
+	live   context.Context // ends with the hub, or when the stream is terminated
+	end    context.CancelFunc
 
 	in     chan any           // *arrival or ledger.Event; never closed. 64: some batches while a step runs
 	work   chan ledger.Action // to perform; closed by loop. One action is under way at most
@@ -217,6 +218,10 @@ type arrival struct {
 	size  int
 	reply func(ledger.Result, string)
 }
+
+// CustomCheckpoints tells whether rows of the source carry the write checkpoints
+// of the stream's clients.
+func (w *Writer) CustomCheckpoints() bool { return w.custom }
 
 // Arrive hands in a batch. reply is called once, from another goroutine, and
 // must not block; it is not called if the hub is closed first. Arrive blocks
@@ -354,7 +359,7 @@ func (w *Writer) notify(n *model.CheckpointNotice) {
 // view.mu.
 func (w *Writer) publish(n *model.CheckpointNotice) {
 	w.publishOne(n)
-	for w.hub.waiting.near(n.Checkpoint.Position) {
+	for !w.custom && w.hub.waiting.near(n.Checkpoint.Position) {
 		w.publishOne(&model.CheckpointNotice{Stream: n.Stream, Checkpoint: n.Checkpoint, CommitTime: n.CommitTime, Heartbeat: n.Heartbeat})
 	}
 }
@@ -363,10 +368,12 @@ func (w *Writer) publishOne(n *model.CheckpointNotice) {
 	v := &w.view
 	v.sequence++
 	n.Run, n.Sequence, n.StoredAt = w.hub.run, v.sequence, v.head.StoredAt
-	var overflow bool
-	n.Reached, overflow = w.hub.waiting.reached(n.Checkpoint.Position)
-	if overflow {
-		n.Buckets, n.Lookups, n.Everything = nil, nil, true
+	if !w.custom {
+		var overflow bool
+		n.Reached, overflow = w.hub.waiting.reached(n.Checkpoint.Position)
+		if overflow {
+			n.Buckets, n.Lookups, n.Everything = nil, nil, true
+		}
 	}
 	w.hub.options.Publish(n)
 }

@@ -53,6 +53,7 @@ type stream struct {
 	cleared  model.OpID
 	records  map[model.RowKey]*ledger.Record
 	progress map[model.TableID]model.TableProgress
+	custom   map[string]store.UserCheckpoints
 }
 
 type bucket struct {
@@ -146,6 +147,7 @@ func (s *Store) Change(_ context.Context, decide func([]model.Stream) store.Chan
 func (st *stream) empty() {
 	st.buckets, st.entries, st.cleared = map[string]*bucket{}, map[string]map[model.RowKey][]entry{}, 0
 	st.records, st.progress = map[model.RowKey]*ledger.Record{}, map[model.TableID]model.TableProgress{}
+	st.custom = map[string]store.UserCheckpoints{}
 }
 
 // OpenSession raises the epoch.
@@ -256,6 +258,11 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	}
 	for _, p := range c.Progress {
 		st.progress[p.Table.ID] = p
+	}
+	for _, w := range c.Checkpoints {
+		u := st.custom[w.UserKey]
+		u.Take(store.CustomRequest(c, w), st.Head.Checkpoint.Position)
+		st.custom[strings.Clone(w.UserKey)] = u
 	}
 	st.Head = store.NextHead(&st.Head, c)
 	if c.Activate {
@@ -455,12 +462,27 @@ func (s *Store) CreateWriteCheckpoints(_ context.Context, position model.Positio
 func (s *Store) Reached(_ context.Context, position model.Position, keys []string) ([]uint64, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	return reached(s.users, position, keys), nil
+}
+
+// CustomReached returns a stream's custom numbers that position has reached.
+func (s *Store) CustomReached(_ context.Context, id model.StreamID, position model.Position, keys []string) ([]uint64, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	st, err := s.stream(id)
+	if err != nil {
+		return nil, err
+	}
+	return reached(st.custom, position, keys), nil
+}
+
+func reached(users map[string]store.UserCheckpoints, position model.Position, keys []string) []uint64 {
 	ids := make([]uint64, len(keys))
 	for i, key := range keys {
-		u := s.users[key]
+		u := users[key]
 		ids[i] = u.Reached(position)
 	}
-	return ids, nil
+	return ids
 }
 
 // Unreached yields what position has not reached.
@@ -645,6 +667,35 @@ func (s *Store) CompactLookups(_ context.Context, id model.StreamID, c model.OpI
 				delete(st.entries[lookup], key)
 			} else {
 				st.entries[lookup][key] = slices.Clone(versions[drop:])
+			}
+		}
+	}
+	return removed, nil, nil
+}
+
+// ExpireRequests drops old requests. A place is a key with a byte before it
+// that says whether it is custom.
+func (s *Store) ExpireRequests(_ context.Context, id model.StreamID, before model.Micros, after []byte, limit int) (removed uint64, next []byte, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st, err := s.stream(id)
+	if err != nil {
+		return 0, nil, err
+	}
+	looked := 0
+	for kind, users := range []map[string]store.UserCheckpoints{s.users, st.custom} {
+		for _, key := range slices.Sorted(maps.Keys(users)) {
+			place := append([]byte{byte(kind)}, key...)
+			if bytes.Compare(place, after) < 0 {
+				continue
+			}
+			if limit > 0 && looked >= limit {
+				return removed, place, nil
+			}
+			looked++
+			if u := users[key]; u.Expired(st.Head.Checkpoint.Position, before) {
+				delete(users, key)
+				removed++
 			}
 		}
 	}

@@ -31,7 +31,7 @@ func Run(t *testing.T, open func(*testing.T) Instance) {
 		{"Commit", testCommit}, {"Refused", testRefused}, {"Catalog", testCatalog}, {"Clear", testClear},
 		{"Checksums", testChecksums}, {"LongTransaction", testLongTransaction}, {"Lookups", testLookups},
 		{"HostileNames", testHostileNames}, {"LargeRow", testLargeRow}, {"Table", testTable},
-		{"WriteCheckpoints", testWriteCheckpoints}, {"Replace", testReplace}, {"ReplaceRefused", testReplaceRefused},
+		{"WriteCheckpoints", testWriteCheckpoints}, {"CustomCheckpoints", testCustomCheckpoints}, {"ExpireRequests", testExpireRequests}, {"Replace", testReplace}, {"ReplaceRefused", testReplaceRefused},
 		{"CompactLookups", testCompactLookups}, {"Dirtiest", testDirtiest}, {"LikeTheModel", testLikeTheModel}, {"Meanwhile", testMeanwhile},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -79,6 +79,7 @@ type stream struct {
 	ledger  *ledger.Ledger
 	epoch   model.Epoch
 	at      model.Cursor
+	now     model.Micros // StoredAt of commits
 	commits int
 }
 
@@ -131,6 +132,7 @@ func (st *stream) applyBatch(b *model.EvaluatedBatch) {
 				st.check(err)
 				queue = append(queue, ledger.TableLoaded{Rows: rows, More: more})
 			case *ledger.Commit:
+				a.Head.StoredAt = st.now
 				st.check(st.s.Commit(st.ctx, a))
 				st.commits++
 				queue = append(queue, ledger.Committed{})
