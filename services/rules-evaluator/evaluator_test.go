@@ -364,17 +364,17 @@ func TestDeploy(t *testing.T) {
 	s.wait(t, "the deployment", func() bool { return len(s.deployed) == 1 })
 	d := s.deployed[0]
 	if d.GetConfig() != syncConfig || len(d.GetTables()) != 1 || d.GetTables()[0].GetName() != "todos" || d.GetTables()[0].GetSchema() != "public" ||
-		d.GetSlotPrefix() != "x_" || d.GetForce() {
+		d.GetSlotPrefix() != "x_" || d.GetForce() || d.GetCustomCheckpoints() {
 		t.Errorf("deployed %v", d)
 	}
 	write(strings.Replace(syncConfig, "bucket.owner", "bucket.nothing", 1))
 	w.eventually("the report", func() bool {
 		return strings.Contains(w.log.String(), "line=6 column=58") && strings.Contains(w.log.String(), "the old one stays")
 	})
-	next := strings.Replace(syncConfig, "by_owner", "by_user", 1)
+	next := syncConfig + "\nevent_definitions:\n  write_checkpoints:\n    payloads: [SELECT * FROM acks]\n"
 	write(next)
 	s.wait(t, "the next deployment", func() bool { return len(s.deployed) == 2 })
-	if s.deployed[1].GetConfig() != next {
+	if d = s.deployed[1]; d.GetConfig() != next || len(d.GetTables()) != 2 || !d.GetCustomCheckpoints() {
 		t.Errorf("deployed %v", s.deployed[1])
 	}
 	if err := w.end(); err != nil {

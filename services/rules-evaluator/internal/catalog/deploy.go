@@ -147,6 +147,8 @@ func (c *Catalog) call(ctx context.Context, content string, plan *rules.Plan, s 
 		Values:     wire.ValueOptions(plan.Values()),
 		SlotPrefix: s.SlotPrefix,
 		FromFile:   true,
+
+		CustomCheckpoints: plan.CustomCheckpoints(),
 	}, grpc.WaitForReady(true))
 }
 

@@ -9,6 +9,9 @@
 //   - INV-13, D9: a row that cannot be evaluated is reported with table and key,
 //     leaves its buckets, and stops nothing (TestPoisonRow,
 //     TestUnresolvableRowLeavesItsBuckets).
+//   - The write checkpoints of a batch are those of its saved rows, of each key
+//     the highest; a row that should carry one and does not is reported
+//     (TestCheckpoints).
 //   - A value that the source did not send is the one the row had before, from
 //     the same batch or from the ledger, or the row counts as one that cannot be
 //     evaluated; it is never taken for NULL (TestUnchangedValues).
@@ -240,6 +243,10 @@ type Worker struct {
 	result  rules.RowResult
 	befores []model.RowID
 	sources []byte
+	// checkpoints of the batch, at most one per key, and where each key's is
+	// (nil before the first).
+	checkpoints []model.CustomCheckpoint
+	keys        map[string]int
 }
 
 // span is where in a Worker's memory the parts of a row are, while that memory
@@ -254,6 +261,7 @@ type span struct {
 func (w *Worker) Evaluate(p *Batch, plan Plan, report func(Problem)) []model.EvaluatedRow {
 	w.rows, w.spans, w.befores, w.sources = w.rows[:0], w.spans[:0], w.befores[:0], w.sources[:0]
 	w.result.Reset()
+	w.checkpoints, w.keys = w.checkpoints[:0], nil
 	e := evaluation{Worker: w, batch: p, plan: plan, report: report}
 	for e.next < len(p.Changes) {
 		e.run()
@@ -270,6 +278,25 @@ func (w *Worker) Evaluate(p *Batch, plan Plan, report func(Problem)) []model.Eva
 		}
 	}
 	return w.rows
+}
+
+// Checkpoints are the write checkpoints of the batch that was evaluated last,
+// valid until the next one.
+func (w *Worker) Checkpoints() []model.CustomCheckpoint { return w.checkpoints }
+
+// carry takes a write checkpoint of a row.
+func (w *Worker) carry(c model.CustomCheckpoint) {
+	i, ok := w.keys[c.UserKey]
+	switch {
+	case !ok:
+		if w.keys == nil {
+			w.keys = map[string]int{}
+		}
+		w.keys[c.UserKey] = len(w.checkpoints)
+		w.checkpoints = append(w.checkpoints, c)
+	case c.ID > w.checkpoints[i].ID:
+		w.checkpoints[i] = c
+	}
 }
 
 func alias(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
@@ -392,6 +419,14 @@ func (e *evaluation) change(i int) {
 		e.table.Rows.EvaluateRow(c.Row, &e.result)
 		for j := range e.result.Errors {
 			e.report(Problem{Table: c.Table, Key: keyText(c), Definition: e.result.Errors[j].Definition, Err: e.result.Errors[j].Err})
+		}
+		for j := range e.result.Events {
+			given, ok, err := e.result.Events[j].Checkpoint()
+			if err != nil {
+				e.report(Problem{Table: c.Table, Key: keyText(c), Definition: e.result.Events[j].Name, Err: err})
+			} else if ok {
+				e.carry(given)
+			}
 		}
 		e.result.Errors, e.result.Events = e.result.Errors[:0], e.result.Events[:0]
 	}

@@ -455,5 +455,7 @@ func (f *Flow) evaluate(w *evaluate.Worker, p *evaluate.Batch, plan *catalog.Pla
 		End:      wire.Cursor(p.End),
 		Meta:     wire.BatchMeta(&p.Meta),
 		Rows:     *buf,
+
+		Checkpoints: wire.CustomCheckpoints(w.Checkpoints()),
 	}
 }

@@ -305,7 +305,7 @@ func (a *API) make(c *call, content string, force bool) (any, error) {
 	defer cancel()
 	r, err := a.catalog.Deploy(ctx, &pb.DeployRequest{
 		Config: content, Tables: wire.TablePatterns(plan.SourceTables()), Values: wire.ValueOptions(plan.Values()),
-		Force: force, SlotPrefix: a.o.SlotPrefix,
+		Force: force, SlotPrefix: a.o.SlotPrefix, CustomCheckpoints: plan.CustomCheckpoints(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("deploy: %w", err)
