@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -150,14 +151,15 @@ func (f *fakeStore) Watch(_ *pb.WatchRequest, out grpc.ServerStreamingServer[pb.
 	}
 }
 
-// activate adds an active stream and stops the others.
+// activate adds an active stream and stops the others. Its events, if it has
+// any, are those of write checkpoints.
 func (f *fakeStore) activate(id model.StreamID, config string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for i := range f.streams {
 		f.streams[i].State = model.Stopped
 	}
-	f.streams = append(f.streams, model.Stream{ID: id, Name: fmt.Sprintf("powersync_%d", id), Config: config, State: model.Active})
+	f.streams = append(f.streams, model.Stream{ID: id, Name: fmt.Sprintf("powersync_%d", id), Config: config, State: model.Active, CustomCheckpoints: strings.Contains(config, "event_definitions")})
 	for ch := range f.watchers {
 		select {
 		case ch <- struct{}{}:

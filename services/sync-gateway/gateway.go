@@ -6,6 +6,8 @@
 //
 //   - What clients are told comes from the store; notices are hints (INV-29,
 //     held by internal/fanout).
+//   - Where rows of the source carry the write checkpoints, none are handed out
+//     (TestCustomCheckpoints).
 //   - When another sync config becomes active, streams of the old one end
 //     cleanly and new ones get the new one (TestConfigChange).
 //   - On the end of its context it refuses new streams, ends those that run at
@@ -142,7 +144,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	server := transport.New(transport.Options{
-		Verify: verifier.Verify, Hub: g.hub, WriteCheckpoint: g.writeCheckpoint, Position: g.source.Position, Mark: g.keeper.Mark,
+		Verify: verifier.Verify, Hub: g.hub, WriteCheckpoint: g.writeCheckpoint, Position: g.position, Mark: g.keeper.Mark,
 		Admin: g.admin(), Health: env.Health, Log: env.Log, Stats: &g.stats,
 		PathPrefix: cfg.PathPrefix, MaxStreams: cfg.MaxStreams, Timeout: cfg.WriteTimeout,
 		MaxBuckets: cfg.API.MaxBuckets, MaxResults: cfg.API.MaxParameterResult,
@@ -247,8 +249,17 @@ func (g *gateway) current() (*active, error) {
 	return g.active, nil
 }
 
-func (g *gateway) writeCheckpoint(ctx context.Context, userKey string, id uint64) (uint64, error) {
+// managed returns the active stream if its write checkpoints are handed out.
+func (g *gateway) managed() (*active, error) {
 	a, err := g.current()
+	if err == nil && a.stream.CustomCheckpoints {
+		return nil, errs.New(errs.S2001, "Write checkpoints are custom: the sync config's event_definitions take them from rows of the source")
+	}
+	return a, err
+}
+
+func (g *gateway) writeCheckpoint(ctx context.Context, userKey string, id uint64) (uint64, error) {
+	a, err := g.managed()
 	if err != nil {
 		return 0, err
 	}
@@ -264,6 +275,15 @@ func (a *active) Create(ctx context.Context, head model.Position, rs []backend.R
 func (a *active) Reached() model.Position {
 	at, _ := a.hub.Applied()
 	return at.Position
+}
+
+// position is the end of the source's log, for a write checkpoint of the legacy
+// kind.
+func (g *gateway) position(ctx context.Context) (model.Position, error) {
+	if _, err := g.managed(); err != nil {
+		return "", err
+	}
+	return g.source.Position(ctx)
 }
 
 // watch follows the streams of the deployment.

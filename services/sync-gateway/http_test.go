@@ -264,6 +264,63 @@ func TestCheckpointRequests(t *testing.T) {
 	}
 }
 
+// TestCustomCheckpoints: a config with events for write checkpoints has them from
+// the store alone, with the data of their transaction, and wakes who waits for
+// nothing else (D1, INV-26).
+func TestCustomCheckpoints(t *testing.T) {
+	h := newHouse(t, nil)
+	h.store.activate(2, testConfig+"event_definitions:\n  write_checkpoints:\n    payloads:\n      - SELECT * FROM acks\n")
+	token := "Bearer " + mint("u1", nil)
+	wait(t, func() bool {
+		c := h.open(t, "u1", `{}`, nil)
+		defer c.close()
+		return strings.Contains(c.line(), `"2#all[]"`)
+	})
+	calls := func() string {
+		h.store.mu.Lock()
+		defer h.store.mu.Unlock()
+		return fmt.Sprint(h.store.calls["Create"], h.store.calls["Position"], h.store.marks)
+	}
+	before := calls()
+	for _, r := range [][3]string{
+		{"GET", "/write-checkpoint2.json?client_id=c1"}, {"GET", "/write-checkpoint.json"},
+		{"POST", "/sync/checkpoint-request", `{"client_id":"c1","checkpoint_request_id":"5"}`},
+	} {
+		if status, _, body := h.do(t, r[0], r[1], token, "application/json", r[2]); status != 400 || !strings.Contains(body, "PSYNC_S2001") {
+			t.Errorf("%s: %d %s", r[1], status, body)
+		}
+	}
+	if after := calls(); after != before {
+		t.Errorf("writes, positions and marks went from %s to %s", before, after)
+	}
+
+	c := h.open(t, "u1", `{"raw_data":true,"client_id":"c1"}`, nil)
+	c.line()
+	c.want(`{"checkpoint_complete":{"last_op_id":"0"}}`)
+	give := func(id uint64, change func(*tx)) {
+		h.store.mu.Lock()
+		h.store.writes["u1/c1"] = model.WriteCheckpoint{UserKey: "u1/c1", ID: id, Head: lsn(h.store.position + 1)}
+		h.store.mu.Unlock()
+		h.store.commit(change)
+	}
+	const all = "2#all[]"
+	give(7, func(tx *tx) { tx.put(all, "news", "n1", `{"id":"n1"}`) })
+	news, _ := model.PutChecksum("news", "n1", `{"id":"n1"}`, nil)
+	c.want(
+		`{"checkpoint_diff":{"last_op_id":"1","write_checkpoint":"7","removed_buckets":[],"updated_buckets":[`+bucketJSON(all, news, 1, 1)+`]}}`,
+		`{"data":{"bucket":"2#all[]","after":"0","has_more":false,"data":[{"op_id":"1","op":"PUT","object_type":"news","object_id":"n1","checksum":`+fmt.Sprint(uint32(news))+`,"subkey":"`+rowKey("n1").Subkey()+`","data":"{\"id\":\"n1\"}"}],"next_after":"1"}}`,
+		`{"checkpoint_complete":{"last_op_id":"1"}}`,
+	)
+	give(8, nil)
+	c.want(`{"checkpoint_diff":{"last_op_id":"1","write_checkpoint":"8","removed_buckets":[],"updated_buckets":[]}}`, `{"checkpoint_complete":{"last_op_id":"1"}}`)
+	h.store.commit(func(tx *tx) {
+		tx.op(all, model.Op{Kind: model.OpRemove, Key: rowKey("n1"), ObjectType: "news", ObjectID: "n1"})
+	})
+	if l := c.line(); !strings.Contains(l, `"write_checkpoint":"8"`) {
+		t.Errorf("INV-26: %s", l)
+	}
+}
+
 // TestBatchedCheckpoints: concurrent requests share reads and writes.
 func TestBatchedCheckpoints(t *testing.T) {
 	h := newHouse(t, nil)

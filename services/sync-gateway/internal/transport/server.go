@@ -44,7 +44,8 @@ type Options struct {
 	// WriteCheckpoint stores a number for a user key and returns what it has
 	// now: the next one for id 0, else at least id.
 	WriteCheckpoint func(ctx context.Context, userKey string, id uint64) (uint64, error)
-	// Position is the end of the source's log now.
+	// Position is the end of the source's log now; it fails where write
+	// checkpoints are custom.
 	Position func(ctx context.Context) (model.Position, error)
 	// Mark makes the source's log pass the positions that were read before.
 	Mark   func()
