@@ -1,5 +1,6 @@
 // Package compactor rewrites the history of buckets so that new clients
-// download less: on a schedule, and on demand through its gRPC service.
+// download less, and has old checkpoint requests dropped: on a schedule, and on
+// demand through its gRPC service.
 //
 // It owns no state. Whatever instance runs, how many at once, and wherever one
 // stops, bucket-store refuses what would do harm and the next run goes on.
@@ -36,8 +37,12 @@ import (
 type Config struct {
 	// Interval from one full round to the next: every bucket with at least
 	// MinChanges new ops that are at least MinRatio of its ops, and the
-	// parameter index. Default 1 h; negative: only what is asked for by Compact.
+	// parameter index, and checkpoint requests that are old. Default 1 h;
+	// negative: only what is asked for by Compact.
 	Interval time.Duration
+	// RequestRetention is how long checkpoint requests are kept at least, those
+	// made over HTTP and those of checkpoint_requests rows. Default 1 h.
+	RequestRetention time.Duration
 	// Look is the pause between looks for buckets that cannot wait for the next
 	// full round: those with UrgentChanges new ops, at least half of theirs.
 	// Default 1 min.
@@ -67,6 +72,7 @@ func (c Config) Validate() error {
 			problems = append(problems, fmt.Errorf(format, args...))
 		}
 	}
+	check(c.RequestRetention >= 0, "request_retention must not be negative: %s", c.RequestRetention)
 	check(c.Look >= 0, "look must not be negative: %s", c.Look)
 	check(c.MinRatio >= 0 && c.MinRatio <= 1, "min_ratio must be from 0 to 1: %g", c.MinRatio)
 	check(c.MemoryMB >= 0, "memory_mb must not be negative: %d", c.MemoryMB)
@@ -78,6 +84,7 @@ func (c Config) Validate() error {
 
 func (c Config) withDefaults() Config {
 	def(&c.Interval, time.Hour)
+	def(&c.RequestRetention, time.Hour)
 	def(&c.Look, time.Minute)
 	def(&c.MinChanges, 10)
 	def(&c.MinRatio, 0.1)

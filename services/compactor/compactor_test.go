@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -98,11 +99,15 @@ var onDemand = Config{Interval: -1, MoveBatch: 7, ClearBatch: 5}
 
 func TestCompact(t *testing.T) {
 	f := churn(1, 5, 3000)
+	f.requests = []time.Duration{30 * time.Minute, time.Hour, 2 * time.Hour, 59 * time.Minute, 61 * time.Minute}
 	want := f.reductions()
 	c := start(t, f, onDemand)
 	reply, err := c.client.Compact(t.Context(), &pb.CompactRequest{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if got := fmt.Sprint(f.requests); got != "[30m0s 0s 0s 59m0s 0s]" {
+		t.Errorf("requests that are left: %s", got)
 	}
 	if reply.GetBuckets() != 5 || reply.GetOpsRead() != 3000 || reply.GetLookupsRemoved() != 250 {
 		t.Errorf("reply %v", reply)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -32,6 +33,7 @@ type fakeStore struct {
 	buckets    map[string][]model.Op // ascending
 	changes    map[string]uint64     // since the last finished compaction
 	lookups    int                   // superseded entries
+	requests   []time.Duration       // ages of checkpoint requests
 	calls      int
 }
 
@@ -177,6 +179,24 @@ func (f *fakeStore) CompactLookups(_ context.Context, req *pb.CompactLookupsRequ
 		reply = &pb.CompactLookupsReply{Removed: uint64(n)}
 		if f.lookups > 0 {
 			reply.Next = []byte{1}
+		}
+		return nil
+	})
+	return reply, err
+}
+
+func (f *fakeStore) ExpireRequests(_ context.Context, req *pb.ExpireRequestsRequest) (reply *pb.ExpireRequestsReply, err error) {
+	err = f.call("ExpireRequests", func() error {
+		reply = &pb.ExpireRequestsReply{}
+		from := len(req.GetAfter())
+		for i := from; i < len(f.requests) && reply.Next == nil; i++ {
+			switch {
+			case i == from+2:
+				reply.Next = make([]byte, i)
+			case f.requests[i] >= time.Duration(req.GetAgeMs())*time.Millisecond:
+				f.requests[i] = 0
+				reply.Removed++
+			}
 		}
 		return nil
 	})

@@ -10,11 +10,11 @@ import (
 )
 
 type metrics struct {
-	read, moved, cleared, untracked, lookups prometheus.Counter
-	buckets                                  *prometheus.CounterVec // result: ok, failed
-	runs                                     *prometheus.CounterVec // result: ok, stopped
-	seconds                                  prometheus.Histogram
-	lastDone                                 prometheus.Gauge
+	read, moved, cleared, untracked, lookups, requests prometheus.Counter
+	buckets                                            *prometheus.CounterVec // result: ok, failed
+	runs                                               *prometheus.CounterVec // result: ok, stopped
+	seconds                                            prometheus.Histogram
+	lastDone                                           prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -30,6 +30,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		cleared:   counter("ops_cleared_total", "Ops removed by CLEARs."),
 		untracked: counter("ops_untracked_total", "Ops beyond the memory limit, compacted less than possible."),
 		lookups:   counter("lookups_removed_total", "Superseded parameter entries removed."),
+		requests:  counter("requests_expired_total", "Checkpoint requests dropped because they were old."),
 		buckets:   vec("buckets_total", "Buckets compacted."),
 		runs:      vec("runs_total", "Runs, by the schedule and on demand."),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -46,7 +47,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	for _, result := range []string{"ok", "stopped"} {
 		m.runs.WithLabelValues(result)
 	}
-	for _, c := range []prometheus.Collector{m.read, m.moved, m.cleared, m.untracked, m.lookups, m.buckets, m.runs, m.seconds, m.lastDone} {
+	for _, c := range []prometheus.Collector{m.read, m.moved, m.cleared, m.untracked, m.lookups, m.requests, m.buckets, m.runs, m.seconds, m.lastDone} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register compactor metrics: %w", err)
 		}
@@ -63,6 +64,7 @@ func (m *metrics) ops(r scan.Result) {
 
 func (m *metrics) ran(t *tally, err error, d time.Duration) {
 	m.lookups.Add(float64(t.lookups))
+	m.requests.Add(float64(t.requests))
 	m.buckets.WithLabelValues("ok").Add(float64(t.buckets))
 	m.buckets.WithLabelValues("failed").Add(float64(t.failed))
 	m.seconds.Observe(d.Seconds())

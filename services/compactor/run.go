@@ -79,12 +79,13 @@ type selection struct {
 
 // tally sums up a run.
 type tally struct {
-	mu      sync.Mutex
-	buckets uint64
-	failed  uint64
-	ops     scan.Result
-	lookups uint64
-	err     error // the first failure of a bucket
+	mu       sync.Mutex
+	buckets  uint64
+	failed   uint64
+	ops      scan.Result
+	lookups  uint64
+	requests uint64
+	err      error // the first failure of a bucket
 }
 
 // round is one round of the schedule over all active streams.
@@ -101,15 +102,15 @@ func (c *compactor) round(ctx context.Context, round schedule.Round) error {
 	if err != nil && ctx.Err() == nil {
 		c.log.Warn("compaction round stopped, will be resumed", "round", round.String(), "error", errs.Cause(err))
 	}
-	if t.buckets > 0 || t.failed > 0 || t.lookups > 0 {
+	if t.buckets > 0 || t.failed > 0 || t.lookups > 0 || t.requests > 0 {
 		c.log.Info("compacted", "round", round.String(), "buckets", t.buckets, "failed", t.failed, "ops_read", t.ops.Read,
-			"ops_moved", t.ops.Moved, "ops_cleared", t.ops.Cleared, "lookups_removed", t.lookups)
+			"ops_moved", t.ops.Moved, "ops_cleared", t.ops.Cleared, "lookups_removed", t.lookups, "requests_expired", t.requests)
 	}
 	return err
 }
 
-// run compacts the selected buckets, and the lookups if so told, of every
-// active stream. The tally counts what was done also when it fails. Buckets
+// run compacts the selected buckets, and the lookups and requests if so told, of
+// every active stream. The tally counts what was done also when it fails. Buckets
 // that fail by themselves are in tally.err only.
 func (c *compactor) run(ctx context.Context, sel selection, buckets, lookups bool) (*tally, error) {
 	start := time.Now()
@@ -152,13 +153,15 @@ func (c *compactor) stream(ctx context.Context, id model.StreamID, sel selection
 	if err != nil {
 		return fmt.Errorf("checkpoint of stream %d: %w", id, err)
 	}
-	if reply.GetCheckpoint() == 0 {
-		return nil
+	if reply.GetCheckpoint() > 0 {
+		removed, err := scan.Lookups(ctx, c.store, id, model.OpID(reply.GetCheckpoint()))
+		t.lookups += removed
+		if err != nil {
+			return err
+		}
 	}
-	removed, err := scan.Lookups(ctx, c.store, id, model.OpID(reply.GetCheckpoint()))
-	t.mu.Lock()
-	t.lookups += removed
-	t.mu.Unlock()
+	expired, err := scan.Requests(ctx, c.store, id, c.cfg.RequestRetention)
+	t.requests += expired
 	return err
 }
 

@@ -15,7 +15,7 @@ type LookupStore interface {
 	CompactLookups(context.Context, *pb.CompactLookupsRequest, ...grpc.CallOption) (*pb.CompactLookupsReply, error)
 }
 
-// entriesAtOnce is how many entries one call looks at: a step short enough that
+// entriesAtOnce is how many entries or keys one call looks at: a step short enough that
 // writers do not notice.
 const entriesAtOnce = 10_000
 
