@@ -50,15 +50,19 @@ class Client {
       },
       uploadData: async (db) => {
         for (let tx = await db.getNextCrudTransaction(); tx; tx = await db.getNextCrudTransaction()) {
-          await this.upload(tx.crud.map((e) => ({ op: e.op, table: e.table, id: e.id, data: e.opData ?? null })));
-          await tx.complete();
+          const checkpoint = await this.upload(
+            tx.crud.map((e) => ({ op: e.op, table: e.table, id: e.id, data: e.opData ?? null }))
+          );
+          await tx.complete(checkpoint);
+          if (checkpoint !== undefined) await keepTarget(db, checkpoint);
         }
       }
     };
   }
 
   // upload hands one local transaction to the app backend: to a URL where the
-  // test serves one, else to whoever reads our events.
+  // test serves one, else to whoever reads our events, and who may answer with a
+  // custom write checkpoint.
   async upload(crud) {
     if (this.options.upload_url) {
       const response = await fetch(this.options.upload_url, {
@@ -67,12 +71,12 @@ class Client {
         body: JSON.stringify({ client: this.name, crud })
       });
       if (!response.ok) throw new Error(`upload: ${response.status} ${await response.text()}`);
-      return;
+      return undefined;
     }
     const number = ++uploadNumber;
     const answered = new Promise((resolve, reject) => uploads.set(number, { resolve, reject }));
     emit({ event: 'upload', client: this.name, upload: number, crud });
-    await answered;
+    return await answered;
   }
 
   connect() {
@@ -138,6 +142,18 @@ class Check {
       await new Promise((resolve) => setTimeout(resolve, 10)); // leave the machine to the others
     }
   }
+}
+
+// keepTarget does what complete(checkpoint) is for: it says which write checkpoint
+// the client waits for, once nothing is left to upload. The SDK (common 2.3.0)
+// does so only while something is left, and else asks the service for one.
+async function keepTarget(db, checkpoint) {
+  await db.writeTransaction(async (tx) => {
+    const { left } = await tx.get('SELECT count(*) AS left FROM ps_crud');
+    if (left > 0) return;
+    // As text, for it returns a number that JavaScript cannot hold.
+    await tx.execute("SELECT CAST(powersync_control('target_checkpoint_request_id', ?) AS TEXT)", [checkpoint]);
+  });
 }
 
 function schemaOf(tables) {
@@ -242,7 +258,7 @@ const operations = {
     if (!pending) throw new Error(`no upload ${request.upload}`);
     uploads.delete(request.upload);
     if (request.error) pending.reject(new Error(request.error));
-    else pending.resolve();
+    else pending.resolve(request.checkpoint);
   },
   async watch(request) {
     // Tells of every change of these tables, with the rows of the query.

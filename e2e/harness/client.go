@@ -3,6 +3,7 @@ package harness
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -172,9 +173,16 @@ func (d *Driver) upload(m message) {
 	c := d.clients[m.Client]
 	d.mu.Unlock()
 	request := map[string]any{"upload": m.Upload}
-	if c == nil || c.options.Upload == nil {
-		request["error"] = "the test has no upload function"
-	} else if err := c.options.Upload(m.Crud); err != nil {
+	var err error
+	switch {
+	case c != nil && c.options.UploadCustom != nil:
+		request["checkpoint"], err = c.options.UploadCustom(m.Crud)
+	case c != nil && c.options.Upload != nil:
+		err = c.options.Upload(m.Crud)
+	default:
+		err = errors.New("the test has no upload function")
+	}
+	if err != nil {
 		request["error"] = err.Error()
 	}
 	if err := d.call("uploaded", request, nil, 20*time.Second); err != nil {
@@ -238,6 +246,9 @@ type ClientOptions struct {
 	CheckpointMode string
 	// Upload is the app's backend: it writes one local transaction to the source.
 	Upload func([]Crud) error
+	// UploadCustom is Upload where write checkpoints are custom: it returns the
+	// one that it has written with the transaction.
+	UploadCustom func([]Crud) (string, error)
 	// Web is for tabs of a browser only.
 	Web Web
 }

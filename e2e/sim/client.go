@@ -149,7 +149,11 @@ func (c *client) expect(b session.Bucket) {
 
 func (c *client) checkpoint(op model.OpID, write uint64, at model.Position) {
 	c.last, c.write, c.position, c.complete = op, write, at, false
-	if write > 0 && c.w.writes[c.user][write] > at {
+	if c.w.custom {
+		if most := c.w.source.carriedIn(c.user, 0, indexOf(at)); write > most {
+			c.w.failf("D1, INV-27: client %d: write checkpoint %d at checkpoint %d at %s, up to which rows carry %d", c.id, write, op, at, most)
+		}
+	} else if write > 0 && c.w.writes[c.user][write] > at {
 		c.w.failf("INV-27: client %d: write checkpoint %d is at %s, checkpoint %d at %s", c.id, write, c.w.writes[c.user][write], op, at)
 	}
 }

@@ -184,9 +184,7 @@ func (g *connection) offer() bool {
 	for i, id := range ids {
 		v.Buckets = append(v.Buckets, session.Bucket{ID: id, Priority: priorities[id], State: states[i]})
 	}
-	reached, err := w.store.Reached(w.ctx, at.Position, []string{user})
-	w.must(err, "reached")
-	v.WriteCheckpoint = reached[0]
+	v.WriteCheckpoint = w.reached(user, at.Position)
 	g.forget()
 	due := g.s.Offer(v)
 	if due {
@@ -194,6 +192,19 @@ func (g *connection) offer() bool {
 	}
 	w.logf("client %d is offered checkpoint %d: full %v, buckets %v, a line is due: %v", g.client.id, at.Op, v.Full, ids, due)
 	return true
+}
+
+// reached is a user's write checkpoint at a position.
+func (w *World) reached(user string, at model.Position) uint64 {
+	var ids []uint64
+	var err error
+	if w.custom {
+		ids, err = w.store.CustomReached(w.ctx, streamID, at, []string{user + "/c"})
+	} else {
+		ids, err = w.store.Reached(w.ctx, at, []string{user})
+	}
+	w.must(err, "reached")
+	return ids[0]
 }
 
 // invalidated: the checkpoint is dropped without a line, and everything is

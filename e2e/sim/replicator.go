@@ -62,6 +62,9 @@ func (w *World) openSession() *replicator {
 			r.snapshot.after = string(done[tableID(r.snapshot.table)].LastKey)
 		}
 	}
+	if r.snapshot != nil {
+		w.slot = r.snapshot.slot
+	}
 	w.logf("session of epoch %d at %s", r.epoch, r.cursor)
 	for _, b := range w.writers {
 		b.sessionOpened()
@@ -169,6 +172,11 @@ func (w *World) deliver() {
 	}
 	if len(out.Errors) > 0 {
 		w.failf("evaluate: %v", out.Errors)
+	}
+	if w.custom {
+		var err error
+		e.Checkpoints, err = carried(&out)
+		w.must(err, "write checkpoints")
 	}
 	w.pickWriter().arrived(m, e)
 }

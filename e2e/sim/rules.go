@@ -11,7 +11,8 @@ import (
 
 // config is the sync config of the simulation. A row may be in several buckets,
 // two source rows may have the same object type and id in one bucket, and
-// membership goes through a parameter table.
+// membership goes through a parameter table. A note carries a write checkpoint of
+// its owner: the number of the transaction that made its text.
 const config = `
 bucket_definitions:
   global:
@@ -31,6 +32,10 @@ bucket_definitions:
     data:
       - SELECT * FROM lists WHERE id = bucket.list
       - SELECT * FROM todos WHERE list = bucket.list
+event_definitions:
+  write_checkpoints:
+    payloads:
+      - SELECT owner AS user_id, 'c' AS client_id, CAST(substring(text, 2) AS integer) AS checkpoint FROM notes
 `
 
 var columns = [tableCount][]string{
@@ -138,6 +143,45 @@ func evaluate(c change, out *rules.RowResult) model.EvaluatedRow {
 	evaluators()[c.table].EvaluateRow(values, out)
 	e.Puts, e.Lookups = out.Puts[puts:len(out.Puts):len(out.Puts)], out.Lookups[lookups:len(out.Lookups):len(out.Lookups)]
 	return e
+}
+
+// carried are the write checkpoints of the events of out, and forgets them.
+func carried(out *rules.RowResult) (all []model.CustomCheckpoint, err error) {
+	index := map[string]int{}
+	for i := range out.Events {
+		c, ok, err := out.Events[i].Checkpoint()
+		if err != nil {
+			return nil, err
+		}
+		at, known := index[c.UserKey]
+		switch {
+		case !ok:
+		case !known:
+			index[c.UserKey] = len(all)
+			all = append(all, c)
+		case c.ID > all[at].ID:
+			all[at] = c
+		}
+	}
+	out.Events = out.Events[:0]
+	return all, nil
+}
+
+// carriedIn is the oracle of a user's custom write checkpoint: the highest that
+// transactions after one and up to another carry.
+func (s *source) carriedIn(user string, after, upTo int) (id uint64) {
+	for _, t := range s.log[after+1 : upTo+1] {
+		for _, c := range t.changes {
+			if c.table == notes && (c.op == model.Insert || c.op == model.Update) && c.row[2] == user {
+				var of uint64
+				if _, err := fmt.Sscanf(c.row[4], "v%d.", &of); err != nil {
+					panic(err)
+				}
+				id = max(id, of)
+			}
+		}
+	}
+	return id
 }
 
 // resolve says which buckets a user has at a checkpoint, through the index in

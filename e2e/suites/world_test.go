@@ -121,6 +121,11 @@ func (w *world) client(t *testing.T, user string, more ...with) *harness.Client 
 
 // upload is the app's backend: one local transaction becomes one of the source.
 func (w *world) upload(t *testing.T, crud []harness.Crud) error {
+	return w.uploadWith(t, crud, func(context.Context, pgx.Tx) error { return nil })
+}
+
+// uploadWith is upload, with something more in the transaction.
+func (w *world) uploadWith(t *testing.T, crud []harness.Crud, more func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, w.pg.URL)
@@ -147,7 +152,7 @@ func (w *world) upload(t *testing.T, crud []harness.Crud) error {
 				return err
 			}
 		}
-		return nil
+		return more(ctx, tx)
 	})
 }
 
