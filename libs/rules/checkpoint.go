@@ -7,23 +7,13 @@ import (
 	"strconv"
 
 	"github.com/sluicesync/sluice/libs/model"
-)
-
-// The events that carry write checkpoints; events of other names have no effect.
-const (
-	writeCheckpoints   = "write_checkpoints"
-	checkpointRequests = "checkpoint_requests"
+	"github.com/sluicesync/sluice/libs/rules/plan"
 )
 
 // CustomCheckpoints tells whether the config has events that carry write
 // checkpoints: then none are handed out.
 func (p *Plan) CustomCheckpoints() bool {
-	for i := range p.plan.Events {
-		if name := p.plan.Events[i].Name; name == writeCheckpoints || name == checkpointRequests {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.plan.Events, func(e plan.Event) bool { return plan.CarriesCheckpoints(e.Name) })
 }
 
 var errCheckpoint = errors.New("no write checkpoint")
@@ -31,25 +21,25 @@ var errCheckpoint = errors.New("no write checkpoint")
 // Checkpoint returns the write checkpoint that e carries; ok is false if events
 // of its name carry none.
 func (e *Event) Checkpoint() (c model.CustomCheckpoint, ok bool, err error) {
-	if e.Name != writeCheckpoints && e.Name != checkpointRequests {
+	if !plan.CarriesCheckpoints(e.Name) {
 		return c, false, nil
 	}
 	if e.Err != nil {
 		return c, true, e.Err
 	}
-	user, err := e.name("user_id")
+	user, err := e.name(plan.CheckpointUser)
 	if err != nil {
 		return c, true, err
 	}
-	client, err := e.name("client_id")
+	client, err := e.name(plan.CheckpointClient)
 	if err != nil {
 		return c, true, err
 	}
-	id, ok := number(e.value("checkpoint"))
+	id, ok := number(e.value(plan.CheckpointNumber))
 	if !ok {
 		return c, true, fmt.Errorf("%w: checkpoint is not a number from 1 to 2^63-1", errCheckpoint)
 	}
-	return model.CustomCheckpoint{UserKey: user + "/" + client, ID: id, Requested: e.Name == checkpointRequests}, true, nil
+	return model.CustomCheckpoint{UserKey: user + "/" + client, ID: id, Requested: e.Name == plan.CheckpointRequests}, true, nil
 }
 
 func (e *Event) value(column string) model.Value {

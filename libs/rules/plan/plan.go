@@ -140,6 +140,22 @@ type Event struct {
 	Payloads []Rows
 }
 
+// The events that carry write checkpoints, and what their payloads must have.
+// Events of other names have no effect.
+const (
+	WriteCheckpoints   = "write_checkpoints"
+	CheckpointRequests = "checkpoint_requests"
+
+	CheckpointUser   = "user_id"
+	CheckpointClient = "client_id"
+	CheckpointNumber = "checkpoint"
+)
+
+// CarriesCheckpoints tells whether events of a name carry write checkpoints.
+func CarriesCheckpoints(event string) bool {
+	return event == WriteCheckpoints || event == CheckpointRequests
+}
+
 // AppendKey appends a text that is equal for matches that mean the same.
 func (m *Match) AppendKey(b []byte) []byte {
 	if m == nil {

@@ -458,6 +458,14 @@ func (r *resolver) event(e *config.Event) {
 		rows := plan.Rows{Table: tbl.pattern, Output: tbl.output(), Columns: q.columns(s, l, tbl, false)}
 		// The condition is checked and, as ever, not applied.
 		(&clauses{query: q, leaves: l, data: true}).match(s.Where)
+		if plan.CarriesCheckpoints(ev.Name) {
+			for _, name := range []string{plan.CheckpointUser, plan.CheckpointClient, plan.CheckpointNumber} {
+				// No name: the table's columns, *.
+				if !slices.ContainsFunc(rows.Columns, func(o plan.Output) bool { return o.Name == "" || o.Name == name }) {
+					q.warn("missing-checkpoint-column", q.whole(), "without a column %s the rows of %s carry no write checkpoint", name, ev.Name)
+				}
+			}
+		}
 		ev.Payloads = append(ev.Payloads, rows)
 	}
 	r.plan.Events = append(r.plan.Events, ev)
