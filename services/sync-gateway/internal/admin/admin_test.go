@@ -52,8 +52,14 @@ func (f *fakes) Diagnose(_ context.Context, r *pb.DiagnoseRequest) (*pb.Diagnose
 	out := &pb.DiagnoseReply{Connected: true, Uri: "postgresql://h:5432/db", HeartbeatRead: at, HeartbeatPublished: at,
 		Problems: []*pb.Problem{{Code: "PSYNC_S1145", Message: "row-level security", Fix: "ALTER ROLE x BYPASSRLS"}}}
 	for _, s := range r.GetStreams() {
-		out.Streams = append(out.Streams, &pb.StreamDiagnosis{Stream: s.GetStream(), LagBytes: 5, WalStatus: "lost", SafeWalSize: 10, MaxSlotWalKeepSize: 100,
-			Tables: []*pb.TableDiagnosis{{Schema: "public", Name: "lists", ReplicationId: []string{"id"}, Problems: []*pb.Problem{{Message: "no key"}}}}})
+		d := &pb.StreamDiagnosis{Stream: s.GetStream(), LagBytes: 5, WalStatus: "lost", SafeWalSize: 10, MaxSlotWalKeepSize: 100,
+			Tables: []*pb.TableDiagnosis{{Schema: "public", Name: "lists", ReplicationId: []string{"id"}, Problems: []*pb.Problem{{Message: "no key"}}}}}
+		for _, t := range s.GetTables() {
+			if t.GetName() != "lists" {
+				d.Tables = append(d.Tables, &pb.TableDiagnosis{Schema: t.GetSchema(), Name: t.GetName(), Problems: []*pb.Problem{{Message: "table " + t.GetName() + " not found"}}})
+			}
+		}
+		out.Streams = append(out.Streams, d)
 	}
 	return out, nil
 }
@@ -216,6 +222,35 @@ func TestValidate(t *testing.T) {
 			t.Errorf("no %s: %d %s", want, status, got)
 		}
 	}
+}
+
+// TestValidateMissing: a missing table is told once in the list, with its
+// place, and once with the table; other findings about tables are in both.
+func TestValidateMissing(t *testing.T) {
+	a := newAPI(t, &fakes{}, nil)
+	_, got := post(a, "/api/admin/v1/validate", `{"sync_rules":"bucket_definitions: {mine: {data: [SELECT * FROM lists, SELECT * FROM listz]}}"}`)
+	list, table := errorLists(t, got)
+	if n := strings.Count(list, "listz"); n != 1 || !strings.Contains(list, "location") || !strings.Contains(list, "no key") {
+		t.Errorf("the list names it %d times: %s", n, list)
+	}
+	if !strings.Contains(table, "table listz not found") || !strings.Contains(table, "no key") {
+		t.Errorf("tables: %s", table)
+	}
+}
+
+// errorLists are the top-level list of a status, and the tables with theirs.
+func errorLists(t *testing.T, status string) (list, tables string) {
+	t.Helper()
+	var s struct {
+		Data struct {
+			Errors      json.RawMessage
+			Connections []struct{ Tables json.RawMessage }
+		}
+	}
+	if err := json.Unmarshal([]byte(status), &s); err != nil || len(s.Data.Connections) != 1 {
+		t.Fatalf("%v in %s", err, status)
+	}
+	return string(s.Data.Errors), string(s.Data.Connections[0].Tables)
 }
 
 // What a table is read for is told with it.

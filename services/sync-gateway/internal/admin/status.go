@@ -383,6 +383,9 @@ func (a *API) validate(c *call) (any, error) {
 			for _, t := range r.GetStreams()[0].GetTables() {
 				s := describeTable(plan, t)
 				connection.Tables = append(connection.Tables, s)
+				if o.Schema != nil && len(o.Schema.Tables(model.TablePattern{Connection: a.o.Tag, Schema: s.Schema, Name: s.Name})) == 0 {
+					continue // that it is missing was found above, with the place
+				}
 				out.Errors = append(out.Errors, s.Errors...)
 			}
 		}
