@@ -760,14 +760,26 @@ func TestExpiry(t *testing.T) {
 			t.Errorf("ended %t, %v", ended, err)
 		}
 	})
-	// INV-33: nothing but that line once it has expired, whatever waits.
+	// INV-33: nothing but that line once it has expired, whatever waits; and
+	// nothing else is counted.
 	inRig(t, plan{fixed: []string{"all"}}, func(r *rig) {
 		r.store.commit(func(c *commit) { c.put("all", "1") })
-		s, k := r.open("u", func(q *Request) { q.Expires = time.Now().Add(-time.Second) })
+		var sum Summary
+		s, k := r.open("u", func(q *Request) {
+			q.Expires = time.Now().Add(-time.Second)
+			q.Ended = func(x Summary) { sum = x }
+		})
 		s.Start(k)
-		r.want(k, `{"token_expires_in":0}`)
+		const only = `{"token_expires_in":0}`
+		r.want(k, only)
 		if ended, err := k.end(); !ended || err != nil {
 			t.Errorf("ended %t, %v", ended, err)
+		}
+		if sum.Completed != 0 || sum.Counts.Ops() != 0 || sum.PlainBytes != int64(len(only)+1) {
+			t.Errorf("counted %+v", sum)
+		}
+		if n := r.hub.stats; n.Ops.Load() != 0 || n.Deliveries.Load() != 0 || n.PlainBytes.Load() != uint64(sum.PlainBytes) {
+			t.Errorf("counted %d ops, %d deliveries, %d bytes", n.Ops.Load(), n.Deliveries.Load(), n.PlainBytes.Load())
 		}
 	})
 }

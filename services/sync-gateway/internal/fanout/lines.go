@@ -11,6 +11,8 @@ import (
 type Lines struct {
 	Plain []byte // the lines that are not chunks, one after another
 	Parts []Part
+
+	completed int // lines that complete a checkpoint
 }
 
 // Part is one line: a chunk, or the bytes of Plain from the end of the last
@@ -48,5 +50,5 @@ func (l *Lines) Empty() bool { return len(l.Parts) == 0 }
 // Reset empties l.
 func (l *Lines) Reset() {
 	clear(l.Parts)
-	l.Plain, l.Parts = l.Plain[:0], l.Parts[:0]
+	l.Plain, l.Parts, l.completed = l.Plain[:0], l.Parts[:0], 0
 }

@@ -411,20 +411,29 @@ func (s *Session) add(out *Lines, l session.Line) {
 	switch l.(type) {
 	case session.Data:
 		out.AddChunk(s.chunk)
-		s.summary.Counts.Add(s.chunk.Counts)
-		s.summary.PlainBytes += s.chunk.Plain.Len
-		s.hub.stats.Ops.Add(uint64(s.chunk.Counts.Ops()))
-		s.hub.stats.PlainBytes.Add(uint64(s.chunk.Plain.Len))
 		s.chunk = nil
 		return
 	case session.Complete:
-		s.summary.Completed++
-		s.hub.stats.Deliveries.Add(1)
+		out.completed++
 	}
-	n := len(out.Plain)
 	out.Add(s.form.Line, l)
-	s.summary.PlainBytes += int64(len(out.Plain) - n)
-	s.hub.stats.PlainBytes.Add(uint64(len(out.Plain) - n))
+}
+
+// count counts what is being sent.
+func (s *Session) count(out *Lines) {
+	counts, plain := line.Counts{}, int64(len(out.Plain))
+	for _, p := range out.Parts {
+		if p.Chunk != nil {
+			counts.Add(p.Chunk.Counts)
+			plain += p.Chunk.Plain.Len
+		}
+	}
+	s.summary.Counts.Add(counts)
+	s.summary.PlainBytes += plain
+	s.summary.Completed += out.completed
+	s.hub.stats.Ops.Add(uint64(counts.Ops()))
+	s.hub.stats.PlainBytes.Add(uint64(plain))
+	s.hub.stats.Deliveries.Add(uint64(out.completed))
 }
 
 func (s *Session) flush(out *Lines) error {
@@ -437,11 +446,13 @@ func (s *Session) flush(out *Lines) error {
 		s.drop(out)
 		s.add(out, session.TokenExpiresIn{})
 		s.told = true
+		s.count(out)
 		if err := s.sink.Send(out); err != nil {
 			return err
 		}
 		return errExpired
 	}
+	s.count(out)
 	before := s.sink.Sent()
 	s.sending.Store(now.UnixNano())
 	err := s.sink.Send(out)
