@@ -351,8 +351,10 @@ client_auth: {supabase: true}
 	if f.Auth.SupabaseJWKS != "https://abcd.supabase.co/auth/v1/.well-known/jwks.json" {
 		t.Errorf("%+v", f.Auth)
 	}
-	if f := parse(t, "client_auth: {supabase: true}"); len(f.Warnings) != 1 {
-		t.Errorf("warnings: %v", f.Warnings)
+	for _, text := range []string{"client_auth: {supabase: true}", "client_auth: {supabase_jwt_secret: x}"} {
+		if f := parse(t, text); len(f.Warnings) != 1 {
+			t.Errorf("%s: warnings: %v", text, f.Warnings)
+		}
 	}
 }
 

@@ -199,6 +199,9 @@ func auth(v value, connections []Connection) Auth {
 	}
 	a.Supabase = v.get("supabase").boolOr(false)
 	a.SupabaseSecret = v.get("supabase_jwt_secret").text()
+	if !a.Supabase && a.SupabaseSecret != "" {
+		v.get("supabase_jwt_secret").warning("has no effect without supabase: true")
+	}
 	if a.Supabase {
 		for _, c := range connections {
 			if c.Postgres == nil {

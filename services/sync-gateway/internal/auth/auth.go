@@ -63,6 +63,7 @@ type Verifier struct {
 	static   []key
 	remotes  []*remote
 	audience []string
+	supabase supabase
 	now      func() time.Time
 	stop     context.CancelFunc
 	cache    cache
@@ -71,7 +72,7 @@ type Verifier struct {
 // New returns a verifier of what client_auth says. Close it.
 func New(c config.Auth) (*Verifier, error) {
 	ctx, stop := context.WithCancel(context.Background())
-	v := &Verifier{audience: c.Audience, now: time.Now, stop: stop}
+	v := &Verifier{audience: c.Audience, supabase: newSupabase(c), now: time.Now, stop: stop}
 	var failed []error
 	for i, j := range c.Keys {
 		k, err := newKey(jwk(j), true)
@@ -81,7 +82,7 @@ func New(c config.Auth) (*Verifier, error) {
 		}
 		v.static = append(v.static, k)
 	}
-	if c.SupabaseSecret != "" {
+	if c.Supabase && c.SupabaseSecret != "" {
 		v.static = append(v.static, key{kty: "oct", alg: "HS256", material: []byte(c.SupabaseSecret), supabase: true})
 	}
 	g := &guard{ranges: c.Reject, no6: c.BlockIPv6}
@@ -202,7 +203,7 @@ func (v *Verifier) check(ctx context.Context, text string) (*Token, error) {
 	}
 	k, err := v.verify(ctx, h, family, text[:len(parts[0])+1+len(parts[1])], decoded[2])
 	if err != nil {
-		return nil, err
+		return nil, v.supabase.explain(err, h.Alg, claims["iss"])
 	}
 	t, err := v.claims(k, claims)
 	if err != nil {

@@ -396,7 +396,7 @@ func TestBadKeys(t *testing.T) {
 }
 
 func TestSupabase(t *testing.T) {
-	v := verifier(t, func(c *config.Auth) { c.SupabaseSecret = "supabase's secret, long enough" })
+	v := verifier(t, func(c *config.Auth) { c.Supabase, c.SupabaseSecret = true, "supabase's secret, long enough" })
 	token := func(change m) string {
 		return sign(m{"alg": "HS256"}, claims(change), []byte("supabase's secret, long enough"))
 	}
@@ -408,6 +408,75 @@ func TestSupabase(t *testing.T) {
 	}
 	if _, err := v.Verify(t.Context(), token(m{"aud": "authenticated", "exp": now.Unix() + 606_001})); errs.CodeOf(err) != errs.S2104 {
 		t.Error(err)
+	}
+}
+
+// TestSupabaseHints: spec/06 §5.4. What a token of Supabase's that is refused
+// tells the app's developer; the projects' names stay in the log.
+func TestSupabaseHints(t *testing.T) {
+	s := newKeyServer(t, public("a"))
+	const secret = "supabase's secret, long enough"
+	const mine, others = "https://mine.supabase.co/auth/v1", "https://others.supabase.co/auth/v1"
+	shared := func(iss string) string {
+		return sign(m{"alg": "HS256", "kid": "k"}, claims(m{"iss": iss}), []byte("another secret, long enough"))
+	}
+	asymmetric := func(iss string) string {
+		return sign(m{"alg": "ES256", "kid": "k"}, claims(m{"iss": iss}), keys.ec["P-256"])
+	}
+	const none = ""
+	for name, x := range map[string]struct {
+		c     supabase
+		token string
+		want  string
+		log   string
+	}{
+		"not enabled":                 {supabase{}, shared(mine), "Supabase Auth is not enabled", none},
+		"not enabled, key":            {supabase{}, asymmetric(mine), "Supabase Auth is not enabled", none},
+		"not enabled, anonymous key":  {supabase{}, shared("supabase"), "Supabase Auth is not enabled", none},
+		"not enabled, own host":       {supabase{}, shared("http://127.0.0.1:54321/auth/v1"), "Supabase Auth is not enabled", none},
+		"no secret":                   {supabase{on: true, project: "mine"}, shared(mine), "set client_auth.supabase_jwt_secret", none},
+		"no secret, project unknown":  {supabase{on: true}, shared(mine), "set client_auth.supabase_jwt_secret", none},
+		"wrong secret":                {supabase{on: true, secret: true, project: "mine"}, shared(mine), "not the one in client_auth.supabase_jwt_secret", none},
+		"another project, secret":     {supabase{on: true, secret: true, project: "mine"}, shared(others), "of another Supabase project", "the token is of project others, the source's is mine"},
+		"another project, key":        {supabase{on: true, project: "mine"}, asymmetric(others), "of another Supabase project", "the token is of project others, the source's is mine"},
+		"key, project unknown":        {supabase{on: true, secret: true}, asymmetric(mine), "set client_auth.jwks_uri", none},
+		"key of the project, unknown": {supabase{on: true, project: "mine"}, asymmetric(mine), none, none},
+		"somebody else's":             {supabase{on: true}, shared("https://idp.example/"), none, none},
+		"no issuer":                   {supabase{}, sign(m{"alg": "HS256"}, claims(nil), []byte("x")), none, none},
+		"issuer is no text":           {supabase{}, sign(m{"alg": "HS256"}, claims(m{"iss": m{}}), []byte("x")), none, none},
+		"looks alike":                 {supabase{}, shared("https://x.supabase.co.example/"), none, none},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := verifier(t, func(c *config.Auth) {
+				c.Supabase = x.c.on
+				if x.c.secret {
+					c.SupabaseSecret = secret
+				}
+			})
+			v.supabase.project = x.c.project // its keys would be fetched from Supabase
+			if x.c.on && x.c.project != "" {
+				r := must(newRemote(t.Context(), s.URL, &guard{}, true))
+				v.remotes = append(v.remotes, r)
+			}
+			_, err := v.Verify(t.Context(), x.token)
+			if errs.CodeOf(err) != errs.S2101 {
+				t.Fatal(err)
+			}
+			if told := err.Error(); x.want == none && strings.Contains(told, "Supabase") || !strings.Contains(told, x.want) || strings.Contains(told, "others") {
+				t.Errorf("told %q, want %q", told, x.want)
+			}
+			if logged := errs.Cause(err); !strings.Contains(logged, x.log) {
+				t.Errorf("logged %q, want %q", logged, x.log)
+			}
+		})
+	}
+	if got := newSupabase(config.Auth{Supabase: true, SupabaseSecret: "x", SupabaseJWKS: "https://mine.supabase.co/auth/v1/.well-known/jwks.json"}); got != (supabase{true, true, "mine"}) {
+		t.Errorf("%+v", got)
+	}
+	// The secret counts only with Supabase Auth.
+	v := verifier(t, func(c *config.Auth) { c.SupabaseSecret = secret })
+	if _, err := v.Verify(t.Context(), sign(m{"alg": "HS256"}, claims(m{"aud": "authenticated"}), []byte(secret))); errs.CodeOf(err) != errs.S2101 {
+		t.Errorf("not enabled: %v", err)
 	}
 }
 
