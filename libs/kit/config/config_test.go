@@ -1,8 +1,15 @@
 package config
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
+	"math/big"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -183,7 +190,11 @@ metadata: {} ### key metadata is given twice
 sluice:
   compactor: {interval: soon} ### must be a duration
   bucket_store: {address: nowhere} ### must be host:port
-  gateway: {max_streams: 0} ### at least 1
+  gateway:
+    max_streams: 0 ### at least 1
+    path_prefix: sync/ ### 18: sluice.gateway.path_prefix: [PSYNC_S9001] must be a path like /sync-service
+    tls:
+      certificate: cert.pem ### 20: sluice.gateway.tls.certificate: [PSYNC_S9001] certificate and key must be given together
 `
 
 func TestProblems(t *testing.T) {
@@ -335,6 +346,80 @@ func TestSources(t *testing.T) {
 	}
 }
 
+// TestTLS: a certificate and its key are PEM text or a file, in the file or in
+// the environment; what cannot be served is a problem with its place.
+func TestTLS(t *testing.T) {
+	certificate, key := pair(t)
+	other, _ := pair(t)
+	text := func(certificate, key string) string {
+		b, err := json.Marshal(map[string]any{"sluice": map[string]any{"gateway": map[string]any{"path_prefix": "/sync", "tls": map[string]string{"certificate": certificate, "key": key}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	f := parse(t, text("tls/cert.pem", "/run/key.pem"))
+	want := TLS{PEM{Path: "/etc/sluice/tls/cert.pem"}, PEM{Path: "/run/key.pem"}}
+	if got := f.Sluice.Gateway; got.TLS != want || !got.TLS.On() || got.PathPrefix != "/sync" || got.URL(1) != "https://127.0.0.1:1/sync" {
+		t.Errorf("%+v at %s", got, got.URL(1))
+	}
+	f = parse(t, text(certificate, key))
+	if got := f.Sluice.Gateway.TLS; got != (TLS{PEM{Text: certificate}, PEM{Text: key}}) {
+		t.Errorf("text: %+v", got)
+	}
+	if c, k, err := f.Sluice.Gateway.TLS.Pair(); err != nil || string(c) != certificate || string(k) != key {
+		t.Errorf("%q %q %v", c, k, err)
+	}
+	f = parse(t, "{}", "SLUICE_GATEWAY_TLS_CERTIFICATE", "cert.pem", "SLUICE_GATEWAY_TLS_KEY", key)
+	if got := f.Sluice.Gateway.TLS; got != (TLS{PEM{Path: "cert.pem"}, PEM{Text: key}}) {
+		t.Errorf("environment: %+v", got)
+	}
+	if _, _, err := f.Sluice.Gateway.TLS.Pair(); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if f := parse(t, "{}"); f.Sluice.Gateway.TLS.On() || f.Sluice.Gateway.URL(1) != "http://127.0.0.1:1" {
+		t.Errorf("without: %+v", f.Sluice.Gateway)
+	}
+	for name, c := range map[string]struct {
+		text string
+		env  []string
+		want string
+	}{
+		"no key":       {text("cert.pem", ""), nil, "sluice.gateway.tls.certificate: [PSYNC_S9001] certificate and key must be given together"},
+		"no cert":      {text("", "key.pem"), nil, "sluice.gateway.tls.key: [PSYNC_S9001] certificate and key must be given together"},
+		"no key, env":  {"{}", []string{"SLUICE_GATEWAY_TLS_CERTIFICATE", "c"}, "SLUICE_GATEWAY_TLS_CERTIFICATE: [PSYNC_S9001] certificate and key must be given together"},
+		"wrong key":    {text(other, key), nil, "private key does not match public key"},
+		"not PEM":      {text("-----BEGIN nothing", key), nil, "failed to find any PEM data"},
+		"not a map":    {`{"sluice":{"gateway":{"tls":true}}}`, nil, "sluice.gateway.tls: [PSYNC_S9001] must be a map"},
+		"prefix, env":  {"{}", []string{"SLUICE_GATEWAY_PATH_PREFIX", "x"}, "SLUICE_GATEWAY_PATH_PREFIX: [PSYNC_S9001] must be a path"},
+		"prefix query": {`{"sluice":{"gateway":{"path_prefix":"/a?b"}}}`, nil, "must be a path"},
+	} {
+		_, err := Parse([]byte(c.text), "t", "/", environment(c.env...))
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), key) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// pair makes a certificate and its key.
+func pair(t *testing.T) (certificate, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}}
+	c, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
 func TestNotAConfig(t *testing.T) {
 	for _, text := range []string{"", "- a", "just text", "a: [", "a: &x [*x]\nb: *x", "\x00", "a: b: c"} {
 		if f, err := Parse([]byte(text), "t", "/", environment()); err == nil && text != "a: &x [*x]\nb: *x" {
@@ -392,6 +477,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(broken)
 	f.Add(`{"port": 3, "x": [1, {"y": null}]}`)
 	f.Add("a: &a {<<: *a}\nport: *a")
+	f.Add("sluice: {gateway: {path_prefix: /a, tls: {certificate: c, key: k}}}")
 	f.Fuzz(func(t *testing.T, text string) {
 		file, err := Parse([]byte(text), "t", "/", environment("PS_A", "x"))
 		if (file == nil) == (err == nil) {

@@ -15,7 +15,9 @@
 package config
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
 	"time"
 )
 
@@ -273,6 +275,49 @@ type Gateway struct {
 	Port int
 	// MaxStreams replaces api.parameters.max_concurrent_connections; 0 = that.
 	MaxStreams int
+	// PathPrefix is before every path, as /sync-service; "" = none.
+	PathPrefix string
+	TLS        TLS
+}
+
+// URL is where the gateway is, seen from its own machine.
+func (g *Gateway) URL(port int) string {
+	scheme := "http"
+	if g.TLS.On() {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://127.0.0.1:%d%s", scheme, port, g.PathPrefix)
+}
+
+// TLS is what a server shows who it is with: both or neither.
+type TLS struct {
+	Certificate PEM // the chain, the server's own first
+	Key         PEM
+}
+
+// On reports whether there is TLS.
+func (t TLS) On() bool { return t.Certificate != PEM{} }
+
+// Pair reads both.
+func (t TLS) Pair() (certificate, key []byte, err error) {
+	if certificate, err = t.Certificate.Read(); err != nil {
+		return nil, nil, fmt.Errorf("read the certificate: %w", err)
+	}
+	if key, err = t.Key.Read(); err != nil {
+		return nil, nil, fmt.Errorf("read the key: %w", err)
+	}
+	return certificate, key, nil
+}
+
+// PEM is given as text, or as the file that has it.
+type PEM struct{ Text, Path string }
+
+// Read returns the text.
+func (p PEM) Read() ([]byte, error) {
+	if p.Path == "" {
+		return []byte(p.Text), nil
+	}
+	return os.ReadFile(p.Path)
 }
 
 // Ranges are addresses that must not be connected to.

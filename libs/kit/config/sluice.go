@@ -1,7 +1,10 @@
 package config
 
 import (
+	"crypto/tls"
 	"net"
+	"net/url"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,7 +21,8 @@ var known = map[string][]string{
 	"sluice.replicator":      {"address", "metrics_port"},
 	"sluice.compactor":       {"address", "metrics_port", "interval"},
 	"sluice.rules_evaluator": {"metrics_port"},
-	"sluice.gateway":         {"metrics_port", "port", "max_streams"},
+	"sluice.gateway":         {"metrics_port", "port", "max_streams", "path_prefix", "tls"},
+	"sluice.gateway.tls":     {"certificate", "key"},
 }
 
 // ours reads our section and its environment variables.
@@ -40,6 +44,8 @@ func ours(v value, p *parser, dir string) Sluice {
 			MetricsPort: o.port("gateway.metrics_port"),
 			Port:        o.port("gateway.port"),
 			MaxStreams:  o.count("gateway.max_streams"),
+			PathPrefix:  o.prefix("gateway.path_prefix"),
+			TLS:         o.tls("gateway.tls", dir),
 		},
 		Data: filepath.Clean(data),
 	}
@@ -120,8 +126,14 @@ func (o overridden) get(key string) value {
 	return v
 }
 
-func (o overridden) problem(name, message string) {
-	o.p.problems = append(o.p.problems, Problem{Key: name, Code: errs.S9001, Message: message})
+// problem reports the value of key where it was given: in the environment or
+// in the file.
+func (o overridden) problem(key, message string) {
+	if _, name, ok := o.env(key); ok {
+		o.p.problems = append(o.p.problems, Problem{Key: name, Code: errs.S9001, Message: message})
+		return
+	}
+	o.get(key).problem(errs.S9001, "%s", message)
 }
 
 func (o overridden) text(key, or string) string {
@@ -134,20 +146,16 @@ func (o overridden) text(key, or string) string {
 func (o overridden) service(name, address string) Service {
 	s := Service{Address: o.text(name+".address", address), MetricsPort: o.port(name + ".metrics_port")}
 	if _, _, err := net.SplitHostPort(s.Address); err != nil {
-		if _, env, ok := o.env(name + ".address"); ok {
-			o.problem(env, "must be host:port")
-		} else {
-			o.get(name+".address").problem(errs.S9001, "must be host:port")
-		}
+		o.problem(name+".address", "must be host:port")
 	}
 	return s
 }
 
 func (o overridden) port(key string) int {
-	if s, name, ok := o.env(key); ok {
+	if s, _, ok := o.env(key); ok {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 0 || n > 65535 {
-			o.problem(name, "must be a port from 0 to 65535")
+			o.problem(key, "must be a port from 0 to 65535")
 			return 0
 		}
 		return n
@@ -156,10 +164,10 @@ func (o overridden) port(key string) int {
 }
 
 func (o overridden) count(key string) int {
-	if s, name, ok := o.env(key); ok {
+	if s, _, ok := o.env(key); ok {
 		n, err := strconv.ParseInt(s, 10, 32)
 		if err != nil || n < 1 {
-			o.problem(name, "must be a whole number of at least 1")
+			o.problem(key, "must be a whole number of at least 1")
 			return 0
 		}
 		return int(n)
@@ -180,11 +188,55 @@ func (o overridden) interval(key string, or time.Duration) time.Duration {
 	if err == nil && d >= 0 {
 		return d
 	}
-	const message = "must be a duration like 90s, 30m or 24h, or 0s for none"
-	if _, name, ok := o.env(key); ok {
-		o.problem(name, message)
-	} else {
-		o.get(key).problem(errs.S9001, message)
-	}
+	o.problem(key, "must be a duration like 90s, 30m or 24h, or 0s for none")
 	return or
+}
+
+// prefix is a path as /sync-service.
+func (o overridden) prefix(key string) string {
+	s := o.text(key, "")
+	if s == "" || s == "/" {
+		return ""
+	}
+	if u, err := url.Parse(s); err != nil || u.Path != s || path.Clean(s) != s || s[0] != '/' {
+		o.problem(key, "must be a path like /sync-service, with no slash at its end")
+		return ""
+	}
+	return s
+}
+
+// tls reads a certificate and its key. Files are not looked at: other services
+// read the same config, and the files are none of theirs.
+func (o overridden) tls(key, dir string) TLS {
+	t := TLS{o.pem(key+".certificate", dir), o.pem(key+".key", dir)}
+	switch {
+	case (t.Certificate == PEM{}) != (t.Key == PEM{}):
+		given := key + ".certificate"
+		if (t.Certificate == PEM{}) {
+			given = key + ".key"
+		}
+		if !o.get(key+".certificate").bad() && !o.get(key+".key").bad() {
+			o.problem(given, "certificate and key must be given together")
+		}
+		return TLS{}
+	case t.Certificate.Text != "" && t.Key.Text != "":
+		if _, err := tls.X509KeyPair([]byte(t.Certificate.Text), []byte(t.Key.Text)); err != nil {
+			o.problem(key+".certificate", "cannot be used with the key: "+err.Error())
+		}
+	}
+	return t
+}
+
+// pem is PEM text, or a path: in the file it starts where the file is.
+func (o overridden) pem(key, dir string) PEM {
+	s := o.text(key, "")
+	switch _, _, env := o.env(key); {
+	case s == "":
+		return PEM{}
+	case strings.Contains(s, "-----BEGIN"):
+		return PEM{Text: s}
+	case env || filepath.IsAbs(s):
+		return PEM{Path: s}
+	}
+	return PEM{Path: filepath.Join(dir, s)}
 }
