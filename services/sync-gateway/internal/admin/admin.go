@@ -31,6 +31,7 @@ import (
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/queue"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/reply"
 )
 
@@ -63,13 +64,14 @@ type API struct {
 	catalog   pb.CatalogClient
 	source    pb.SourceClient
 	compactor pb.CompactorClient
-	slots     chan struct{} // requests at once
+	requests  *queue.Queue
 	mux       *http.ServeMux
 }
 
 const (
-	// maxConcurrent requests at once; others wait.
+	// maxConcurrent requests at once, while maxWaiting others wait.
 	maxConcurrent = 10
+	maxWaiting    = 20
 	maxBody       = 4 << 20
 	timeout       = 30 * time.Second
 	// compactTimeout bounds a compaction that somebody waits for.
@@ -80,7 +82,7 @@ const (
 func New(o Options) *API {
 	a := &API{
 		o: o, catalog: pb.NewCatalogClient(o.Store), source: pb.NewSourceClient(o.Source), compactor: pb.NewCompactorClient(o.Compactor),
-		slots: make(chan struct{}, maxConcurrent), mux: http.NewServeMux(),
+		requests: queue.New(maxConcurrent, maxWaiting), mux: http.NewServeMux(),
 	}
 	for _, t := range o.Tokens {
 		a.tokens = append(a.tokens, sha256.Sum256([]byte(t)))
@@ -157,12 +159,10 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, f func(*call) (any,
 	if err != nil {
 		return nil, reply.NewFault("body could not be read")
 	}
-	select {
-	case a.slots <- struct{}{}:
-		defer func() { <-a.slots }()
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
+	if err := a.requests.Enter(r.Context()); err != nil {
+		return nil, err
 	}
+	defer a.requests.Leave()
 	return f(&call{ctx: r.Context(), r: r, body: body})
 }
 

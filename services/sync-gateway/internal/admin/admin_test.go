@@ -33,6 +33,7 @@ type fakes struct {
 	compact  *pb.CompactRequest
 	away     bool
 	age      time.Duration
+	hold     chan struct{} // holds reads of the schema until it is closed
 }
 
 func (f *fakes) List(context.Context, *pb.ListRequest) (*pb.ListReply, error) {
@@ -65,6 +66,9 @@ func (f *fakes) Diagnose(_ context.Context, r *pb.DiagnoseRequest) (*pb.Diagnose
 }
 
 func (f *fakes) Schema(context.Context, *pb.SchemaRequest) (*pb.SchemaReply, error) {
+	if f.hold != nil {
+		<-f.hold
+	}
 	if f.away {
 		return nil, errs.New(errs.S1302, "away")
 	}
@@ -266,6 +270,33 @@ func TestValidateTables(t *testing.T) {
 		}
 		if status, got := post(a, "/api/admin/v1/validate", string(body)); status != 200 || !strings.Contains(got, `"name":"lists","replication_id":["id"],`+want) {
 			t.Errorf("no %s: %d %s", want, status, got)
+		}
+	}
+}
+
+// TestTooMany: ten at once, twenty wait, more are refused.
+func TestTooMany(t *testing.T) {
+	f := &fakes{hold: make(chan struct{})}
+	a := newAPI(t, f, nil)
+	answers := make(chan int, 40)
+	for range cap(answers) {
+		go func() {
+			status, body := post(a, "/api/admin/v1/schema", "{}")
+			if status == http.StatusTooManyRequests && body != "" {
+				t.Errorf("a body: %s", body)
+			}
+			answers <- status
+		}()
+	}
+	for range 10 {
+		if status := <-answers; status != http.StatusTooManyRequests {
+			t.Errorf("%d while the source does not answer", status)
+		}
+	}
+	close(f.hold)
+	for range 30 {
+		if status := <-answers; status != http.StatusOK {
+			t.Errorf("%d", status)
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/queue"
 )
 
 // Failure is what a client is told of an error (spec/06 §4).
@@ -98,6 +99,10 @@ var jsonType = []string{"application/json; charset=utf-8"}
 
 // Error answers with err and returns the status.
 func Error(w http.ResponseWriter, err error, id string) int {
+	if errors.Is(err, queue.ErrFull) {
+		w.WriteHeader(http.StatusTooManyRequests)
+		return http.StatusTooManyRequests
+	}
 	f := Of(err, id)
 	JSON(w, f.Status, map[string]Failure{"error": f})
 	return f.Status

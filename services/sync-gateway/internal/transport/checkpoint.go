@@ -3,45 +3,12 @@ package transport
 import (
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/reply"
 )
-
-// group bounds how many requests of a kind are served at once, and how many
-// wait for that (spec/06 §4).
-type group struct {
-	serving chan struct{}
-	queue   int64
-	waiting *atomic.Int64
-}
-
-func newGroup(serving int, queue int64) group {
-	return group{serving: make(chan struct{}, serving), queue: queue, waiting: new(atomic.Int64)}
-}
-
-func (g group) enter(r *http.Request) error {
-	select {
-	case g.serving <- struct{}{}:
-		return nil
-	default:
-	}
-	defer g.waiting.Add(-1)
-	if g.waiting.Add(1) > g.queue {
-		return errTooMany
-	}
-	select {
-	case g.serving <- struct{}{}:
-		return nil
-	case <-r.Context().Done():
-		return r.Context().Err()
-	}
-}
-
-func (g group) leave() { <-g.serving }
 
 // data wraps a success (spec/02 §1).
 type data struct {
@@ -55,10 +22,10 @@ func (s *Server) writeCheckpoint(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := s.checks.enter(c.r); err != nil {
+	if err := s.checks.Enter(c.r.Context()); err != nil {
 		return err
 	}
-	defer s.checks.leave()
+	defer s.checks.Leave()
 	id, err := s.o.WriteCheckpoint(c.r.Context(), userKey(token.UserID, client), 0)
 	if err != nil {
 		return err
@@ -86,10 +53,10 @@ func (s *Server) checkpointRequest(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := s.checks.enter(c.r); err != nil {
+	if err := s.checks.Enter(c.r.Context()); err != nil {
 		return err
 	}
-	defer s.checks.leave()
+	defer s.checks.Leave()
 	if id, err = s.o.WriteCheckpoint(c.r.Context(), userKey(token.UserID, client), id); err != nil {
 		return err
 	}
@@ -110,10 +77,10 @@ func (s *Server) legacyCheckpoint(c *call) error {
 	if _, err := c.authorize(); err != nil {
 		return err
 	}
-	if err := s.checks.enter(c.r); err != nil {
+	if err := s.checks.Enter(c.r.Context()); err != nil {
 		return err
 	}
-	defer s.checks.leave()
+	defer s.checks.Leave()
 	ctx := c.r.Context()
 	head, err := s.o.Position(ctx)
 	if err != nil {

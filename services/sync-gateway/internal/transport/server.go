@@ -33,6 +33,7 @@ import (
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/auth"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/fanout"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/queue"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/reply"
 )
 
@@ -68,7 +69,7 @@ type Server struct {
 	streams  atomic.Int64
 	sockets  atomic.Int64
 	draining atomic.Bool
-	checks   group
+	checks   *queue.Queue
 	ctx      context.Context // ends sockets
 	stop     context.CancelFunc
 	running  sync.WaitGroup // goroutines that read from taken-over connections
@@ -92,7 +93,7 @@ func New(o Options) *Server {
 		o.Stats = new(fanout.Stats)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	return &Server{o: o, ctx: ctx, stop: stop, checks: newGroup(maxCheckpointWaits, maxCheckpointWaits)}
+	return &Server{o: o, ctx: ctx, stop: stop, checks: queue.New(maxCheckpointWaits, maxCheckpointWaits)}
 }
 
 // Drain refuses new streams.
@@ -103,9 +104,6 @@ func (s *Server) Close() {
 	s.stop()
 	s.running.Wait()
 }
-
-// errTooMany is answered with an empty body.
-var errTooMany = errors.New("too many concurrent requests")
 
 // call is one request.
 type call struct {
@@ -162,13 +160,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		return
 	}
-	status := http.StatusTooManyRequests
-	if errors.Is(err, errTooMany) {
-		w.WriteHeader(status)
-	} else {
-		status = reply.Error(w, err, c.id)
-	}
-	c.refused(err, status)
+	c.refused(err, reply.Error(w, err, c.id))
 }
 
 var (
@@ -265,7 +257,7 @@ func (s *Server) stream(c *call) error {
 	}
 	if s.streams.Add(1) > int64(s.o.MaxStreams) {
 		s.streams.Add(-1)
-		return errTooMany
+		return queue.ErrFull
 	}
 	form := chunk.Form{Line: negotiateForm(c.r.Header.Values("Accept"), request.rawData), Coding: negotiateCoding(c.r.Header.Values("Accept-Encoding"))}
 	logged := s.streamLog(c.id, "http", token.UserID, agent(c.r), request, form)
