@@ -9,11 +9,15 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"go.uber.org/goleak"
+
 	"github.com/sluicesync/sluice/libs/core/session"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/rsocket"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var state = model.BucketState{Checksum: 4000305306, Count: 3}
 
