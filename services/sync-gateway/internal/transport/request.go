@@ -191,10 +191,14 @@ func parseSubscriptions(o object, r *streamRequest) {
 		case !ok:
 			s.problem("override_priority", "is required")
 		case null(raw):
-		case json.Unmarshal(raw, &priority) != nil || priority != math.Trunc(priority) || math.Abs(priority) > math.MaxInt32:
-			s.problem("override_priority", "must be an integer or null")
+		case json.Unmarshal(raw, &priority) != nil:
+			s.problem("override_priority", "must be a number or null")
 		default:
-			p := int(priority)
+			// A number that is no priority fails its subscription alone.
+			p := -1
+			if priority >= 0 && priority <= math.MaxInt32 && priority == math.Trunc(priority) {
+				p = int(priority)
+			}
 			sub.Priority = &p
 		}
 		r.subscriptions = append(r.subscriptions, sub)
