@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -335,8 +336,16 @@ type house struct {
 	store *fakeStore
 	env   service.Env
 	url   string
+	http  *http.Client // nil = the default one
 	stop  context.CancelFunc
 	done  chan error
+}
+
+func (h *house) client() *http.Client {
+	if h.http != nil {
+		return h.http
+	}
+	return http.DefaultClient
 }
 
 func startNATS(t testing.TB) *nats.Conn {

@@ -5,7 +5,7 @@ import "github.com/sluicesync/sluice/libs/kit/config"
 // FromFile returns the config of the gateway that f describes.
 func FromFile(f *config.File) Config {
 	c := Config{
-		Auth: f.Auth, API: f.API, MaxStreams: f.Sluice.Gateway.MaxStreams,
+		Auth: f.Auth, API: f.API, MaxStreams: f.Sluice.Gateway.MaxStreams, PathPrefix: f.Sluice.Gateway.PathPrefix, TLS: f.Sluice.Gateway.TLS,
 		DefaultSchema: f.DefaultSchema(), SlotPrefix: f.SlotPrefix(), SyncConfigFromFile: f.Sync != nil,
 	}
 	if len(f.Connections) > 0 {

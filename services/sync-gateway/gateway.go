@@ -13,6 +13,8 @@
 //   - On the end of its context it refuses new streams, ends those that run at
 //     the end of a line within the drain time, and leaves nothing running
 //     (TestDrain).
+//   - A renewed certificate is shown to new connections, and ends none
+//     (TestTLSReload).
 package gateway
 
 import (
@@ -36,6 +38,7 @@ import (
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/auth"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/backend"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/certificate"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/checkpoint"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/fanout"
@@ -52,6 +55,9 @@ type Config struct {
 	MaxStreams int
 	// PathPrefix is put before every path, such as /sync-service.
 	PathPrefix string
+	// TLS, if it is on, is all that clients are served over: HTTP/1.1, HTTP/2
+	// and WebSocket.
+	TLS config.TLS
 	// ChunkCacheBytes bounds the encoded chunks that are kept. Default 64 MiB.
 	ChunkCacheBytes int64
 	// Drain is how long running streams may take to end. Default 5 s.
@@ -139,7 +145,14 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	defer verifier.Close()
 	g := &gateway{cfg: cfg, conns: conns, env: env, log: env.Log, source: backend.NewSource(conns.Source), watching: errStarting}
 	g.keeper = checkpoint.New(g.source, env.Log)
-	if err := g.register(env.Metrics); err != nil {
+	var shown *certificate.Keeper // nil = no TLS
+	if cfg.TLS.On() {
+		if shown, err = certificate.New(cfg.TLS, env.Log); err != nil {
+			_ = conns.Listener.Close()
+			return fmt.Errorf("sluice.gateway.tls: %w", err)
+		}
+	}
+	if err := g.register(env.Metrics, shown); err != nil {
 		_ = conns.Listener.Close()
 		return fmt.Errorf("register metrics: %w", err)
 	}
@@ -156,16 +169,25 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	g.hubs = new(errgroup.Group)
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
+	protocols.SetHTTP2(shown != nil)
+	protocols.SetUnencryptedHTTP2(shown == nil)
 	h := &http.Server{
 		Handler: server, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 		IdleTimeout: 75 * time.Second, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(env.Log.Handler(), slog.LevelDebug),
+		// Connections that are taken over have their own way to notice who vanished.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+	}
+	serve := h.Serve
+	if shown != nil {
+		h.TLSConfig = shown.Config()
+		serve = func(lis net.Listener) error { return h.ServeTLS(lis, "", "") }
+		eg.Go(func() error { return shown.Run(inner) })
 	}
 	eg.Go(func() error { return g.keeper.Run(inner) })
 	eg.Go(func() error { return g.watch(inner) })
 	eg.Go(func() error { return g.touch(inner) })
 	eg.Go(func() error {
-		if err := h.Serve(conns.Listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(conns.Listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP: %w", err)
 		}
 		return nil

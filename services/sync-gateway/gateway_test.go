@@ -138,7 +138,7 @@ func (h *house) post(t testing.TB, user, body string, header http.Header) *http.
 	for k, v := range header {
 		req.Header[k] = v
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := h.client().Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,6 +155,16 @@ func (c *client) line() string {
 		c.t.Fatalf("read: %v", err)
 	}
 	return strings.TrimSuffix(s, "\n")
+}
+
+// news reads the next line that is no keepalive.
+func (c *client) news() string {
+	c.t.Helper()
+	for {
+		if l := c.line(); !strings.HasPrefix(l, `{"token_expires_in"`) {
+			return l
+		}
+	}
 }
 
 func (c *client) want(lines ...string) {
@@ -198,7 +208,7 @@ func TestStream(t *testing.T) {
 	// INV-28: acknowledged although the source is idle.
 	req, _ := http.NewRequest("GET", h.url+"/write-checkpoint2.json?client_id=c1", nil)
 	req.Header.Set("Authorization", "Token "+mint("u1", nil))
-	res, err := http.DefaultClient.Do(req)
+	res, err := h.client().Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,10 +5,12 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/certificate"
 )
 
 // register adds the gateway's metrics: those of spec/06 §7.1, and our own.
-func (g *gateway) register(r prometheus.Registerer) error {
+func (g *gateway) register(r prometheus.Registerer, shown *certificate.Keeper) error {
 	if r == nil {
 		return nil
 	}
@@ -46,5 +48,8 @@ func (g *gateway) register(r prometheus.Registerer) error {
 	gauge("sluice_gateway_chunk_misses", "Chunks of the active stream that were read.", chunks(func(_, m, _ uint64, _ int64) float64 { return float64(m) }))
 	gauge("sluice_gateway_chunk_shared", "Chunks of the active stream that were being read already.", chunks(func(_, _, s uint64, _ int64) float64 { return float64(s) }))
 	gauge("sluice_gateway_chunk_bytes", "Memory of kept chunks of the active stream.", chunks(func(_, _, _ uint64, b int64) float64 { return float64(b) }))
+	if shown != nil {
+		gauge("sluice_gateway_certificate_expiry_timestamp_seconds", "When the TLS certificate expires.", func() float64 { return float64(shown.Expires().Unix()) })
+	}
 	return errors.Join(failed...)
 }

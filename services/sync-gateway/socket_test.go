@@ -22,7 +22,7 @@ type socketClient struct {
 
 func (h *house) dial(t testing.TB, compress bool) *socketClient {
 	t.Helper()
-	o := &websocket.DialOptions{CompressionMode: websocket.CompressionDisabled}
+	o := &websocket.DialOptions{CompressionMode: websocket.CompressionDisabled, HTTPClient: h.client()}
 	if compress {
 		o.CompressionMode = websocket.CompressionNoContextTakeover
 	}

@@ -70,7 +70,7 @@ func (s *Server) socket(c *call) {
 }
 
 func (k *socket) serve() {
-	stop := context.AfterFunc(k.s.ctx, func() { _ = k.ws.Close() })
+	stop := context.AfterFunc(k.s.ctx, k.abort)
 	defer stop()
 	many := k.s.sockets.Add(1) > int64(k.s.o.MaxStreams)
 	defer k.s.sockets.Add(-1)
@@ -106,6 +106,9 @@ func (k *socket) serve() {
 		}
 	}
 }
+
+// abort breaks the connection at once, without a word.
+func (k *socket) abort() { _ = plain(k.ws.Conn).Close() }
 
 // fail tells why the connection ends.
 func (k *socket) fail(code uint32, message string) {
@@ -539,16 +542,16 @@ func (t *socketStream) End(err error) {
 	case err == nil || errors.Is(err, errNoCredit):
 		last = rsocket.AppendComplete(nil, t.id)
 	case errors.Is(err, io.EOF) || errors.Is(err, fanout.ErrSlow):
-		_ = t.k.ws.Close() // it cannot be told
+		t.k.abort() // it cannot be told
 		return
 	default:
 		f := reply.Of(err, "")
 		last = rsocket.AppendError(nil, t.id, rsocket.ApplicationError, "["+f.Code+"] "+f.Description)
 	}
 	if t.k.frame(last) != nil {
-		_ = t.k.ws.Close() // the reader notices
+		t.k.abort() // the reader notices
 	}
 }
 
 // Abort implements fanout.Sink.
-func (t *socketStream) Abort() { _ = t.k.ws.Close() }
+func (t *socketStream) Abort() { t.k.abort() }

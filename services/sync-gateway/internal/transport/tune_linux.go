@@ -15,7 +15,7 @@ const tcpUserTimeout = 18
 
 // tune makes the kernel notice vanished clients.
 func tune(conn net.Conn) {
-	c, ok := conn.(syscall.Conn)
+	c, ok := plain(conn).(syscall.Conn)
 	if !ok {
 		return
 	}

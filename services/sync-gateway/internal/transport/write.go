@@ -1,11 +1,13 @@
 package transport
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -156,8 +158,40 @@ func writeSome(conn net.Conn, list *net.Buffers) (int64, error) {
 	return int64(n), err
 }
 
+// record is the most that one record of TLS holds.
+const record = 16 << 10
+
+// writeRecord writes the next record's worth of list and takes it off.
+func writeRecord(conn *tls.Conn, list *net.Buffers) (int64, error) {
+	first := (*list)[0]
+	if len(first) > record || len(*list) == 1 {
+		n, err := conn.Write(first[:min(len(first), record)])
+		if (*list)[0] = first[n:]; n == len(first) {
+			*list = (*list)[1:]
+		}
+		return int64(n), err
+	}
+	scratch := buffers.Get().(*[]byte)
+	defer buffers.Put(scratch)
+	b := (*scratch)[:0]
+	for len(*list) > 0 && len(b) < record {
+		x := (*list)[0]
+		n := min(len(x), record-len(b))
+		b = append(b, x[:n]...)
+		if (*list)[0] = x[n:]; n == len(x) {
+			*list = (*list)[1:]
+		}
+	}
+	*scratch = b
+	n, err := conn.Write(b)
+	return int64(n), err
+}
+
 // writeAll writes list as long as the client takes some of it within timeout.
 func writeAll(conn net.Conn, list net.Buffers, timeout time.Duration) (sent int64, err error) {
+	if t, ok := conn.(*tls.Conn); ok {
+		return writeEncrypted(t, list, timeout)
+	}
 	for {
 		if err := conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 			return sent, io.EOF
@@ -174,6 +208,35 @@ func writeAll(conn net.Conn, list net.Buffers, timeout time.Duration) (sent int6
 		}
 		return sent, io.EOF // the client went
 	}
+}
+
+// writeEncrypted is writeAll over TLS, where a write that timed out cannot be
+// taken up again: each record has a timeout of its own.
+func writeEncrypted(conn *tls.Conn, list net.Buffers, timeout time.Duration) (sent int64, err error) {
+	for len(list) > 0 {
+		if err := conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+			return sent, io.EOF
+		}
+		n, err := writeRecord(conn, &list)
+		sent += n
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return sent, fanout.ErrSlow
+		default:
+			return sent, io.EOF // the client went
+		}
+	}
+	return sent, nil
+}
+
+// plain is the connection below TLS. To close it breaks off at once: closing
+// TLS itself would wait for a client that does not read.
+func plain(conn net.Conn) net.Conn {
+	if t, ok := conn.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return conn
 }
 
 // farewell is how long a client may take to see the end of a stream.
@@ -204,7 +267,7 @@ func (s *chunked) End(err error) {
 
 func (s *chunked) Abort() {
 	if !s.aborted.Swap(true) {
-		_ = s.conn.Close() // nobody is left to tell
+		_ = plain(s.conn).Close() // nobody is left to tell
 	}
 }
 
@@ -229,28 +292,43 @@ func (s *handled) Send(l *fanout.Lines) error {
 	return s.write(list)
 }
 
+// piece is how much of a response net/http is given at once.
+const piece = 64 << 10
+
 func (s *handled) write(list net.Buffers) error {
-	if err := s.control.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return io.EOF
-	}
 	for _, b := range list {
-		n, err := s.w.Write(b)
-		s.sent.Add(int64(n))
-		if err != nil {
-			return s.failed(err)
+		for part := range slices.Chunk(b, piece) {
+			err := s.within(func() error {
+				n, err := s.w.Write(part)
+				s.sent.Add(int64(n))
+				return err
+			})
+			if err != nil {
+				return err
+			}
 		}
 	}
-	if err := s.control.Flush(); err != nil {
-		return s.failed(err)
-	}
-	return nil
+	return s.within(s.control.Flush)
 }
 
-func (s *handled) failed(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fanout.ErrSlow
+// within calls f, which has the timeout to end. Between calls there is no
+// deadline, for HTTP/2 ends an idle stream at it.
+func (s *handled) within(f func() error) error {
+	deadline := time.Now().Add(s.timeout)
+	if err := s.control.SetWriteDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return io.EOF
 	}
-	return io.EOF
+	if err := f(); err != nil {
+		// HTTP/2 only says that the stream was closed when its deadline has passed.
+		if errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Before(deadline) {
+			return fanout.ErrSlow
+		}
+		return io.EOF
+	}
+	if err := s.control.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return io.EOF
+	}
+	return nil
 }
 
 func (s *handled) End(err error) {
