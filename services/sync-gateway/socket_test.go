@@ -225,7 +225,11 @@ func TestSocketRefused(t *testing.T) {
 		{"garbage", [][]byte{{1, 2}}, 0, rsocket.InvalidSetup, "[PSYNC_S2001]"},
 		{"path", [][]byte{setup("application/json", authMetadata("u1")), requestStream(1, 1, 0, []byte(`{"path":"/x"}`), []byte(`{}`))}, 1, rsocket.ApplicationError, "[PSYNC_S2002]"},
 		{"body", [][]byte{setup("application/json", authMetadata("u1")), requestStream(1, 1, 0, streamRoute, []byte(`{"buckets":1}`))}, 1, rsocket.ApplicationError, "[PSYNC_S2001] Validation failed"},
-		{"even stream", [][]byte{setup("application/json", authMetadata("u1")), requestStream(2, 1, 0, streamRoute, []byte(`{}`))}, 0, rsocket.ConnectionError, "stream id"},
+		{"even stream", [][]byte{setup("application/json", authMetadata("u1")), requestStream(2, 1, 0, streamRoute, []byte(`{}`))}, 0, rsocket.ConnectionError, "[PSYNC_S2001] stream id"},
+		{"garbage later", [][]byte{setup("application/json", authMetadata("u1")), {1, 2}}, 0, rsocket.ConnectionError, "[PSYNC_S2001] malformed"},
+		{"second setup", [][]byte{setup("application/json", authMetadata("u1")), setup("application/json", authMetadata("u1"))}, 0, rsocket.ConnectionError, "[PSYNC_S2001] frame out of place"},
+		{"unknown frame", [][]byte{setup("application/json", authMetadata("u1")), frameHeader(0, 0x3e, 0)}, 0, rsocket.ConnectionError, "[PSYNC_S2001] unknown frame"},
+		{"two of one stream", [][]byte{setup("application/json", authMetadata("u1")), requestStream(1, 1, rsocket.FlagFollows, streamRoute, nil), requestStream(1, 1, 0, streamRoute, nil)}, 0, rsocket.ConnectionError, "[PSYNC_S2001] stream id"},
 		{"fire and forget", [][]byte{setup("application/json", authMetadata("u1")), frameHeader(1, 5, 0)}, 1, rsocket.ApplicationError, "[PSYNC_S2002]"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
@@ -260,6 +264,24 @@ func TestSocketRefused(t *testing.T) {
 			t.Fatalf("%+v %s", f, f.Data)
 		}
 	})
+}
+
+// TestSocketCancelledFragments: what has come of cancelled requests does not
+// count against later ones.
+func TestSocketCancelledFragments(t *testing.T) {
+	h := newHouse(t, nil)
+	c := h.dial(t, false)
+	c.send(setup("application/json", authMetadata("u1")))
+	part := make([]byte, 1<<20)
+	for range 12 { // 10 MiB is the limit
+		c.send(requestStream(1, 1, rsocket.FlagFollows, streamRoute, part))
+		c.send(frameHeader(1, rsocket.Cancel, 0))
+	}
+	c.send(requestStream(3, 1, rsocket.FlagFollows, streamRoute, []byte(`{"raw_`)))
+	c.send(append(frameHeader(3, rsocket.Payload, rsocket.FlagNext), `data":true}`...))
+	if l := c.line(3); !strings.HasPrefix(l, `{"checkpoint":`) {
+		t.Fatal(l)
+	}
 }
 
 // TestSocketExpiry: INV-33 on a WebSocket, the line and then the end.

@@ -57,7 +57,13 @@ type socket struct {
 func (s *Server) socket(c *call) {
 	ws, err := websocket.Upgrade(c.w, c.r, nil)
 	if err != nil {
-		c.refused(err, 400)
+		status := 0 // the client went
+		var r *websocket.Refused
+		if errors.As(err, &r) {
+			status = reply.Error(c.w, &reply.StatusError{Failure: reply.Failure{Name: "HandshakeError", Code: string(errs.S2001), Status: r.Status,
+				Description: "WebSocket handshake failed: " + r.Msg}}, c.id)
+		}
+		c.refused(err, status)
 		return
 	}
 	tune(ws.Conn)
@@ -94,11 +100,15 @@ func (k *socket) serve() {
 		}
 		b, err := k.ws.Read(limit)
 		if err != nil {
+			var v *websocket.Error
+			if errors.As(err, &v) {
+				k.broken(v)
+			}
 			return
 		}
 		f, err := rsocket.Decode(b)
 		if err != nil {
-			k.fail(rsocket.ConnectionError, err.Error())
+			k.violation(err.Error())
 			return
 		}
 		if !k.handle(f) {
@@ -114,6 +124,19 @@ func (k *socket) abort() { _ = plain(k.ws.Conn).Close() }
 func (k *socket) fail(code uint32, message string) {
 	_ = k.frame(rsocket.AppendError(nil, 0, code, message)) // it is given up anyway
 	_ = k.ws.SendClose(websocket.NoStatus)
+}
+
+// violation ends the connection because of what the client sent. The message has
+// a code, for without one clients drop their credentials.
+func (k *socket) violation(msg string) {
+	err := errs.New(errs.S2001, "%s", msg)
+	k.broken(err)
+	k.fail(rsocket.ConnectionError, err.Error())
+}
+
+// broken logs why a connection ends that was well set up.
+func (k *socket) broken(err error) {
+	k.s.o.Log.Info("socket broken off", "request", k.call.id, "code", string(errs.CodeOf(err)), "error", err.Error(), "user", k.token.UserID, "agent", k.agent)
 }
 
 // frame sends one RSocket frame. It waits only for a message that is being
@@ -230,7 +253,7 @@ func (k *socket) handle(f rsocket.Frame) bool {
 	case rsocket.Cancel:
 		k.mu.Lock()
 		t := k.streams[f.Stream]
-		delete(k.parts, f.Stream)
+		k.forget(f.Stream)
 		k.mu.Unlock()
 		if t != nil {
 			t.cancel(io.EOF)
@@ -240,14 +263,14 @@ func (k *socket) handle(f rsocket.Frame) bool {
 			return false
 		}
 	case rsocket.Setup, rsocket.Resume, rsocket.Lease:
-		k.fail(rsocket.ConnectionError, "frame out of place")
+		k.violation("frame out of place")
 		return false
 	default:
 		if f.Flags&rsocket.FlagIgnore != 0 {
 			return true
 		}
 		if f.Stream == 0 {
-			k.fail(rsocket.ConnectionError, "unknown frame")
+			k.violation("unknown frame")
 			return false
 		}
 		return k.frame(rsocket.AppendError(nil, f.Stream, rsocket.ApplicationError, "["+string(errs.S2002)+"] Only REQUEST_STREAM is supported")) == nil
@@ -265,7 +288,7 @@ func (k *socket) request(f rsocket.Frame) bool {
 		return true // of a stream that has ended
 	case f.Type == rsocket.RequestStream && (first != nil || k.streams[f.Stream] != nil || f.Stream%2 == 0):
 		k.mu.Unlock()
-		k.fail(rsocket.ConnectionError, "stream id cannot be used")
+		k.violation("stream id cannot be used")
 		return false
 	case f.Type == rsocket.RequestStream && len(k.streams)+len(k.parts) >= maxSocketStreams:
 		k.mu.Unlock()
@@ -280,7 +303,7 @@ func (k *socket) request(f rsocket.Frame) bool {
 	}
 	if int64(k.partial) > k.s.o.MaxBody {
 		k.mu.Unlock()
-		k.fail(rsocket.ConnectionError, "["+string(errs.S2001)+"] Request is too large")
+		k.violation("Request is too large")
 		return false
 	}
 	if f.Flags&rsocket.FlagFollows != 0 {
@@ -288,8 +311,7 @@ func (k *socket) request(f rsocket.Frame) bool {
 		return true
 	}
 	if first != nil {
-		delete(k.parts, f.Stream)
-		k.partial -= len(first.Metadata) + len(first.Data)
+		k.forget(f.Stream)
 		f = *first
 	}
 	t := &socketStream{k: k, id: f.Stream, wake: make(chan struct{}, 1), expires: k.token.Expires}
@@ -298,6 +320,14 @@ func (k *socket) request(f rsocket.Frame) bool {
 	k.mu.Unlock()
 	k.starting.Go(func() { t.run(f) })
 	return true
+}
+
+// forget drops what has come of a fragmented request. k.mu is held.
+func (k *socket) forget(stream uint32) {
+	if f := k.parts[stream]; f != nil {
+		delete(k.parts, stream)
+		k.partial -= len(f.Metadata) + len(f.Data)
+	}
 }
 
 // socketStream is a stream of a socket, and its session's sink.

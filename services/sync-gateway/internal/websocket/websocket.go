@@ -80,15 +80,23 @@ type Conn struct {
 	write sync.Mutex // held while a whole frame, or several, are written
 }
 
-// Upgrade answers the request's handshake and takes over its connection. If it
-// fails, it has answered with the error.
+// Refused is a handshake that cannot be answered with an upgrade. The request
+// is still to be answered, with Status.
+type Refused struct {
+	Status int
+	Msg    string
+}
+
+func (e *Refused) Error() string { return "websocket handshake: " + e.Msg }
+
+// Upgrade answers the request's handshake and takes over its connection, unless
+// it returns a *Refused.
 func Upgrade(w http.ResponseWriter, r *http.Request, extra http.Header) (*Conn, error) {
 	refuse := func(status int, msg string) (*Conn, error) {
 		if status == http.StatusUpgradeRequired {
 			w.Header().Set("Sec-WebSocket-Version", "13")
 		}
-		http.Error(w, msg, status)
-		return nil, errors.New("websocket handshake: " + msg)
+		return nil, &Refused{status, msg}
 	}
 	key := r.Header.Get("Sec-Websocket-Key")
 	nonce, err := base64.StdEncoding.DecodeString(key)

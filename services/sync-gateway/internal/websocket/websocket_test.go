@@ -153,8 +153,9 @@ func TestUpgrade(t *testing.T) {
 		r.Header.Set("Sec-Websocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
 		change(r.Header)
 		w := httptest.NewRecorder()
-		if _, err := Upgrade(w, r, nil); err == nil || w.Code < 400 || w.Code == 500 {
-			t.Errorf("%s: %v, %d", name, err, w.Code)
+		var refused *Refused
+		if _, err := Upgrade(w, r, nil); !errors.As(err, &refused) || refused.Status != 400 && refused.Status != 426 || w.Body.Len() > 0 {
+			t.Errorf("%s: %v, answered %q", name, err, w.Body)
 		}
 	}
 	for offer, want := range map[string]bool{
