@@ -66,6 +66,8 @@ func TestRefused(t *testing.T) {
 		{"POST", "/sync/stream", good, js, `{`, 400, "PSYNC_S2001"},
 		{"POST", "/sync/stream", good, "text/plain", `{}`, 415, "PSYNC_S2004"},
 		{"POST", "/sync/stream", good, js, `{"client_id":"` + strings.Repeat("x", 11<<20) + `"}`, 413, "PSYNC_S2001"},
+		{"POST", "/sync/stream", "", js, `{"client_id":"` + strings.Repeat("x", 2<<20) + `"}`, 401, "PSYNC_S2106"}, // before the rest is read
+		{"POST", "/sync/stream", good, js, `{"client_id":"` + strings.Repeat("x", 2<<20) + `","buckets":1}`, 400, "PSYNC_S2001"},
 		{"GET", "/sync/stream", good, "", "", 404, "PSYNC_S2002"},
 		{"GET", "/", "", "", "", 404, "PSYNC_S2002"},
 		{"POST", "/sync/data", good, js, "{}", 404, "PSYNC_S2002"},
@@ -98,6 +100,22 @@ func TestRefused(t *testing.T) {
 		if header.Get("Access-Control-Allow-Origin") != "*" || header.Get("Access-Control-Expose-Headers") != "Content-Type" {
 			t.Errorf("%s %s: no CORS in %v", x.method, x.path, header)
 		}
+	}
+	// A handshake that fails is answered like everything else.
+	req, err := http.NewRequest("GET", h.url+"/sync/stream", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"8"}}
+	res, err := h.client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(res.Body)
+	_ = res.Body.Close()
+	if err != nil || res.StatusCode != 426 || res.Header.Get("Sec-Websocket-Version") != "13" || res.Header.Get("Access-Control-Allow-Origin") != "*" ||
+		!strings.Contains(string(b), `"code":"PSYNC_S2001","status":426`) || !strings.Contains(string(b), `"trace_id":"s/`) {
+		t.Errorf("handshake: %s %v %s %v", res.Status, res.Header, b, err)
 	}
 	for _, path := range []string{"/sync/stream", "/write-checkpoint2.json?client_id=1", "/sync/checkpoint-request", "/nothing"} {
 		status, header, _ := h.do(t, "OPTIONS", path, "", "", "")

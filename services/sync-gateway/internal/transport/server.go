@@ -182,14 +182,24 @@ func agent(r *http.Request) string {
 	return r.UserAgent()
 }
 
-// body reads the request's JSON.
+// body reads the request's JSON. A body that is longer than most are is taken
+// only from a client that is known.
 func (c *call) body(most int64) ([]byte, error) {
 	if t := c.r.Header.Get("Content-Type"); t != "" {
 		if m, _, err := mime.ParseMediaType(t); err != nil || m != "application/json" {
 			return nil, errs.New(errs.S2004, "Unsupported media type: send application/json")
 		}
 	}
-	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, most))
+	in := http.MaxBytesReader(c.w, c.r.Body, most)
+	b, err := io.ReadAll(io.LimitReader(in, maxSmallBody))
+	if err == nil && len(b) == maxSmallBody {
+		if _, err := c.authorize(); err != nil {
+			return nil, err
+		}
+		var rest []byte
+		rest, err = io.ReadAll(in)
+		b = append(b, rest...)
+	}
 	var big *http.MaxBytesError
 	if errors.As(err, &big) {
 		return nil, &reply.StatusError{Failure: reply.Failure{Name: "PayloadTooLarge", Code: string(errs.S2001), Status: http.StatusRequestEntityTooLarge,
