@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,6 +40,10 @@ func (v *validateCmd) Run(c *cli, t terminal) error {
 		for _, w := range f.Warnings {
 			fmt.Fprintf(t.out, "%s:%s (warning)\n", f.Name, w)
 		}
+		if err := usable(f.Sluice.Gateway.TLS); err != nil {
+			// A warning: it may be there only where the gateway is.
+			fmt.Fprintf(t.out, "%s: sluice.gateway.tls: %s (warning)\n", f.Name, err)
+		}
 	}
 	text, name, ok, err := syncText(f, v.File)
 	if err != nil {
@@ -59,6 +64,18 @@ func (v *validateCmd) Run(c *cli, t terminal) error {
 	}
 	fmt.Fprintf(t.out, "%s and %s are valid\n", f.Name, name)
 	return nil
+}
+
+// usable reports what keeps a gateway on this machine from serving TLS.
+func usable(t config.TLS) error {
+	if !t.On() {
+		return nil
+	}
+	certificate, key, err := t.Pair()
+	if err == nil {
+		_, err = tls.X509KeyPair(certificate, key)
+	}
+	return err
 }
 
 // schemaTimeout is how long an instance may take to tell the source's schema.
@@ -127,7 +144,7 @@ func check(w io.Writer, text, name string, o rules.Options) bool {
 
 // instance are the flags of commands that speak with a running instance.
 type instance struct {
-	URL string `env:"SLUICE_URL" placeholder:"URL" help:"Where the instance is; default http://127.0.0.1 and the config's port."`
+	URL string `env:"SLUICE_URL" placeholder:"URL" help:"Where the instance is; default 127.0.0.1 and what the config says of the gateway."`
 }
 
 func (i *instance) client(c *cli) (*admin.Client, *config.File, error) {
@@ -144,11 +161,17 @@ func (i *instance) of(f *config.File) (*admin.Client, error) {
 	if len(f.API.Tokens) == 0 {
 		return nil, errs.New(errs.S9001, "api.tokens is empty, so that the admin API is closed: add a token and start the instance again")
 	}
-	url := i.URL
-	if url == "" {
-		url = fmt.Sprintf("http://127.0.0.1:%d", cmp.Or(f.Sluice.Gateway.Port, f.Port))
+	a := &admin.Client{URL: cmp.Or(i.URL, f.Sluice.Gateway.URL(cmp.Or(f.Sluice.Gateway.Port, f.Port))), Token: f.API.Tokens[0]}
+	if t := f.Sluice.Gateway.TLS; i.URL == "" && t.On() {
+		// The certificate is of the name that clients use. Here it is that of
+		// the same config, whatever its name.
+		certificate, err := t.Certificate.Read()
+		if err != nil {
+			return nil, fmt.Errorf("read sluice.gateway.tls.certificate: %w", err)
+		}
+		a.HTTP = admin.Pinned(certificate)
 	}
-	return &admin.Client{URL: url, Token: f.API.Tokens[0]}, nil
+	return a, nil
 }
 
 type deployCmd struct {
@@ -334,6 +357,8 @@ func (s *settingsCmd) Run(c *cli, t terminal) error {
 		{"sluice.rules_evaluator.metrics_port", fmt.Sprint(f.Sluice.Evaluator.MetricsPort)},
 		{"sluice.gateway.metrics_port", fmt.Sprint(f.Sluice.Gateway.MetricsPort)},
 		{"sluice.gateway.port", fmt.Sprint(cmp.Or(f.Sluice.Gateway.Port, f.Port))},
+		{"sluice.gateway.path_prefix", f.Sluice.Gateway.PathPrefix},
+		{"sluice.gateway.tls", fmt.Sprint(f.Sluice.Gateway.TLS.On())},
 		{"sluice.gateway.max_streams", fmt.Sprint(cmp.Or(f.Sluice.Gateway.MaxStreams, f.API.MaxConnections))},
 	}
 	if s.Get == "" {

@@ -2,13 +2,24 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const service = `
@@ -155,6 +166,72 @@ func TestInstance(t *testing.T) {
 	if code, _, stderr := sluice("status", "--config", bad); code != 1 || !strings.Contains(stderr, "api.tokens") {
 		t.Errorf("status without a token: %d %s", code, stderr)
 	}
+}
+
+// TestInstanceTLS: an instance whose certificate is of another name, under a
+// path prefix, is found through the config that it has too.
+func TestInstanceTLS(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/pre/api/admin/v1/sluice/status" {
+			fmt.Fprint(w, `{"data":{"healthy":true}}`)
+		}
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	own, other := selfSigned(t), selfSigned(t)
+	s.TLS.Certificates = []tls.Certificate{own}
+	config := func(c tls.Certificate) string {
+		text := fmt.Sprintf("%s  gateway: {port: %d, path_prefix: /pre, tls: {certificate: cert.pem, key: key.pem}}\n",
+			strings.Replace(service, "sluice: {gateway: {metrics_port: 9100}}\n", "sluice:\n", 1), s.Listener.Addr().(*net.TCPAddr).Port)
+		path := files(t, text, syncConfig)
+		der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, b := range map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: c.Certificate[0]}, "key.pem": {Type: "PRIVATE KEY", Bytes: der}} {
+			if err := os.WriteFile(filepath.Join(filepath.Dir(path), name), pem.EncodeToMemory(b), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return path
+	}
+	path := config(own)
+	if code, _, stderr := sluice("status", "--config", path); code != 0 {
+		t.Errorf("status: %d %s", code, stderr)
+	}
+	if code, out, _ := sluice("config", "--config", path, "--get", "sluice.gateway.tls"); code != 0 || out != "true\n" {
+		t.Errorf("config: %d %s", code, out)
+	}
+	if code, out, _ := sluice("validate", "--offline", "--config", path); code != 0 || strings.Contains(out, "tls") {
+		t.Errorf("validate: %d %s", code, out)
+	}
+	if code, _, stderr := sluice("status", "--config", path, "--url", s.URL+"/pre"); code != 1 || !strings.Contains(stderr, "certificate") {
+		t.Errorf("an address that is given is verified as usual: %d %s", code, stderr)
+	}
+	if code, _, stderr := sluice("status", "--config", config(other)); code != 1 || !strings.Contains(stderr, "does not show the certificate of the config") {
+		t.Errorf("another's certificate: %d %s", code, stderr)
+	}
+	if err := os.Remove(filepath.Join(filepath.Dir(path), "key.pem")); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, _ := sluice("validate", "--offline", "--config", path); code != 0 || !strings.Contains(out, "sluice.gateway.tls: read the key: ") {
+		t.Errorf("validate without the key: %d %s", code, out)
+	}
+}
+
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"sync.example.com"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 func TestUsage(t *testing.T) {

@@ -124,7 +124,7 @@ func Run(ctx context.Context, f *config.File, log *slog.Logger) error {
 			return gateway.Run(ctx, gateway.FromFile(f), gateway.Conns{Store: store, Source: source, Compactor: compact, NATS: conns[3], Listener: lis}, gatewayEnv)
 		}},
 	}
-	log.Info("Sluice is starting", "url", fmt.Sprintf("http://127.0.0.1:%d", lis.Addr().(*net.TCPAddr).Port), "data", f.Sluice.Data)
+	log.Info("Sluice is starting", "url", f.Sluice.Gateway.URL(lis.Addr().(*net.TCPAddr).Port), "data", f.Sluice.Data)
 	return process.Run(ctx, private, f.Probes, registry, healths, func(ctx context.Context) error {
 		return supervise(ctx, parts)
 	})
