@@ -15,9 +15,13 @@ type RowKey struct {
 	Row   RowID
 }
 
+// DefaultConnection is the connection of every table: there is one, and by it
+// tables are known, whatever its tag in the configuration.
+const DefaultConnection = "default"
+
 // TablePattern is a table that a sync config reads. Name and Schema match
-// exactly, except that a trailing % matches any suffix. Connection is the tag
-// of the source connection ("default").
+// exactly, except that a trailing % matches any suffix. Connection is
+// DefaultConnection.
 type TablePattern struct {
 	Connection string
 	Schema     string

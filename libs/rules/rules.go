@@ -39,7 +39,8 @@ type Options struct {
 	Schema *Schema
 }
 
-// Schema is what the source database has: connection tag → schema → table.
+// Schema is what the source database has: connection (model.DefaultConnection)
+// → schema → table.
 type Schema struct {
 	Connections map[string]map[string]map[string]SchemaTable
 }

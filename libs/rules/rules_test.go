@@ -248,6 +248,23 @@ streams:
 	}
 }
 
+// TestConnection holds that the tag before a schema changes nothing: there is one
+// connection.
+func TestConnection(t *testing.T) {
+	p := mustCompile(t, `
+bucket_definitions:
+  b:
+    data:
+      - SELECT id FROM t
+      - SELECT id FROM "app.public".t
+      - SELECT id FROM "app.other".u
+`)
+	want := []model.TablePattern{{Connection: "default", Schema: "other", Name: "u"}, {Connection: "default", Schema: "public", Name: "t"}}
+	if got := p.SourceTables(); !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
+
 // TestLastPutWins holds that a row is put once into a bucket, and that a query
 // that fails for it leaves what others put.
 func TestLastPutWins(t *testing.T) {

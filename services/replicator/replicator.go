@@ -78,13 +78,10 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	if cfg.Connection.Tag == "" {
-		cfg.Connection.Tag = "default"
-	}
 	if cfg.Heartbeat <= 0 {
 		cfg.Heartbeat = time.Second
 	}
-	src, err := postgres.New(cfg.Connection.Postgres, cfg.Connection.Tag, env.Log)
+	src, err := postgres.New(cfg.Connection.Postgres, env.Log)
 	if err != nil {
 		return err
 	}

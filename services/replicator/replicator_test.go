@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluicesync/sluice/libs/model"
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/replicator/internal/pgtest"
 )
 
@@ -43,6 +44,40 @@ func expectSame(t testing.TB, s *suite, id model.StreamID, conn *pgx.Conn, table
 	sort.Strings(want)
 	if got := s.ledger.rows(id, table); !reflect.DeepEqual(got, want) {
 		t.Fatalf("table %s: the ledger has %d rows, the source %d:\n%.2000s\nwant\n%.2000s", table, len(got), len(want), strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestConnectionTag: the connection's tag is a name for people. Tables are
+// copied, streamed and diagnosed as with any other.
+func TestConnectionTag(t *testing.T) {
+	s := newSuite(t)
+	s.tweak = func(c *Config) { c.Connection.Tag = "app" }
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, publication+`CREATE TABLE todos (id int PRIMARY KEY); INSERT INTO todos SELECT generate_series(1, 10)`)
+	id := s.ledger.deploy(model.ValueOptions{}, "todos")
+	stop := s.start("a")
+	s.caughtUp(id, 20*time.Second)
+	pgtest.Exec(t, conn, `INSERT INTO todos VALUES (11)`)
+	s.caughtUp(id, 10*time.Second)
+	expectSame(t, s, id, conn, "todos")
+	d, err := s.source.Diagnose(context.Background(), &pb.DiagnoseRequest{Streams: []*pb.StreamTables{{
+		Stream: int64(id), Tables: []*pb.TablePattern{{Connection: "default", Schema: "public", Name: "todos"}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tables := d.GetStreams()[0].GetTables(); len(tables) != 1 || len(tables[0].GetProblems()) != 0 {
+		t.Errorf("diagnosed %v", tables)
+	}
+	// Another tag names the same tables: nothing is copied again.
+	stop()
+	s.tweak = nil
+	copied := s.ledger.copied(id)
+	s.start("b")
+	pgtest.Exec(t, conn, `INSERT INTO todos VALUES (12)`)
+	s.caughtUp(id, 10*time.Second)
+	expectSame(t, s, id, conn, "todos")
+	if n := s.ledger.copied(id) - 1; n != copied {
+		t.Errorf("%d rows copied again", n-copied)
 	}
 }
 

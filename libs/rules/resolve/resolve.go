@@ -139,7 +139,7 @@ func (q *query) unsupported(s *syntax.Select) {
 
 // tablePattern finds what a table name means.
 func (q *query) tablePattern(t *syntax.Table) model.TablePattern {
-	p := model.TablePattern{Connection: "default", Schema: q.options.DefaultSchema, Name: t.Name.Name}
+	p := model.TablePattern{Connection: model.DefaultConnection, Schema: q.options.DefaultSchema, Name: t.Name.Name}
 	if len(t.Extra) > 0 {
 		q.fatal("unsupported", t.At(), "a table name has two parts at most: schema and table")
 	}

@@ -47,7 +47,7 @@ func (r *resolver) checkCTEs(list []config.CTE, ctes map[string]*cte) {
 }
 
 func (r *resolver) pattern(name string) (p model.TablePattern) {
-	p.Connection, p.Schema, p.Name = "default", r.options.DefaultSchema, name
+	p.Connection, p.Schema, p.Name = model.DefaultConnection, r.options.DefaultSchema, name
 	return p
 }
 

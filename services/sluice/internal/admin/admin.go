@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
 )
 
@@ -107,7 +108,6 @@ func (c *Client) Status(ctx context.Context) (Status, json.RawMessage, error) {
 func (c *Client) Schema(ctx context.Context) (*rules.Schema, error) {
 	var reply struct {
 		Connections []struct {
-			Tag     string `json:"tag"`
 			Schemas []struct {
 				Name   string `json:"name"`
 				Tables []struct {
@@ -126,7 +126,7 @@ func (c *Client) Schema(ctx context.Context) (*rules.Schema, error) {
 	out := &rules.Schema{Connections: map[string]map[string]map[string]rules.SchemaTable{}}
 	for _, connection := range reply.Connections {
 		schemas := map[string]map[string]rules.SchemaTable{}
-		out.Connections[connection.Tag] = schemas
+		out.Connections[model.DefaultConnection] = schemas
 		for _, schema := range connection.Schemas {
 			tables := map[string]rules.SchemaTable{}
 			schemas[schema.Name] = tables

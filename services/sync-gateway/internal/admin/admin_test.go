@@ -257,6 +257,15 @@ func errorLists(t *testing.T, status string) (list, tables string) {
 	return string(s.Data.Errors), string(s.Data.Connections[0].Tables)
 }
 
+// The source's schema is that of the connection, whatever its tag.
+func TestValidateTag(t *testing.T) {
+	a := newAPI(t, &fakes{}, func(o *Options) { o.Tag = "app" })
+	status, got := post(a, "/api/admin/v1/validate", `{"sync_rules":"bucket_definitions: {b: {data: ['SELECT id FROM lists', 'SELECT id FROM \"app.public\".lists']}}"}`)
+	if status != 200 || strings.Contains(got, "does not exist") || !strings.Contains(got, `"tag":"app"`) {
+		t.Errorf("%d %s", status, got)
+	}
+}
+
 // What a table is read for is told with it.
 func TestValidateTables(t *testing.T) {
 	a := newAPI(t, &fakes{}, nil)

@@ -372,7 +372,7 @@ func (a *API) validate(c *call) (any, error) {
 	if r, err := a.source.Schema(ctx, &pb.SchemaRequest{}); err != nil {
 		out.Errors = append(out.Errors, problem{Level: "warning", Message: "The source cannot be reached: names of tables and columns were not checked"})
 	} else {
-		o.Schema = a.rulesSchema(r)
+		o.Schema = rulesSchema(r)
 	}
 	plan, ds := rules.Compile(*b.Rules, o)
 	out.Errors = append(out.Errors, findings(ds)...)
@@ -394,7 +394,7 @@ func (a *API) validate(c *call) (any, error) {
 	return out, nil
 }
 
-func (a *API) rulesSchema(r *pb.SchemaReply) *rules.Schema {
+func rulesSchema(r *pb.SchemaReply) *rules.Schema {
 	schemas := map[string]map[string]rules.SchemaTable{}
 	for _, t := range r.GetTables() {
 		if schemas[t.GetSchema()] == nil {
@@ -406,5 +406,5 @@ func (a *API) rulesSchema(r *pb.SchemaReply) *rules.Schema {
 		}
 		schemas[t.GetSchema()][t.GetName()] = x
 	}
-	return &rules.Schema{Connections: map[string]map[string]map[string]rules.SchemaTable{a.o.Tag: schemas}}
+	return &rules.Schema{Connections: map[string]map[string]map[string]rules.SchemaTable{model.DefaultConnection: schemas}}
 }

@@ -47,8 +47,8 @@ func (s *benchSink) encode() {
 }
 
 func benchReader() (*logReader, *benchSink) {
-	src := &Source{tag: "default", log: slog.New(slog.NewTextHandler(io.Discard, nil))}
-	table := benchRelation.sourceTable("default")
+	src := &Source{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	table := benchRelation.sourceTable()
 	sink := &benchSink{known: map[model.TableID]*model.TableProgress{table.ID: {Table: table, LastKey: place(benchRelation.oid, nil), Done: true}}}
 	l := &logReader{source: src, version: 150000, stream: &model.Stream{Tables: []model.TablePattern{{Connection: "default", Schema: "public", Name: "todos"}}},
 		sink: sink, relations: map[uint32]*relationState{}}
@@ -85,7 +85,7 @@ func BenchmarkDecode(b *testing.B) {
 // BenchmarkCopy: a line of COPY to encoded batch.
 func BenchmarkCopy(b *testing.B) {
 	l, sink := benchReader()
-	st := benchRelation.sourceTable("default")
+	st := benchRelation.sourceTable()
 	types, err := l.source.columnTypes(context.Background(), &st)
 	if err != nil {
 		b.Fatal(err)

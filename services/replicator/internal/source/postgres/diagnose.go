@@ -170,7 +170,7 @@ func (s *Source) Diagnose(ctx context.Context, streams []source.StreamTables) (*
 			wildcard := strings.HasSuffix(p.Name, "%") || strings.HasSuffix(p.Schema, "%")
 			for i := range states {
 				t := &states[i]
-				if !matches(p, s.tag, t.schema, t.name) || wildcard && !t.published {
+				if !matches(p, t.schema, t.name) || wildcard && !t.published {
 					continue
 				}
 				found = true
@@ -184,9 +184,6 @@ func (s *Source) Diagnose(ctx context.Context, streams []source.StreamTables) (*
 				td := source.TableDiagnosis{Schema: p.Schema, Name: p.Name, Problems: []source.Problem{{Message: fmt.Sprintf("table %s.%s not found", p.Schema, p.Name)}}}
 				if wildcard {
 					td.Pattern = p.Name
-				}
-				if p.Connection != s.tag {
-					td.Problems[0].Message = fmt.Sprintf("table %s.%s: there is no connection %q", p.Schema, p.Name, p.Connection)
 				}
 				sd.Tables = append(sd.Tables, td)
 			}

@@ -50,7 +50,7 @@ func TestFill(t *testing.T) {
 	pgtest.Exec(t, conn, `CREATE PUBLICATION powersync FOR ALL TABLES; CREATE TABLE t (id text, n int, big text, other text, PRIMARY KEY (n, id));
 		ALTER TABLE t ALTER big SET STORAGE EXTERNAL, ALTER other SET STORAGE EXTERNAL; INSERT INTO t SELECT 'it''s', i, repeat('b', 5000), repeat('o', 5000) FROM generate_series(1, 4) i`)
 	ctx := context.Background()
-	src, err := New(pg.Config("postgres"), "default", slog.New(slog.DiscardHandler))
+	src, err := New(pg.Config("postgres"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

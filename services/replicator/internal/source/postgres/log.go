@@ -324,7 +324,7 @@ func (l *logReader) data(ctx context.Context, b []byte) error {
 // relation remembers a relation. What follows from it waits for the first
 // change that is not skipped.
 func (l *logReader) relation(r relation) {
-	l.relations[r.oid] = &relationState{relation: r, table: r.sourceTable(l.source.tag), matched: matchesAny(l.stream.Tables, l.source.tag, r.schema, r.name)}
+	l.relations[r.oid] = &relationState{relation: r, table: r.sourceTable(), matched: matchesAny(l.stream.Tables, r.schema, r.name)}
 }
 
 // prepare makes a relation ready for its first change.

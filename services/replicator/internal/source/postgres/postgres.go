@@ -36,18 +36,16 @@ const prefix = "sluice"
 // Source is a Postgres database.
 type Source struct {
 	config  *config.Postgres
-	tag     string // the connection's, in table patterns
 	log     *slog.Logger
 	pool    *pgxpool.Pool
 	types   types
 	version atomic.Int64 // server_version_num, 0 = unknown yet
-
 }
 
 var _ source.Source = (*Source)(nil)
 
 // New returns the source that c describes. It connects when it is used.
-func New(c *config.Postgres, tag string, log *slog.Logger) (*Source, error) {
+func New(c *config.Postgres, log *slog.Logger) (*Source, error) {
 	conn, err := connConfig(c)
 	if err != nil {
 		return nil, err
@@ -67,7 +65,7 @@ func New(c *config.Postgres, tag string, log *slog.Logger) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make pool: %w", err)
 	}
-	return &Source{config: c, tag: tag, log: log, pool: pool}, nil
+	return &Source{config: c, log: log, pool: pool}, nil
 }
 
 // minPool is what a copy needs (its own, and the position beside it), and one

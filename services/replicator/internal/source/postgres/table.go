@@ -13,19 +13,19 @@ import (
 )
 
 // matches reports whether a pattern takes a table.
-func matches(p model.TablePattern, tag, schema, name string) bool {
+func matches(p model.TablePattern, schema, name string) bool {
 	one := func(pattern, s string) bool {
 		if prefix, ok := strings.CutSuffix(pattern, "%"); ok {
 			return strings.HasPrefix(s, prefix)
 		}
 		return pattern == s
 	}
-	return p.Connection == tag && one(p.Schema, schema) && one(p.Name, name)
+	return p.Connection == model.DefaultConnection && one(p.Schema, schema) && one(p.Name, name)
 }
 
-func matchesAny(ps []model.TablePattern, tag, schema, name string) bool {
+func matchesAny(ps []model.TablePattern, schema, name string) bool {
 	for _, p := range ps {
-		if matches(p, tag, schema, name) {
+		if matches(p, schema, name) {
 			return true
 		}
 	}
@@ -46,14 +46,14 @@ type table struct {
 
 // tableID names an incarnation of a table: another oid, name or replica
 // identity is another table (spec/04 §1.5).
-func tableID(tag, schema, name string, oid uint32, identity byte, columns []relationColumn) model.TableID {
+func tableID(schema, name string, oid uint32, identity byte, columns []relationColumn) model.TableID {
 	var b []byte
 	str := func(s string) {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}
 	str("postgresql")
-	str(tag)
+	str(model.DefaultConnection)
 	str(schema)
 	str(name)
 	b = binary.BigEndian.AppendUint32(b, oid)
@@ -68,9 +68,9 @@ func tableID(tag, schema, name string, oid uint32, identity byte, columns []rela
 }
 
 // sourceTable is a relation in the words of the field.
-func (r *relation) sourceTable(tag string) model.SourceTable {
+func (r *relation) sourceTable() model.SourceTable {
 	t := model.SourceTable{
-		ID: tableID(tag, r.schema, r.name, r.oid, r.identity, r.columns), Connection: tag, Schema: r.schema, Name: r.name,
+		ID: tableID(r.schema, r.name, r.oid, r.identity, r.columns), Connection: model.DefaultConnection, Schema: r.schema, Name: r.name,
 		Columns: make([]model.Column, len(r.columns)), CompleteRows: r.identity == 'f',
 	}
 	for i, c := range r.columns {
@@ -179,7 +179,7 @@ func (s *Source) tables(ctx context.Context, patterns []model.TablePattern, oid 
 		if err := rows.Scan(&r.oid, &r.schema, &r.name, &identity, &estimate, &names, &oids, &sqlTypes, &numbers, &identityKey, &primaryKey, &t.filter); err != nil {
 			return nil, fmt.Errorf("list tables: %w", err)
 		}
-		if oid == 0 && !matchesAny(patterns, s.tag, r.schema, r.name) {
+		if oid == 0 && !matchesAny(patterns, r.schema, r.name) {
 			continue
 		}
 		r.identity = identity[0]
@@ -206,7 +206,7 @@ func (s *Source) tables(ctx context.Context, patterns []model.TablePattern, oid 
 			t.key = append(t.key, i)
 			t.keyTypes = append(t.keyTypes, sqlTypes[i])
 		}
-		out = append(out, source.Table{SourceTable: r.sourceTable(s.tag), Estimate: uint64(estimate), Place: place(r.oid, nil), Private: t})
+		out = append(out, source.Table{SourceTable: r.sourceTable(), Estimate: uint64(estimate), Place: place(r.oid, nil), Private: t})
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
