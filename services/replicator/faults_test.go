@@ -3,8 +3,13 @@ package replicator
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -154,6 +159,78 @@ func TestPostgresRestart(t *testing.T) {
 	stopLoad()
 	s.caughtUp(id, 10*time.Second)
 	expectSame(t, s, id, s.pg.Connect(t, "postgres"), "todos")
+}
+
+// TestSilentSource: a connection that goes silent while a table is copied is
+// given up, and the copy goes on behind the last row stored.
+func TestSilentSource(t *testing.T) {
+	s := newSuite(t)
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, publication+`CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 60000) i`)
+	id := s.ledger.deploy(model.ValueOptions{}, "t")
+	port, stalled := stallOnce(t, s.pg.Port, 8<<20)
+	s.tweak = func(c *Config) {
+		c.Connection.Postgres.Port = port
+		c.Connection.Postgres.SnapshotSocketTimeout = time.Second
+	}
+	s.start("a")
+	s.caughtUp(id, 20*time.Second)
+	expectSame(t, s, id, conn, "t")
+	if !stalled.Load() {
+		t.Fatal("no connection went silent")
+	}
+	s.ledger.mu.Lock()
+	applied, reported := s.ledger.streams[id].applied, s.ledger.streams[id].reported
+	s.ledger.mu.Unlock()
+	if applied != 60000 {
+		t.Errorf("%d rows were applied: some were copied twice", applied)
+	}
+	if len(reported) != 1 || !strings.Contains(reported[0], "PSYNC_S1121") {
+		t.Errorf("reported: %q", reported)
+	}
+}
+
+// stallOnce forwards connections to a port. The first over which limit bytes
+// have come from there goes silent.
+func stallOnce(t *testing.T, to int, limit int) (port int, stalled *atomic.Bool) {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stalled = new(atomic.Bool)
+	var silent atomic.Pointer[net.Conn] // the connection that went silent
+	var running sync.WaitGroup
+	t.Cleanup(func() { lis.Close(); running.Wait() })
+	running.Go(func() {
+		for {
+			client, err := lis.Accept()
+			if err != nil {
+				return
+			}
+			if given := silent.Swap(nil); given != nil {
+				(*given).Close() // its owner has given it up, and connects anew
+			}
+			server, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", to))
+			if err != nil {
+				client.Close()
+				continue
+			}
+			running.Go(func() { // until the client goes
+				defer server.Close()
+				_, _ = io.Copy(server, client)
+			})
+			running.Go(func() {
+				n, err := io.Copy(client, io.LimitReader(server, int64(limit)))
+				if err == nil && n == int64(limit) && stalled.CompareAndSwap(false, true) {
+					silent.Store(&client)
+					return
+				}
+				defer client.Close()
+				_, _ = io.Copy(client, server)
+			})
+		}
+	})
+	return lis.Addr().(*net.TCPAddr).Port, stalled
 }
 
 // TestTakeover holds D5: a second replicator waits, takes over a slot that is

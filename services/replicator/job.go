@@ -328,7 +328,7 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 		// a transaction.
 		j.r.head.Mark()
 		j.reading.Store(true)
-		return log.Read(ctx, sink{Chain: chain, snap: snap})
+		return log.Read(ctx, sink{Chain: chain, snap: snap, mark: j.r.head.Mark})
 	})
 	return eg.Wait()
 }
@@ -410,6 +410,14 @@ type sink struct {
 	*publish.Chain
 	snap *snapshot.Snapshot
 }
+	mark func() // makes the log move on soon
+}
+
+// Hold keeps checkpoints back until the log has passed position, which it soon
+// does.
+func (s sink) Hold(position model.Position) {
+	s.Chain.Hold(position)
+	s.mark()
 
 func (s sink) Table(ctx context.Context, t *source.Table, gone []*model.SourceTable) error {
 	if err := s.snap.Drop(ctx, gone); err != nil {
@@ -419,6 +427,7 @@ func (s sink) Table(ctx context.Context, t *source.Table, gone []*model.SourceTa
 		return nil
 	}
 	return s.snap.Table(ctx, t)
+	defer s.mark() // no checkpoint is made before the log has passed the copy
 }
 
 // fatal joins the fatal problems, with their fixes, in one error.

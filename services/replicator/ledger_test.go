@@ -57,7 +57,8 @@ type ledgerStream struct {
 	applied   int // rows
 	batches   int
 	restarts  int
-	countOnly bool // keep no rows
+	reported  []string // errors
+	countOnly bool     // keep no rows
 }
 
 func newLedger() *ledger {
@@ -145,7 +146,9 @@ func (l *ledger) Committed(r *pb.CommittedRequest, out grpc.ServerStreamingServe
 func (l *ledger) ReportError(_ context.Context, r *pb.ReportErrorRequest) (*pb.ReportErrorReply, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.streams[model.StreamID(r.GetStream())].Head.LastError = r.GetMessage()
+	s := l.streams[model.StreamID(r.GetStream())]
+	s.Head.LastError = r.GetMessage()
+	s.reported = append(s.reported, r.GetMessage())
 	return &pb.ReportErrorReply{}, nil
 }
 
@@ -430,8 +433,9 @@ type suite struct {
 	log    *slog.Logger
 	source pb.SourceClient
 	tweak  func(*Config)
-	// metrics of the replicator that was started last
+	// of the replicator that was started last
 	metrics *prometheus.Registry
+	health  *service.Health
 }
 
 func newSuite(t testing.TB, settings ...string) *suite {
@@ -505,8 +509,8 @@ func (s *suite) startNATS(port int) {
 func (s *suite) start(instance string) (stop func()) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s.metrics = prometheus.NewRegistry()
-	env := service.Env{Log: s.log.With("instance", instance), Metrics: s.metrics, Health: &service.Health{}, Instance: instance}
+	s.metrics, s.health = prometheus.NewRegistry(), &service.Health{}
+	env := service.Env{Log: s.log.With("instance", instance), Metrics: s.metrics, Health: s.health, Instance: instance}
 	cfg := Config{Connection: config.Connection{Type: "postgresql", DebugAPI: true, Postgres: s.pg.Config("postgres")}, Heartbeat: 200 * time.Millisecond,
 		Stream: stream.Options{Storage: jetstream.FileStorage}}
 	if s.tweak != nil {

@@ -42,8 +42,7 @@ type Config struct {
 	// Connection to the source.
 	Connection config.Connection
 	// Heartbeat is the interval at which the source's log is made to move on; 0 =
-	// 1 s. (The connection's own interval is a minimum that the reference needs;
-	// ours is shorter, so that freshness can be seen.)
+	// 1 s, so that freshness can be seen.
 	Heartbeat time.Duration
 	// Stream of JetStream, which the replicator makes if it is not there.
 	Stream stream.Options
@@ -55,7 +54,11 @@ func FromFile(f *config.File) (Config, error) {
 		return Config{}, errs.New(errs.S9001, "replication.connections is empty: there is nothing to replicate from")
 	}
 	c := Config{Connection: f.Connections[0]}
-	return c, c.Validate()
+	if err := c.Validate(); err != nil {
+		return Config{}, err
+	}
+	c.Heartbeat = c.Connection.Postgres.HeartbeatInterval
+	return c, nil
 }
 
 // Validate returns every problem at once.
@@ -140,13 +143,17 @@ func run(ctx context.Context, cfg Config, src source.Source, conns Conns, env se
 func (r *replicator) heartbeats(ctx context.Context) error {
 	tick := time.NewTicker(r.cfg.Heartbeat)
 	defer tick.Stop()
+	alive := time.NewTicker(time.Second)
+	defer alive.Stop()
 	for {
 		select {
 		case <-tick.C:
+		case <-alive.C:
+			r.env.Health.Touch()
+			continue
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		r.env.Health.Touch()
 		if !r.jobs.anyReading() {
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/model"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/replicator/internal/pgtest"
@@ -78,6 +79,40 @@ func TestConnectionTag(t *testing.T) {
 	expectSame(t, s, id, conn, "todos")
 	if n := s.ledger.copied(id) - 1; n != copied {
 		t.Errorf("%d rows copied again", n-copied)
+	}
+}
+
+// TestHeartbeatInterval: with rare heartbeats, the replicator is alive all the
+// same, and what needs the log to move on does not wait for them.
+func TestHeartbeatInterval(t *testing.T) {
+	s := newSuite(t)
+	s.tweak = func(c *Config) { c.Heartbeat = time.Hour }
+	conn := s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, publication+`CREATE TABLE early (id int PRIMARY KEY); INSERT INTO early VALUES (1)`)
+	id := s.ledger.deploy(model.ValueOptions{}, "early", "late")
+	s.start("a")
+	eventually(t, 10*time.Second, "the first checkpoint", func() bool { return s.ledger.head(id).Checkpoint.Position != "" })
+	before := s.ledger.head(id).Checkpoint.Position
+	// The table is copied when its first change comes; a checkpoint has to wait
+	// until the log has passed the copy.
+	pgtest.Exec(t, conn, `CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)`)
+	eventually(t, 10*time.Second, "a checkpoint with the table that came later", func() bool {
+		return s.ledger.head(id).Checkpoint.Position > before && len(s.ledger.rows(id, "late")) == 1
+	})
+	touched := s.health.Snapshot().Touched
+	eventually(t, 5*time.Second, "a sign of life", func() bool { return s.health.Snapshot().Touched.After(touched) })
+}
+
+// TestFromFile: an interval that the file gives is kept.
+func TestFromFile(t *testing.T) {
+	f := &config.File{Connections: []config.Connection{{Type: "postgresql", Postgres: &config.Postgres{HeartbeatInterval: 20 * time.Second}}}}
+	c, err := FromFile(f)
+	if err != nil || c.Heartbeat != 20*time.Second {
+		t.Errorf("%s %v", c.Heartbeat, err)
+	}
+	f.Connections[0] = config.Connection{Type: "mysql"}
+	if _, err := FromFile(f); err == nil {
+		t.Error("a source that cannot be replicated is accepted")
 	}
 }
 

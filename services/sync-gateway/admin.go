@@ -12,7 +12,7 @@ func (g *gateway) admin() http.Handler {
 	return admin.New(admin.Options{
 		Store: g.conns.Store, Source: g.conns.Source, Compactor: g.conns.Compactor, Tokens: g.cfg.API.Tokens,
 		FromFile: g.cfg.SyncConfigFromFile, SlotPrefix: g.cfg.SlotPrefix, DefaultSchema: g.cfg.DefaultSchema,
-		ConnectionID: g.cfg.ConnectionID, Tag: g.cfg.ConnectionTag, DebugAPI: g.cfg.DebugAPI,
+		ConnectionID: g.cfg.ConnectionID, Tag: g.cfg.ConnectionTag, DebugAPI: g.cfg.DebugAPI, Heartbeat: g.cfg.Heartbeat,
 		Sessions: func() int { return int(g.stats.Sessions.Load()) },
 		Noticed: func() (at model.Checkpoint, since time.Time, ok bool) {
 			hub, err := g.hub()

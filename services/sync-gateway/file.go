@@ -11,6 +11,9 @@ func FromFile(f *config.File) Config {
 	if len(f.Connections) > 0 {
 		s := &f.Connections[0]
 		c.ConnectionID, c.ConnectionTag, c.DebugAPI = s.ID, s.Tag, s.DebugAPI
+		if s.Postgres != nil {
+			c.Heartbeat = s.Postgres.HeartbeatInterval
+		}
 	}
 	return c
 }

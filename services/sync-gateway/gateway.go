@@ -76,6 +76,9 @@ type Config struct {
 	ConnectionID  string
 	ConnectionTag string
 	DebugAPI      bool
+	// Heartbeat is the interval of the replicator's heartbeats, for the status.
+	// Default 1 s.
+	Heartbeat time.Duration
 }
 
 // Conns is what the gateway is handed.
@@ -104,6 +107,7 @@ func (c Config) withDefaults() Config {
 	def(&c.DefaultSchema, "public")
 	def(&c.ConnectionID, "default")
 	def(&c.ConnectionTag, "default")
+	def(&c.Heartbeat, time.Second)
 	return c
 }
 

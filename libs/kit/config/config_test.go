@@ -53,7 +53,7 @@ func TestDefaults(t *testing.T) {
 	c := f.Connections[0]
 	want := Postgres{
 		Hostname: "db", Port: 5433, Username: "u", Password: "p", Database: "app", SSLMode: "verify-full", SlotNamePrefix: "powersync_",
-		MaxPoolSize: 8, SnapshotSocketTimeout: 30 * time.Second, HeartbeatInterval: time.Minute,
+		MaxPoolSize: 8, SnapshotSocketTimeout: 30 * time.Second,
 	}
 	if c.ID != "default" || c.Tag != "default" || c.DebugAPI {
 		t.Errorf("connection: %+v", c)

@@ -95,7 +95,7 @@ type Postgres struct {
 	// SnapshotSocketTimeout bounds the wait for the next rows of the initial
 	// copy; default 30 s.
 	SnapshotSocketTimeout time.Duration
-	HeartbeatInterval     time.Duration // 5–60 s; default 60 s
+	HeartbeatInterval     time.Duration // 5–60 s; 0 = not given, and about 1 s
 }
 
 // MongoDB is a MongoDB connection, of a source or of storage.

@@ -396,7 +396,10 @@ func (h host) literal(v value, r Ranges) {
 }
 
 func heartbeat(v value) time.Duration {
-	return v.get("heartbeat_interval_seconds").in(time.Second, 60, 5, 60)
+	if v = v.get("heartbeat_interval_seconds"); !v.has() {
+		return 0
+	}
+	return v.in(time.Second, 0, 5, 60)
 }
 
 func postgres(v value) *Postgres {

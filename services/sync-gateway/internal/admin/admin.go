@@ -49,6 +49,7 @@ type Options struct {
 	ConnectionID  string
 	Tag           string
 	DebugAPI      bool
+	Heartbeat     time.Duration // interval of heartbeats
 	// Sessions is the number of streams of this gateway.
 	Sessions func() int
 	// Noticed is the checkpoint that this gateway's clients are told of, and

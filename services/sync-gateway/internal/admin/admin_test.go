@@ -106,7 +106,7 @@ func newAPI(t *testing.T, f *fakes, change func(*Options)) *API {
 			t.Error(err)
 		}
 	})
-	o := Options{Store: conn, Source: conn, Compactor: conn, Tokens: []string{"one", "two"}, DefaultSchema: "public", ConnectionID: "default", Tag: "default",
+	o := Options{Store: conn, Source: conn, Compactor: conn, Tokens: []string{"one", "two"}, DefaultSchema: "public", ConnectionID: "default", Tag: "default", Heartbeat: time.Second,
 		Sessions: func() int { return 7 }, Noticed: func() (model.Checkpoint, time.Time, bool) { return model.Checkpoint{}, time.Now(), true }, Log: log}
 	if change != nil {
 		change(&o)
@@ -320,6 +320,15 @@ func TestValidateAway(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
+	t.Run("rare heartbeats", func(t *testing.T) {
+		at := time.Now().Add(-20 * time.Second)
+		for interval, stale := range map[time.Duration]bool{time.Second: true, 30 * time.Second: false} {
+			a := newAPI(t, &fakes{streams: active(at)}, func(o *Options) { o.Heartbeat = interval })
+			if _, got := post(a, "/api/admin/v1/sluice/status", "{}"); strings.Contains(got, "has not moved for 20s") != stale {
+				t.Errorf("heartbeats each %s: %s", interval, got)
+			}
+		}
+	})
 	f := &fakes{}
 	a := newAPI(t, f, nil)
 	type answer struct {

@@ -20,11 +20,11 @@ type stage struct {
 	Detail    string  `json:"detail"`
 }
 
-// fresh is how old the last movement of a stage may be: heartbeats come about
-// every second.
-const fresh = 10 * time.Second
+// slack is how much longer than the interval of heartbeats ago the last movement
+// of a stage may be.
+const slack = 9 * time.Second
 
-func newStage(name string, at model.Micros, now time.Time, detail string) stage {
+func (a *API) newStage(name string, at model.Micros, now time.Time, detail string) stage {
 	s := stage{Name: name, Detail: detail}
 	if at <= 0 {
 		if detail == "" {
@@ -36,7 +36,7 @@ func newStage(name string, at model.Micros, now time.Time, detail string) stage 
 	text := t.UTC().Format(time.RFC3339Nano)
 	age := max(0, now.Sub(t).Milliseconds())
 	s.Heartbeat, s.AgeMS = &text, &age
-	s.OK = age < fresh.Milliseconds() && detail == ""
+	s.OK = age < (a.o.Heartbeat+slack).Milliseconds() && detail == ""
 	if !s.OK && detail == "" {
 		s.Detail = fmt.Sprintf("has not moved for %s", (time.Duration(age) * time.Millisecond).Round(time.Second))
 	}
@@ -65,7 +65,7 @@ func (a *API) status(c *call) (any, error) {
 	now := time.Now()
 	s, err := a.streams(ctx)
 	if err != nil {
-		out.Stages = append(out.Stages, newStage("stored", 0, now, "bucket-store cannot be reached"))
+		out.Stages = append(out.Stages, a.newStage("stored", 0, now, "bucket-store cannot be reached"))
 		return out, nil
 	}
 	for i := range s.all {
@@ -80,7 +80,7 @@ func (a *API) status(c *call) (any, error) {
 		shown = s.next
 	}
 	if shown == nil {
-		out.Stages = append(out.Stages, newStage("read", 0, now, "no sync config is deployed"))
+		out.Stages = append(out.Stages, a.newStage("read", 0, now, "no sync config is deployed"))
 		return out, nil
 	}
 	read, published, detail := a.heartbeats(ctx, shown)
@@ -92,11 +92,11 @@ func (a *API) status(c *call) (any, error) {
 		noticed = model.Micros(at.UnixMicro())
 	}
 	out.Stages = []stage{
-		newStage("read", read, now, detail),
-		newStage("published", published, now, detail),
-		newStage("evaluated", head.EvaluatedAt, now, ""),
-		newStage("stored", head.StoredAt, now, head.LastError),
-		newStage("noticed", noticed, now, why),
+		a.newStage("read", read, now, detail),
+		a.newStage("published", published, now, detail),
+		a.newStage("evaluated", head.EvaluatedAt, now, ""),
+		a.newStage("stored", head.StoredAt, now, head.LastError),
+		a.newStage("noticed", noticed, now, why),
 	}
 	out.Healthy = s.active != nil
 	for _, x := range out.Stages {

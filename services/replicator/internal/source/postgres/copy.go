@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/model"
@@ -51,7 +53,11 @@ func (l *logReader) Copy(ctx context.Context, st *source.Table, after []byte, c 
 	for {
 		w.rows, w.bytes = 0, 0
 		sql := copyStatement(st, t, key, limit)
-		tag, err := conn.Conn().PgConn().CopyTo(ctx, w, sql)
+		watched, stop := w.watch(ctx, l.source.config.SnapshotSocketTimeout)
+		tag, err := conn.Conn().PgConn().CopyTo(watched, w, sql)
+		if silent := stop(); silent != nil {
+			err = silent
+		}
 		if err == nil {
 			err = w.err
 		}
@@ -123,11 +129,51 @@ type copyWriter struct {
 	scratch   []byte
 	rows      int
 	bytes     int
-	err       error // of Flush, which the driver would hide
+	err       error         // of Flush, which the driver would hide
+	writes    atomic.Uint64 // odd while the server waits for us
+}
+
+// watch returns a context that ends when the server sends nothing for about
+// timeout (0 = ever). stop ends the watch, and returns an error if it was that.
+func (w *copyWriter) watch(ctx context.Context, timeout time.Duration) (_ context.Context, stop func() error) {
+	if timeout <= 0 {
+		return ctx, func() error { return nil }
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	silent := errs.Wrap(errs.S1121, errClosed, "the source has sent nothing for %s (snapshot_socket_timeout)", timeout)
+	var found error // written before watching is closed
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		tick := time.NewTicker(timeout / 4)
+		defer tick.Stop()
+		last, since := w.writes.Load(), time.Now()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			if n := w.writes.Load(); n != last || n%2 != 0 {
+				last, since = n, time.Now()
+			} else if time.Since(since) >= timeout {
+				found = silent
+				cancel()
+				return
+			}
+		}
+	}()
+	return ctx, func() error {
+		cancel()
+		<-watching
+		return found
+	}
 }
 
 // Write is called with a line at a time by servers so far; that is not promised.
 func (w *copyWriter) Write(p []byte) (int, error) {
+	w.writes.Add(1)
+	defer w.writes.Add(1)
 	n := len(p)
 	if len(w.rest) > 0 {
 		p = append(w.rest, p...)

@@ -26,9 +26,10 @@ const (
 	// statusInterval is how often the server hears of us, at least; its own
 	// patience (wal_sender_timeout) is a minute by default.
 	statusInterval = time.Second
-	// silence is how long the server may be silent while we listen. Keepalives
-	// and heartbeats come far more often.
-	silence = 45 * time.Second
+	// silence is how long the server may be silent while we listen; it is asked
+	// for a sign of life before.
+	silence  = 45 * time.Second
+	askAfter = 10 * time.Second
 	// insistence is how long a server may ask for the confirmation of a place
 	// that does not come, before the connection is given up so that it can shut
 	// down.
@@ -182,6 +183,10 @@ func (l *logReader) report(ctx context.Context, done <-chan struct{}, conn net.C
 		binary.BigEndian.PutUint64(b[14:], at)
 		binary.BigEndian.PutUint64(b[22:], at)
 		binary.BigEndian.PutUint64(b[30:], uint64(time.Now().UnixMicro()-postgresEpoch))
+		b[38] = 0
+		if heard := l.heard.Load(); heard != 0 && time.Since(time.Unix(0, heard)) > askAfter {
+			b[38] = 1
+		}
 		if err := conn.SetWriteDeadline(time.Now().Add(silence)); err != nil {
 			return fmt.Errorf("report position: %w", errors.Join(errClosed, err))
 		}
