@@ -11,10 +11,10 @@ FUZZTIME ?= 20s
 SIM_N    ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help build client generate lint arrows tidy test race unit e2e fuzz sim bench conformance demo verify up down clean
+.PHONY: help build client generate lint arrows tidy test race unit e2e fuzz sim bench postgres-versions conformance demo verify up down clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## bin/sluice (all in one process) and one binary a service
 	go build -o bin/ $(foreach s,$(SERVICES),./services/$(s)/cmd/$(s))
@@ -67,6 +67,9 @@ fuzz: ## every fuzz target for FUZZTIME each
 
 bench: ## the speed of every path; prints JSON
 	scripts/bench
+
+postgres-versions: ## the replicator's tests against Postgres 13, 14, 16, 17 and 18
+	scripts/postgres-versions
 
 conformance: ## run the recorded reference vectors and print what differs
 	scripts/conformance

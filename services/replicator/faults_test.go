@@ -271,7 +271,11 @@ func TestSlotLost(t *testing.T) {
 	stop := s.start("a")
 	s.caughtUp(id, 10*time.Second)
 	stop()
-	pgtest.Exec(t, conn, fmt.Sprintf(`SELECT pg_drop_replication_slot('powersync_%d_abcd'); INSERT INTO todos VALUES (2, 'b', 0)`, id))
+	eventually(t, 10*time.Second, "the slot can be dropped", func() bool { // the server takes a moment to see that nobody reads
+		_, err := conn.Exec(context.Background(), fmt.Sprintf(`SELECT pg_drop_replication_slot('powersync_%d_abcd')`, id), pgx.QueryExecModeSimpleProtocol)
+		return err == nil
+	})
+	pgtest.Exec(t, conn, `INSERT INTO todos VALUES (2, 'b', 0)`)
 	s.start("a")
 	s.caughtUp(id+1, 10*time.Second)
 	expectSame(t, s, id+1, conn, "todos")

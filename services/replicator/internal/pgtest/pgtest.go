@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,9 +20,17 @@ import (
 	"github.com/sluicesync/sluice/libs/kit/config"
 )
 
-// binaries is where Postgres is installed, unless SLUICE_TEST_PG_BIN says
-// otherwise.
-const binaries = "/usr/lib/postgresql/15/bin"
+// binaries is where Postgres is installed: $SLUICE_PG_BIN, or what
+// scripts/postgres finds or installs.
+func binaries(t testing.TB) string {
+	t.Helper()
+	_, file, _, _ := runtime.Caller(0)
+	out, err := exec.Command(filepath.Join(filepath.Dir(file), "../../../../scripts/postgres"), "bin").Output()
+	if err != nil {
+		t.Fatalf("find Postgres: %v", err)
+	}
+	return strings.TrimSpace(string(out))
+}
 
 // Server is a running Postgres.
 type Server struct {
@@ -34,10 +43,7 @@ type Server struct {
 // without it.
 func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	bin := os.Getenv("SLUICE_TEST_PG_BIN")
-	if bin == "" {
-		bin = binaries
-	}
+	bin := binaries(t)
 	dir, err := os.MkdirTemp("", "sluice-pg-")
 	if err != nil {
 		t.Fatal(err)

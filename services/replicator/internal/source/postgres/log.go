@@ -302,7 +302,8 @@ func (l *logReader) data(ctx context.Context, b []byte) error {
 			return nil
 		}
 		if l.version < 140000 && l.empty {
-			l.sink.Heartbeat(0) // perhaps a marker of ours
+			// Perhaps a marker of ours: its content is not sent, its time is.
+			l.sink.Heartbeat(model.Micros(m.time))
 		}
 		t := source.Transaction{Position: m.end.position(), Time: model.Micros(m.time), Bytes: l.size}
 		return l.blocking(func() error { return l.sink.Commit(ctx, t) })

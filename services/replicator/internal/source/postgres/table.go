@@ -150,7 +150,7 @@ func (s *Source) tables(ctx context.Context, patterns []model.TablePattern, oid 
 		return nil, err
 	}
 	filter, generated, lists, group := "''", "", "", ""
-	if version >= 120000 {
+	if version >= 120000 && version < 180000 { // from then on some may be published, and attnames says which
 		generated = "AND a.attgenerated = ''"
 	}
 	if version >= 150000 {
