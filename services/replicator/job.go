@@ -363,8 +363,9 @@ func (j *job) watchSlot(ctx context.Context, log source.Log) error {
 		switch {
 		case err != nil:
 			continue // whoever needs the source finds out as well
-		case lag.WALStatus == "lost":
-			return errs.Wrap(errs.S1146, source.ErrHistoryLost, "replication slot %s: its WAL is gone", j.stream.Name)
+		case lag.Missing || lag.WALStatus == "lost":
+			// The next session finds out what is to be done.
+			return errs.New(errs.S1146, "replication slot %s is gone, or its WAL is", j.stream.Name)
 		case lag.MaxSlotWALKeepSize > 0 && lag.SafeWALSize >= 0 && lag.SafeWALSize <= lag.MaxSlotWALKeepSize/2:
 			j.log.Warn("half of the WAL that the source keeps is used up", "lag_bytes", lag.Bytes, "left_bytes", lag.SafeWALSize, "max_slot_wal_keep_size", lag.MaxSlotWALKeepSize)
 		}

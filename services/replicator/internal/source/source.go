@@ -156,6 +156,7 @@ type Problem struct {
 
 // Lag is how far a stream is behind its source, in bytes; -1 is unknown.
 type Lag struct {
+	Missing            bool // there is no place for the stream
 	Bytes              int64
 	WALStatus          string
 	SafeWALSize        int64

@@ -566,6 +566,7 @@ func (s *Source) lag(ctx context.Context, name string) (source.Lag, error) {
 	}
 	lag := source.Lag{Bytes: -1, SafeWALSize: -1, MaxSlotWALKeepSize: -1}
 	if f == nil {
+		lag.Missing = true
 		return lag, nil
 	}
 	lag.Bytes = max(int64(f.current)-int64(f.confirmed), 0)

@@ -85,11 +85,12 @@ func (s *Source) Open(ctx context.Context, stream *model.Stream) (source.Log, er
 			}
 		}
 		switch {
-		case found.status == "lost" && !stream.Head.SnapshotDone && found.reason != "" && found.reason != "rows_removed":
+		case found.status == "lost" && !stream.Head.SnapshotDone && found.reason != "rows_removed":
 			// A new slot would end the same way.
-			return nil, errs.New(errs.S1146, "replication slot %s was invalidated while tables were being copied (%s): %s", name, found.reason, hint(found.reason))
+			return nil, errs.New(errs.S1146, "replication slot %s was invalidated while tables were being copied (%s): %s; then, for the copy to begin again: SELECT pg_drop_replication_slot(%s);",
+				name, reason(found), hint(found.reason), literal(name))
 		case found.status == "lost":
-			return nil, lost(name, "its WAL is gone ("+cmp.Or(found.reason, "max_slot_wal_keep_size")+"): "+hint(found.reason))
+			return nil, lost(name, "its WAL is gone ("+reason(found)+"): "+hint(found.reason))
 		case found.plugin != "pgoutput":
 			return nil, errs.New(errs.S1101, "replication slot %s exists with plugin %q", name, found.plugin)
 		case found.database != s.config.Database:
@@ -113,6 +114,10 @@ func (s *Source) Open(ctx context.Context, stream *model.Stream) (source.Log, er
 	l.confirmed.Store(uint64(l.start))
 	return l, nil
 }
+
+// reason is why a slot is lost. Before version 17 the server does not say, but
+// there is only one.
+func reason(f *slot) string { return cmp.Or(f.reason, "wal_removed") }
 
 func hint(reason string) string {
 	if reason == "idle_timeout" {
