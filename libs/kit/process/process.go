@@ -78,6 +78,12 @@ func (s Service) run(ctx context.Context, args []string, log io.Writer) error {
 	registry := telemetry.Registry()
 	env := telemetry.Env(s.Name, telemetry.Instance(), l, registry)
 	LogWarnings(l, f)
+	export, err := telemetry.NewExport(ctx, s.Name, env.Instance, f, registry, l)
+	if err != nil {
+		return err
+	}
+	defer CloseExport(ctx, export, l)
+	env.Trace = export.Tracer(s.Name)
 	lis, err := s.listen(f, l)
 	if err != nil {
 		return err
@@ -108,6 +114,13 @@ func Signals(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
+}
+
+// CloseExport pushes what is left, or logs why not.
+func CloseExport(ctx context.Context, e *telemetry.Export, l *slog.Logger) {
+	if err := e.Close(ctx); err != nil {
+		l.Warn("telemetry is lost", "error", err)
+	}
 }
 
 // LogWarnings logs what is odd about a config.

@@ -8,6 +8,7 @@
 //     (TestErrorCrosses).
 //   - Serve returns only when no handler runs any more (TestServeStops).
 //   - A handler that panics costs its own call only (TestPanic).
+//   - A call made within a trace is part of it at both ends (TestTrace).
 package rpc
 
 import (
@@ -17,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -25,10 +27,12 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 )
 
 const (
@@ -55,7 +59,7 @@ func Serve(ctx context.Context, lis net.Listener, env service.Env, register func
 		grpc.MaxConcurrentStreams(100_000),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingInterval, Timeout: pingInterval}),
-		grpc.UnaryInterceptor(unaryServer(env.Log)),
+		grpc.UnaryInterceptor(unaryServer(env)),
 		grpc.StreamInterceptor(streamServer(env.Log)),
 		grpc.WaitForHandlers(true),
 	)
@@ -123,12 +127,35 @@ func options() []grpc.DialOption {
 	}
 }
 
-func unaryServer(log *slog.Logger) grpc.UnaryServerInterceptor {
+func unaryServer(env service.Env) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (_ any, err error) {
-		defer recovered(log, info.FullMethod, &err)
+		if env.Trace != nil {
+			if parent := metadata.ValueFromIncomingContext(ctx, trace.Header); len(parent) == 1 {
+				s := span(env.Trace.Child(parent[0], info.FullMethod[1:], trace.Server), info.FullMethod)
+				ctx = s.In(ctx)
+				defer func() {
+					s.Error(err)
+					s.End()
+				}()
+			}
+		}
+		defer recovered(env.Log, info.FullMethod, &err)
 		resp, err := next(ctx, req)
 		return resp, errs.ToGRPC(err)
 	}
+}
+
+// span says of s what call it is of. Calls that are not part of a trace have no
+// span, and streams never: they live as long as the processes at their ends, and
+// what they carry names its trace itself.
+func span(s *trace.Span, method string) *trace.Span {
+	if s != nil {
+		service, name, _ := strings.Cut(method[1:], "/")
+		s.Text("rpc.system", "grpc")
+		s.Text("rpc.service", service)
+		s.Text("rpc.method", name)
+	}
+	return s
 }
 
 func streamServer(log *slog.Logger) grpc.StreamServerInterceptor {
@@ -148,6 +175,14 @@ func recovered(log *slog.Logger, method string, err *error) {
 }
 
 func unaryClient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if within := trace.From(ctx); within != nil {
+		s := span(within.Child(method[1:], trace.Client), method)
+		ctx = metadata.AppendToOutgoingContext(ctx, trace.Header, s.Traceparent())
+		err := errs.FromGRPC(invoke(ctx, method, req, reply, cc, opts...))
+		s.Error(err)
+		s.End()
+		return err
+	}
 	return errs.FromGRPC(invoke(ctx, method, req, reply, cc, opts...))
 }
 

@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -17,6 +20,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -152,6 +156,52 @@ func TestErrorCrosses(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A call made within a trace has a span at both ends, one within the other; others
+// have none.
+func TestTrace(t *testing.T) {
+	recorder := tracetest.NewSpanRecorder()
+	tracer := trace.New(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)))
+	lis, c := Pipe()
+	defer c.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Serve(ctx, lis, service.Env{Log: slog.New(slog.DiscardHandler), Trace: tracer}, func(r grpc.ServiceRegistrar) {
+			r.RegisterService(&description, &echo{})
+		})
+	}()
+	root := tracer.Root("root", trace.Internal, "")
+	for _, word := range []string{"hello", "fail", "panic"} {
+		if _, err := call(root.In(ctx), c, word); (err == nil) != (word == "hello") {
+			t.Errorf("%s: %v", word, err)
+		}
+		if _, err := call(ctx, c, word); (err == nil) != (word == "hello") {
+			t.Errorf("%s, not traced: %v", word, err)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	spans := recorder.Ended()
+	if len(spans) != 6 {
+		t.Fatalf("%d spans", len(spans))
+	}
+	for i := 0; i < len(spans); i += 2 {
+		server, client := spans[i], spans[i+1]
+		if server.Name() != "test.Echo/Call" || server.Parent().SpanID() != client.SpanContext().SpanID() || client.Parent().TraceID() != server.SpanContext().TraceID() {
+			t.Errorf("%v within %v", server, client)
+		}
+		want := codes.Error
+		if i == 0 {
+			want = codes.Unset
+		}
+		if server.Status().Code != want || client.Status().Code != want {
+			t.Errorf("call %d: %v and %v", i/2, server.Status(), client.Status())
+		}
+	}
 }
 
 // A panic costs its own call only.

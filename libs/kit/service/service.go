@@ -1,5 +1,5 @@
 // Package service has what every service is handed besides its config and
-// connections: a log, a metrics registry, and the health that probes read.
+// connections: a log, a metrics registry, a tracer, and the health that probes read.
 package service
 
 import (
@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicesync/sluice/libs/kit/trace"
 )
 
 // Env is a service's surroundings.
@@ -18,6 +20,8 @@ type Env struct {
 	Health  *Health
 	// Instance is unique per process.
 	Instance string
+	// Trace makes the service's spans; nil unless they are exported.
+	Trace *trace.Tracer
 }
 
 // ErrStarting is the reason of a Health that nobody has reported to yet.

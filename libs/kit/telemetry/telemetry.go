@@ -1,5 +1,6 @@
-// Package telemetry sets up what a process tells of itself: its log and its
-// metrics registry. Nothing is sent anywhere: metrics are fetched.
+// Package telemetry sets up what a process tells of itself: its log, its metrics
+// registry, and its traces. Metrics are fetched; they, and traces, are sent only
+// where the standard OpenTelemetry variables say (Export).
 package telemetry
 
 import (

@@ -79,8 +79,14 @@ func Run(ctx context.Context, f *config.File, log *slog.Logger) error {
 	registry := telemetry.Registry()
 	healths := map[string]*service.Health{}
 	instance := telemetry.Instance()
+	export, err := telemetry.NewExport(ctx, "sluice", instance, f, registry, log)
+	if err != nil {
+		return closeBoth(err)
+	}
+	defer process.CloseExport(ctx, export, log)
 	env := func(name string) service.Env {
 		e := telemetry.Env(name, instance, log, prometheus.WrapRegistererWith(prometheus.Labels{"service": name}, registry))
+		e.Trace = export.Tracer(name)
 		healths[name] = e.Health
 		return e
 	}
