@@ -93,7 +93,7 @@ func newStream(b *testing.B, s store.Store) *model.Stream {
 func benchHub(b *testing.B, s store.Store) *writer.Hub {
 	b.Helper()
 	h, err := writer.New(b.Context(), s, writer.Options{
-		Publish: func(*model.CheckpointNotice) {}, Revoke: func(model.StreamID, model.Epoch) { panic("revoked") }, Catalog: func() {}, Log: slog.New(slog.DiscardHandler),
+		Publish: func(*model.CheckpointNotice, string) {}, Revoke: func(model.StreamID, model.Epoch) { panic("revoked") }, Catalog: func() {}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -123,7 +123,7 @@ func applyAll(b *testing.B, h *writer.Hub, messages [][]byte, concurrency int) {
 		}
 		slots <- struct{}{}
 		wg.Add(1)
-		err = w.Arrive(b.Context(), batch, len(data), func(r ledger.Result, msg string) {
+		err = w.Arrive(b.Context(), batch, len(data), nil, func(r ledger.Result, msg string) {
 			if r != ledger.ResultCommitted {
 				b.Errorf("answered %s: %s", r, msg)
 			}
@@ -194,7 +194,7 @@ func BenchmarkLoneBatch(b *testing.B) {
 	done := make(chan ledger.Result, 1)
 	for b.Loop() {
 		n++
-		if err := w.Arrive(context.Background(), c.next(n, rowsOf(n, 1, 10, model.RowPut)...), 300, func(r ledger.Result, _ string) { done <- r }); err != nil {
+		if err := w.Arrive(context.Background(), c.next(n, rowsOf(n, 1, 10, model.RowPut)...), 300, nil, func(r ledger.Result, _ string) { done <- r }); err != nil {
 			b.Fatal(err)
 		}
 		if r := <-done; r != ledger.ResultCommitted {

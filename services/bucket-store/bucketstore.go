@@ -28,6 +28,7 @@ import (
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/libs/kit/stream"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/api"
@@ -115,8 +116,8 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 	hub, err := writer.New(ctx, s, writer.Options{
 		Ledger: ledger.Options{BufferBytes: cfg.BufferBytes},
 		Stall:  cfg.Stall,
-		Publish: func(n *model.CheckpointNotice) {
-			if err := publish(conns.NATS, n); err != nil {
+		Publish: func(n *model.CheckpointNotice, traceparent string) {
+			if err := publish(conns.NATS, n, traceparent); err != nil {
 				// A hint only: gateways see the gap and read again (INV-29).
 				env.Log.Warn("checkpoint notice not published", "stream", n.Stream, "checkpoint", n.Checkpoint.Op, "error", err)
 			}
@@ -130,7 +131,7 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 		return err
 	}
 	defer hub.Close()
-	a := &api.API{Store: s, Hub: hub, Leases: leases, Log: env.Log, Now: time.Now, Done: ctx.Done(), Catalog: &catalog}
+	a := &api.API{Store: s, Hub: hub, Leases: leases, Log: env.Log, Now: time.Now, Done: ctx.Done(), Catalog: &catalog, Trace: env.Trace}
 	env.Health.Start()
 	env.Health.SetReady(nil)
 	defer env.Health.SetReady(errors.New("bucket-store is stopping"))
@@ -141,12 +142,15 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 	return eg.Wait()
 }
 
-func publish(nc *nats.Conn, n *model.CheckpointNotice) error {
+func publish(nc *nats.Conn, n *model.CheckpointNotice, traceparent string) error {
 	data, err := proto.Marshal(wire.Notice(n))
 	if err != nil {
 		return fmt.Errorf("encode notice: %w", err)
 	}
-	return nc.Publish(stream.CheckpointSubject(n.Stream), data)
+	if traceparent == "" {
+		return nc.Publish(stream.CheckpointSubject(n.Stream), data)
+	}
+	return nc.PublishMsg(&nats.Msg{Subject: stream.CheckpointSubject(n.Stream), Data: data, Header: nats.Header{trace.Header: []string{traceparent}}})
 }
 
 // watchInterval is how often sizes and the service's life are looked at.

@@ -410,7 +410,6 @@ func replaces(known map[model.TableID]*model.TableProgress, t *source.Table) boo
 type sink struct {
 	*publish.Chain
 	snap *snapshot.Snapshot
-}
 	mark func() // makes the log move on soon
 }
 
@@ -419,6 +418,7 @@ type sink struct {
 func (s sink) Hold(position model.Position) {
 	s.Chain.Hold(position)
 	s.mark()
+}
 
 func (s sink) Table(ctx context.Context, t *source.Table, gone []*model.SourceTable) error {
 	if err := s.snap.Drop(ctx, gone); err != nil {
@@ -427,8 +427,8 @@ func (s sink) Table(ctx context.Context, t *source.Table, gone []*model.SourceTa
 	if t == nil {
 		return nil
 	}
-	return s.snap.Table(ctx, t)
 	defer s.mark() // no checkpoint is made before the log has passed the copy
+	return s.snap.Table(ctx, t)
 }
 
 // fatal joins the fatal problems, with their fixes, in one error.
@@ -464,6 +464,7 @@ func (j *job) observer() publish.Observer {
 		Read:      func(at model.Micros) { j.read.Store(int64(at)) },
 		Published: func(at model.Micros) { j.published.Store(int64(at)) },
 		Trouble:   j.r.env.Health.SetReady,
+		Trace:     j.r.env.Trace,
 	}
 }
 

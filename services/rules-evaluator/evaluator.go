@@ -124,6 +124,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		Fetching: func(err error) { ready.set("JetStream", err) },
 		Applying: func(err error) { ready.set("bucket-store", err) },
 		Alive:    env.Health.Touch,
+		Trace:    env.Trace,
 	}, env.Log)
 
 	env.Health.Start()

@@ -162,7 +162,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	}
 	server := transport.New(transport.Options{
 		Verify: verifier.Verify, Hub: g.hub, WriteCheckpoint: g.writeCheckpoint, Position: g.position, Mark: g.keeper.Mark,
-		Admin: g.admin(), Health: env.Health, Log: env.Log, Stats: &g.stats,
+		Admin: g.admin(), Health: env.Health, Log: env.Log, Stats: &g.stats, Trace: env.Trace,
 		PathPrefix: cfg.PathPrefix, MaxStreams: cfg.MaxStreams, Timeout: cfg.WriteTimeout,
 		MaxBuckets: cfg.API.MaxBuckets, MaxResults: cfg.API.MaxParameterResult,
 	})
@@ -387,7 +387,7 @@ func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
 		Limits: fanout.Limits{Buckets: g.cfg.API.MaxBuckets, Results: g.cfg.API.MaxParameterResult},
 		Stats:  &g.stats, Log: g.log,
 	})
-	feed := backend.Notices{NATS: g.conns.NATS, Log: g.log}
+	feed := backend.Notices{NATS: g.conns.NATS, Log: g.log, Trace: g.env.Trace}
 	g.hubs.Go(func() error { return a.chunks.Run(ctx) })
 	g.hubs.Go(func() error { return a.hub.Run(ctx, feed) })
 	return a, nil

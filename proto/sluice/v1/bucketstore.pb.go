@@ -81,9 +81,11 @@ func (ApplyResult) EnumDescriptor() ([]byte, []int) {
 }
 
 type ApplyRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // chosen by the caller, echoed
-	Batch         *EvaluatedBatch        `protobuf:"bytes,2,opt,name=batch,proto3" json:"batch,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // chosen by the caller, echoed
+	Batch *EvaluatedBatch        `protobuf:"bytes,2,opt,name=batch,proto3" json:"batch,omitempty"`
+	// The trace that the batch is part of, as W3C's header names it; "" = none.
+	Traceparent   string `protobuf:"bytes,3,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -130,6 +132,13 @@ func (x *ApplyRequest) GetBatch() *EvaluatedBatch {
 		return x.Batch
 	}
 	return nil
+}
+
+func (x *ApplyRequest) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 type ApplyReply struct {
@@ -3069,10 +3078,11 @@ var File_sluice_v1_bucketstore_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\n" +
-	"\x1bsluice/v1/bucketstore.proto\x12\tsluice.v1\x1a\x15sluice/v1/model.proto\"O\n" +
+	"\x1bsluice/v1/bucketstore.proto\x12\tsluice.v1\x1a\x15sluice/v1/model.proto\"q\n" +
 	"\fApplyRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
-	"\x05batch\x18\x02 \x01(\v2\x19.sluice.v1.EvaluatedBatchR\x05batch\"f\n" +
+	"\x05batch\x18\x02 \x01(\v2\x19.sluice.v1.EvaluatedBatchR\x05batch\x12 \n" +
+	"\vtraceparent\x18\x03 \x01(\tR\vtraceparent\"f\n" +
 	"\n" +
 	"ApplyReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +

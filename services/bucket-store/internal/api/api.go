@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/lease"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
@@ -40,6 +41,8 @@ type API struct {
 	Done <-chan struct{}
 	// Catalog is woken by every change of streams and states.
 	Catalog *Signal
+	// Trace makes the span of each batch that is part of a trace; nil = none.
+	Trace *trace.Tracer
 }
 
 // Register registers all services.

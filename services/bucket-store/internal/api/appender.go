@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
@@ -78,8 +79,13 @@ func (a *appender) receive(stream grpc.BidiStreamingServer[pb.ApplyRequest, pb.A
 		if err != nil {
 			return mapped(err)
 		}
-		err = w.Arrive(stream.Context(), batch, batchSize(m), func(r ledger.Result, msg string) { out.put(id, r, msg) })
+		span := a.Trace.Child(m.GetTraceparent(), "commit batch", trace.Server)
+		span.Int("sluice.stream", int64(batch.Stream))
+		span.Int("sluice.rows", int64(len(batch.Rows)))
+		err = w.Arrive(stream.Context(), batch, batchSize(m), span, func(r ledger.Result, msg string) { out.put(id, r, msg) })
 		if err != nil {
+			span.Error(err)
+			span.End()
 			return a.ended(stream.Context(), err)
 		}
 	}

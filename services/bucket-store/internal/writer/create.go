@@ -113,6 +113,6 @@ func (w *Writer) announce(requests []store.WriteCheckpointRequest, made []model.
 	defer w.view.mu.Unlock()
 	if position := w.view.head.Checkpoint.Position; w.hub.waiting.near(position) {
 		h := &w.view.head
-		w.publish(&model.CheckpointNotice{Stream: w.id, Checkpoint: h.Checkpoint, CommitTime: h.CommitTime, Heartbeat: h.Heartbeat})
+		w.publish(&model.CheckpointNotice{Stream: w.id, Checkpoint: h.Checkpoint, CommitTime: h.CommitTime, Heartbeat: h.Heartbeat}, "")
 	}
 }

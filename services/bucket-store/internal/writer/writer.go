@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
@@ -34,8 +35,9 @@ type Options struct {
 	// Stall is how long a gap in the chain may last before the session is
 	// ended. 0 = 15 s, longer than several redeliveries take.
 	Stall time.Duration
-	// Publish hands a notice to the readers; it must not block.
-	Publish func(*model.CheckpointNotice)
+	// Publish hands a notice to the readers, with the traceparent of a batch that
+	// it tells of, or ""; it must not block.
+	Publish func(n *model.CheckpointNotice, traceparent string)
 	// Revoke takes the lease of an epoch away.
 	Revoke func(model.StreamID, model.Epoch)
 	// Catalog is called when a stream became the active one.
@@ -137,7 +139,7 @@ func (h *Hub) start(s *model.Stream) *Writer {
 	}
 	live, end := context.WithCancel(h.ctx)
 	w := &Writer{
-		hub: h, id: s.ID, custom: s.CustomCheckpoints, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]func(ledger.Result, string){},
+		hub: h, id: s.ID, custom: s.CustomCheckpoints, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]ticket{},
 		in: make(chan any, 64), work: make(chan ledger.Action, 1), done: make(chan ledger.Event, 1), states: make(chan struct{}, 1),
 		view: view{head: s.Head, moved: make(chan struct{})},
 	}
@@ -207,8 +209,9 @@ type Writer struct {
 
 	// owned by loop
 	ledger     *ledger.Ledger
-	tickets    map[uint64]func(ledger.Result, string)
+	tickets    map[uint64]ticket
 	lastTicket uint64
+	traced     *trace.Span // of the newest batch committed that no notice has told of
 
 	view view
 }
@@ -216,18 +219,24 @@ type Writer struct {
 type arrival struct {
 	batch *model.EvaluatedBatch
 	size  int
-	reply func(ledger.Result, string)
+	ticket
 }
 
 // CustomCheckpoints tells whether rows of the source carry the write checkpoints
 // of the stream's clients.
 func (w *Writer) CustomCheckpoints() bool { return w.custom }
 
-// Arrive hands in a batch. reply is called once, from another goroutine, and
+// ticket is what becomes of a batch's answer.
+type ticket struct {
+	reply func(ledger.Result, string)
+	span  *trace.Span
+}
+
+// Arrive hands in a batch, and the span of it if it is traced. reply is called once, from another goroutine, and
 // must not block; it is not called if the hub is closed first. Arrive blocks
 // while the writer is busy with earlier arrivals.
-func (w *Writer) Arrive(ctx context.Context, b *model.EvaluatedBatch, size int, reply func(ledger.Result, string)) error {
-	return w.send(ctx, &arrival{b, size, reply})
+func (w *Writer) Arrive(ctx context.Context, b *model.EvaluatedBatch, size int, span *trace.Span, reply func(ledger.Result, string)) error {
+	return w.send(ctx, &arrival{b, size, ticket{reply, span}})
 }
 
 // SessionOpened tells of a new epoch, before anyone can use it.
@@ -288,7 +297,7 @@ func (w *Writer) take(message any) {
 		return
 	}
 	w.lastTicket++
-	w.tickets[w.lastTicket] = a.reply
+	w.tickets[w.lastTicket] = a.ticket
 	w.step(ledger.Arrived{Ticket: w.lastTicket, Batch: a.batch, Size: a.size})
 }
 
@@ -313,12 +322,19 @@ func (w *Writer) step(e ledger.Event) {
 	actions := w.ledger.Step(e)
 	o := &w.hub.options.Observer
 	notified := false
+	for _, a := range actions { // before the notice, which may stand before the answers
+		if a, ok := a.(ledger.Answer); ok && a.Result == ledger.ResultCommitted && w.tickets[a.Ticket].span != nil {
+			w.traced = w.tickets[a.Ticket].span
+		}
+	}
 	for _, a := range actions {
 		switch a := a.(type) {
 		case ledger.Answer:
-			reply := w.tickets[a.Ticket]
+			t := w.tickets[a.Ticket]
 			delete(w.tickets, a.Ticket)
-			reply(a.Result, a.Message)
+			t.span.Text("sluice.result", a.Result.String())
+			t.span.End()
+			t.reply(a.Result, a.Message)
 			if o.Answered != nil {
 				o.Answered(a.Result)
 			}
@@ -351,20 +367,21 @@ func (w *Writer) notify(n *model.CheckpointNotice) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.replace(w.ledger.Head())
-	w.publish(n)
+	w.publish(n, w.traced.Traceparent())
+	w.traced = nil
 }
 
 // publish numbers and publishes a notice of the view's head, and more of them
 // if the write checkpoints that it reaches do not fit in one. The caller holds
 // view.mu.
-func (w *Writer) publish(n *model.CheckpointNotice) {
-	w.publishOne(n)
+func (w *Writer) publish(n *model.CheckpointNotice, traceparent string) {
+	w.publishOne(n, traceparent)
 	for !w.custom && w.hub.waiting.near(n.Checkpoint.Position) {
-		w.publishOne(&model.CheckpointNotice{Stream: n.Stream, Checkpoint: n.Checkpoint, CommitTime: n.CommitTime, Heartbeat: n.Heartbeat})
+		w.publishOne(&model.CheckpointNotice{Stream: n.Stream, Checkpoint: n.Checkpoint, CommitTime: n.CommitTime, Heartbeat: n.Heartbeat}, "")
 	}
 }
 
-func (w *Writer) publishOne(n *model.CheckpointNotice) {
+func (w *Writer) publishOne(n *model.CheckpointNotice, traceparent string) {
 	v := &w.view
 	v.sequence++
 	n.Run, n.Sequence, n.StoredAt = w.hub.run, v.sequence, v.head.StoredAt
@@ -375,7 +392,7 @@ func (w *Writer) publishOne(n *model.CheckpointNotice) {
 			n.Buckets, n.Lookups, n.Everything = nil, nil, true
 		}
 	}
-	w.hub.options.Publish(n)
+	w.hub.options.Publish(n, traceparent)
 }
 
 // perform does what the ledger says, one thing at a time.

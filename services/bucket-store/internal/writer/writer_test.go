@@ -40,7 +40,7 @@ func newWorld(t *testing.T, s *memory.Store, o Options) *world {
 	o.Log = slog.New(slog.DiscardHandler)
 	o.Catalog = func() {}
 	o.Revoke = func(_ model.StreamID, e model.Epoch) { w.revoked <- e }
-	o.Publish = func(n *model.CheckpointNotice) {
+	o.Publish = func(n *model.CheckpointNotice, _ string) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.notices = append(w.notices, *n)
@@ -109,7 +109,7 @@ func (w *world) batch(epoch model.Epoch, n int) *model.EvaluatedBatch {
 func (w *world) send(b *model.EvaluatedBatch) <-chan ledger.Result {
 	w.t.Helper()
 	c := make(chan ledger.Result, 1)
-	if err := w.writer().Arrive(w.t.Context(), b, 100, func(r ledger.Result, _ string) { c <- r }); err != nil {
+	if err := w.writer().Arrive(w.t.Context(), b, 100, nil, func(r ledger.Result, _ string) { c <- r }); err != nil {
 		w.t.Fatal(err)
 	}
 	return c

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	"github.com/sluicesync/sluice/services/replicator/internal/source"
@@ -34,7 +35,7 @@ const (
 
 // transport is what a chain needs of a Publisher.
 type transport interface {
-	send(id string, end model.Cursor, body []byte)
+	send(id string, end model.Cursor, body []byte, span *trace.Span)
 	quiet() bool
 	Wait(ctx context.Context) error
 	MaxRow() int
@@ -48,6 +49,9 @@ type Observer struct {
 	Published func(heartbeat model.Micros)
 	// Trouble: nothing can be published at present.
 	Trouble func(err error)
+	// Trace makes the span of each batch that has changes, with which a trace
+	// begins; nil = none.
+	Trace *trace.Tracer
 }
 
 // Chain makes batches of transactions (as source.Sink, but for Table) and of
@@ -304,8 +308,22 @@ func (c *Chain) emit(changes []model.Change, end model.Cursor, meta model.BatchM
 	c.until = max(c.until, meta.NoCheckpointBefore)
 	meta.PublishedAt = model.Micros(c.now().UnixMicro())
 	b := model.ChangeBatch{Stream: c.stream, Epoch: c.epoch, Previous: c.prev, End: end, Changes: changes, Meta: meta}
+	var span *trace.Span
+	if len(changes) > 0 { // not of each heartbeat
+		span = c.obs.Trace.Root("publish batch", trace.Producer, "")
+	}
 	body := wire.EncodeChangeBatch(&b)
-	c.out.send(messageID(c.stream, c.epoch, end), end, body)
+	if span != nil {
+		span.Int("sluice.stream", int64(c.stream))
+		span.Text("sluice.position", end.String())
+		span.Int("sluice.changes", int64(len(changes)))
+		span.Int("sluice.transactions", int64(meta.Transactions))
+		span.Int("messaging.message.body.size", int64(len(body)))
+		if meta.CommitTime != 0 {
+			span.Int("sluice.commit_age_us", int64(meta.PublishedAt-meta.CommitTime))
+		}
+	}
+	c.out.send(messageID(c.stream, c.epoch, end), end, body, span)
 	c.prev = end
 	if c.obs.Batch != nil {
 		c.obs.Batch(len(changes), int(meta.Transactions), meta.SourceBytes, len(body))

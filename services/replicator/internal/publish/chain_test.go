@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	"github.com/sluicesync/sluice/services/replicator/internal/source"
@@ -20,7 +21,7 @@ type pipe struct {
 	calm    func() bool
 }
 
-func (p *pipe) send(id string, end model.Cursor, body []byte) {
+func (p *pipe) send(id string, end model.Cursor, body []byte, _ *trace.Span) {
 	b, err := wire.DecodeChangeBatch(body)
 	if err != nil {
 		p.t.Fatal(err)

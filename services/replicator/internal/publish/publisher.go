@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sluicesync/sluice/libs/kit/stream"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/replicator/internal/source"
 )
@@ -48,7 +49,8 @@ type sent struct {
 	size   int
 	msg    *nats.Msg // nil once acknowledged
 	future jetstream.PubAckFuture
-	seq    uint64 // once acknowledged
+	span   *trace.Span // ended when acknowledged
+	seq    uint64      // once acknowledged
 }
 
 // Publisher sends the messages of one session to JetStream, and knows what
@@ -102,8 +104,11 @@ func (p *Publisher) MaxRow() int {
 }
 
 // send publishes a message without waiting.
-func (p *Publisher) send(id string, end model.Cursor, body []byte) {
-	s := &sent{end: end, size: len(body), msg: &nats.Msg{Subject: p.subject, Data: body, Header: nats.Header{nats.MsgIdHdr: []string{id}}}}
+func (p *Publisher) send(id string, end model.Cursor, body []byte, span *trace.Span) {
+	s := &sent{end: end, size: len(body), span: span, msg: &nats.Msg{Subject: p.subject, Data: body, Header: nats.Header{nats.MsgIdHdr: []string{id}}}}
+	if span != nil {
+		s.msg.Header[trace.Header] = []string{span.Traceparent()}
+	}
 	p.mu.Lock()
 	if len(p.queue) == 0 {
 		p.lastProgress = time.Now()
@@ -259,8 +264,9 @@ func (p *Publisher) settle(ctx context.Context, s *sent) error {
 		ack, err = p.js.PublishMsg(attempt, s.msg, jetstream.WithRetryAttempts(0))
 		cancel()
 	}
+	s.span.End()
 	p.mu.Lock()
-	s.seq, s.msg, s.future = ack.Sequence, nil, nil
+	s.seq, s.msg, s.future, s.span = ack.Sequence, nil, nil, nil
 	p.unacked--
 	p.unackedBytes -= s.size
 	p.signal()

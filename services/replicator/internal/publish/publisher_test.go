@@ -68,7 +68,7 @@ func TestBackpressure(t *testing.T) {
 	defer cancel()
 	n := 0
 	for ; p.Wait(ctx) == nil; n++ {
-		p.send(messageID(7, 1, cursor(n)), cursor(n), make([]byte, 100<<10))
+		p.send(messageID(7, 1, cursor(n)), cursor(n), make([]byte, 100<<10), nil)
 	}
 	if _, bytes := p.InFlight(); bytes > maxUnackedBytes+1<<20 || n < 10 {
 		t.Fatalf("%d messages, %d bytes in flight", n, bytes)
@@ -103,7 +103,7 @@ func TestLostWhenTaken(t *testing.T) {
 	p.progress = func() { progress.Add(1) }
 	errc := running(t, p)
 	p.Committed(cursor(0))
-	p.send("1", cursor(1), []byte("x"))
+	p.send("1", cursor(1), []byte("x"), nil)
 	select {
 	case err := <-errc:
 		t.Fatalf("lost while it waits in JetStream: %v", err)
@@ -140,7 +140,7 @@ func TestLostWhenStreamGone(t *testing.T) {
 	if err := js.DeleteStream(context.Background(), stream.Name); err != nil {
 		t.Fatal(err)
 	}
-	p.send("1", cursor(1), []byte("x"))
+	p.send("1", cursor(1), []byte("x"), nil)
 	select {
 	case err := <-errc:
 		if !errors.Is(err, ErrLost) {

@@ -66,6 +66,9 @@ func (f *Flow) answer(r *pb.ApplyReply) {
 		return
 	}
 	f.obs.Settled(r.GetResult())
+	if h.span != nil {
+		h.span.Text("sluice.result", r.GetResult().String())
+	}
 	switch r.GetResult() {
 	case pb.ApplyResult_APPLY_RESULT_COMMITTED:
 		f.settle(h, ack)
@@ -99,7 +102,7 @@ func (f *Flow) send(ctx context.Context, h *message, m *pb.EvaluatedBatch) {
 			}
 		}
 		f.sending.Lock()
-		err := l.stream.Send(&pb.ApplyRequest{Id: h.id, Batch: m})
+		err := l.stream.Send(&pb.ApplyRequest{Id: h.id, Batch: m, Traceparent: h.span.Traceparent()})
 		f.sending.Unlock()
 		if err != nil {
 			f.log.Debug("sending a batch failed", "error", err)

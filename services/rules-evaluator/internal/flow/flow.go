@@ -32,6 +32,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
@@ -76,6 +77,8 @@ type Observer struct {
 	Applying func(error)
 	// Alive is called on each message and each idle round.
 	Alive func()
+	// Trace makes the span of each batch that is part of a trace; nil = none.
+	Trace *trace.Tracer
 }
 
 // Plans finds the plan of a stream; nil if it is not replicated any more.
@@ -119,6 +122,7 @@ type message struct {
 	size   int64
 	pinged time.Time
 	link   *link // on which it was sent; nil before
+	span   *trace.Span
 	// counted: size has been taken from the budget.
 	counted bool
 }
@@ -180,6 +184,9 @@ func (f *Flow) drained() <-chan struct{} {
 // hold takes charge of a message.
 func (f *Flow) hold(m jetstream.Msg) *message {
 	h := &message{msg: m, size: min(int64(len(m.Data()))+1, f.cfg.MaxBytes), pinged: time.Now()}
+	if f.obs.Trace != nil {
+		h.span = f.obs.Trace.Child(m.Headers().Get(trace.Header), "evaluate batch", trace.Consumer)
+	}
 	if meta, err := m.Metadata(); err == nil { // always there on a message of a consumer
 		h.seq = meta.Sequence.Stream
 	}
@@ -268,6 +275,7 @@ func (f *Flow) furthest() *message {
 // dropped removes h; f.mu is held.
 func (f *Flow) dropped(h *message) {
 	delete(f.held, h.id)
+	h.span.End()
 	f.ended++
 	if h.counted {
 		f.budget.Release(h.size)
@@ -378,6 +386,8 @@ func (f *Flow) process(ctx context.Context, h *message) {
 		}
 		buf := f.buffers.Get().(*[]byte)
 		defer f.buffers.Put(buf)
+		h.span.Int("sluice.stream", int64(p.Stream))
+		h.span.Int("sluice.changes", int64(len(p.Changes)))
 		m := f.evaluate(w, p, plan, buf)
 		f.workers <- w
 		f.send(ctx, h, m)
@@ -388,6 +398,7 @@ func (f *Flow) process(ctx context.Context, h *message) {
 func (f *Flow) prepare(ctx context.Context, h *message) (*evaluate.Batch, *catalog.Plan) {
 	b, err := wire.DecodeChangeBatch(h.msg.Data())
 	if err != nil {
+		h.span.Error(errs.Wrap(errs.S9002, err, "batch cannot be decoded"))
 		f.obs.Poison(fmt.Errorf("subject %s: %w", h.msg.Subject(), err))
 		f.settle(h, func(m jetstream.Msg) error { return m.TermWithReason("batch cannot be decoded") })
 		return nil, nil
@@ -421,7 +432,7 @@ func (f *Flow) fill(ctx context.Context, h *message, p *evaluate.Batch) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, previousTimeout)
 	defer cancel()
-	r, err := f.appender.PreviousRows(ctx, q)
+	r, err := f.appender.PreviousRows(h.span.In(ctx), q)
 	if err == nil {
 		rows := make([]string, len(r.GetRows()))
 		for i, b := range r.GetRows() {

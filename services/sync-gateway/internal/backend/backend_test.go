@@ -21,6 +21,7 @@ import (
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/libs/kit/stream"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
@@ -297,7 +298,7 @@ func TestNotices(t *testing.T) {
 	defer nc.Close()
 	defer out.Close()
 	heard := make(chan string, 16)
-	stop, err := Notices{NATS: nc, Log: slog.New(slog.DiscardHandler)}.Subscribe(5, func(n model.CheckpointNotice) {
+	stop, err := Notices{NATS: nc, Log: slog.New(slog.DiscardHandler)}.Subscribe(5, func(n model.CheckpointNotice, _ *trace.Span) {
 		heard <- strings.Repeat("i", int(n.Sequence)) + " " + strings.Join(n.Buckets, " ")
 	}, func() { heard <- "lost" })
 	if err != nil {

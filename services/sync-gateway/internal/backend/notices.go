@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sluicesync/sluice/libs/kit/stream"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
@@ -16,13 +17,15 @@ import (
 
 // Notices are the checkpoint notices on NATS.
 type Notices struct {
-	NATS *nats.Conn
-	Log  *slog.Logger
+	NATS  *nats.Conn
+	Log   *slog.Logger
+	Trace *trace.Tracer
 }
 
-// Subscribe calls deliver for each notice of a stream, in order, and lost when
-// the connection came back or a notice could not be read.
-func (n Notices) Subscribe(id model.StreamID, deliver func(model.CheckpointNotice), lost func()) (stop func(), err error) {
+// Subscribe calls deliver for each notice of a stream, in order, with its span if
+// it is part of a trace, and lost when the connection came back or a notice could
+// not be read.
+func (n Notices) Subscribe(id model.StreamID, deliver func(model.CheckpointNotice, *trace.Span), lost func()) (stop func(), err error) {
 	sub, err := n.NATS.Subscribe(stream.CheckpointSubject(id), func(m *nats.Msg) {
 		var notice pb.CheckpointNotice
 		if err := proto.Unmarshal(m.Data, &notice); err != nil {
@@ -30,7 +33,11 @@ func (n Notices) Subscribe(id model.StreamID, deliver func(model.CheckpointNotic
 			lost()
 			return
 		}
-		deliver(wire.ModelNotice(&notice))
+		var span *trace.Span
+		if n.Trace != nil {
+			span = n.Trace.Child(m.Header.Get(trace.Header), "tell checkpoint", trace.Consumer)
+		}
+		deliver(wire.ModelNotice(&notice), span)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("subscribe: %w", err)

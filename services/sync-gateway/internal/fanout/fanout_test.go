@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/libs/wire"
@@ -42,7 +43,7 @@ type store struct {
 	keys     map[string]int // keys asked for, by call
 	fail     error
 	before   func(call string) // runs before a read, unlocked
-	deliver  func(model.CheckpointNotice)
+	deliver  func(model.CheckpointNotice, *trace.Span)
 	lost     func()
 	mute     bool
 }
@@ -100,7 +101,7 @@ func (s *store) commit(change func(c *commit)) model.Checkpoint {
 	deliver, mute := s.deliver, s.mute
 	s.mu.Unlock()
 	if deliver != nil && !mute {
-		deliver(c.n)
+		deliver(c.n, nil)
 	}
 	return c.n.Checkpoint
 }
@@ -122,7 +123,7 @@ func (c *commit) lookup(key string, list ...string) {
 	c.n.Lookups = append(c.n.Lookups, key)
 }
 
-func (s *store) Subscribe(_ model.StreamID, deliver func(model.CheckpointNotice), lost func()) (func(), error) {
+func (s *store) Subscribe(_ model.StreamID, deliver func(model.CheckpointNotice, *trace.Span), lost func()) (func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.deliver, s.lost = deliver, lost
@@ -526,7 +527,7 @@ func TestNewRun(t *testing.T) {
 		a.take()
 		r.store.mute = true
 		at := r.store.commit(func(c *commit) { c.put("a", "1") })
-		r.store.deliver(model.CheckpointNotice{Run: 2, Sequence: r.store.sequence + 1, Checkpoint: at})
+		r.store.deliver(model.CheckpointNotice{Run: 2, Sequence: r.store.sequence + 1, Checkpoint: at}, nil)
 		r.want(a, "checkpoint_diff 1 a; data a 1; checkpoint_complete 1")
 	})
 }

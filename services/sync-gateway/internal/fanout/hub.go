@@ -36,6 +36,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/backend"
@@ -65,9 +66,10 @@ type Querier interface {
 
 // Feed delivers the checkpoint notices of a stream, in order.
 type Feed interface {
-	// Subscribe calls deliver for each notice, and lost whenever notices may
+	// Subscribe calls deliver for each notice, with its span, which the hub ends,
+	// and lost whenever notices may
 	// have been lost, until stop is called.
-	Subscribe(stream model.StreamID, deliver func(model.CheckpointNotice), lost func()) (stop func(), err error)
+	Subscribe(stream model.StreamID, deliver func(model.CheckpointNotice, *trace.Span), lost func()) (stop func(), err error)
 }
 
 // Limits of a session.
@@ -129,6 +131,7 @@ type inbox struct {
 	known         bool   // run and sequence are set
 	reread        bool   // the head must be read
 	heard         time.Time
+	span          *trace.Span // of the newest notice that has one
 	change
 }
 
@@ -316,7 +319,7 @@ func (h *Hub) lost() {
 }
 
 // deliver puts a notice into the inbox. It never blocks.
-func (h *Hub) deliver(n model.CheckpointNotice) {
+func (h *Hub) deliver(n model.CheckpointNotice, span *trace.Span) {
 	h.stats.Notices.Add(1)
 	h.mu.Lock()
 	b := &h.inbox
@@ -324,12 +327,17 @@ func (h *Hub) deliver(n model.CheckpointNotice) {
 	switch {
 	case b.known && n.Run == b.run && n.Sequence <= b.sequence:
 		h.mu.Unlock()
+		span.End()
 		return // contained in a head that was read, or sent twice
 	case !b.known || n.Run != b.run || n.Sequence != b.sequence+1:
 		n.Everything = true
 	}
 	b.run, b.sequence, b.known = n.Run, n.Sequence, true
 	b.add(n)
+	if span != nil {
+		b.span.End() // told together with this one
+		b.span = span
+	}
 	h.mu.Unlock()
 	h.poke()
 }
@@ -370,11 +378,15 @@ func (h *Hub) work(ctx context.Context) {
 		h.mu.Lock()
 		c, reread, waiting := h.inbox.change, h.inbox.reread, len(h.stale) > 0
 		h.inbox.change, h.inbox.reread = change{}, false
+		span := h.inbox.span
+		h.inbox.span = nil
 		h.mu.Unlock()
 		if !c.any && !reread && !waiting {
 			return
 		}
-		err := h.apply(ctx, c, reread || waiting)
+		err := h.apply(span.In(ctx), c, reread || waiting)
+		span.Error(err)
+		span.End()
 		if err == nil {
 			h.mu.Lock()
 			waiting = len(h.stale) > 0

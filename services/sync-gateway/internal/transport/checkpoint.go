@@ -26,7 +26,7 @@ func (s *Server) writeCheckpoint(c *call) error {
 		return err
 	}
 	defer s.checks.Leave()
-	id, err := s.o.WriteCheckpoint(c.r.Context(), userKey(token.UserID, client), 0)
+	id, err := s.o.WriteCheckpoint(c.span.In(c.r.Context()), userKey(token.UserID, client), 0)
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (s *Server) checkpointRequest(c *call) error {
 		return err
 	}
 	defer s.checks.Leave()
-	if id, err = s.o.WriteCheckpoint(c.r.Context(), userKey(token.UserID, client), id); err != nil {
+	if id, err = s.o.WriteCheckpoint(c.span.In(c.r.Context()), userKey(token.UserID, client), id); err != nil {
 		return err
 	}
 	reply.JSON(c.w, http.StatusOK, data{struct {
@@ -81,7 +81,7 @@ func (s *Server) legacyCheckpoint(c *call) error {
 		return err
 	}
 	defer s.checks.Leave()
-	ctx := c.r.Context()
+	ctx := c.span.In(c.r.Context())
 	head, err := s.o.Position(ctx)
 	if err != nil {
 		return err

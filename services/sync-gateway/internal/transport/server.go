@@ -28,6 +28,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/auth"
@@ -54,6 +55,8 @@ type Options struct {
 	Health *service.Health
 	Log    *slog.Logger
 	Stats  *fanout.Stats
+	// Trace makes a span of each request of a client; nil = none.
+	Trace *trace.Tracer
 
 	PathPrefix string
 	MaxStreams int           // of HTTP, and again of WebSocket; 50,000
@@ -113,6 +116,7 @@ type call struct {
 	r     *http.Request
 	start time.Time
 	user  string
+	span  *trace.Span // nil for what no client of an app asks: probes and admin
 }
 
 // ServeHTTP answers one request.
@@ -141,12 +145,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var err error
 	switch {
 	case r.Method == http.MethodPost && path == "/sync/stream":
-		err = s.stream(c)
+		c.trace(path)
+		if err = s.stream(c); err == nil {
+			c.span = nil // the stream's end ends it
+		}
 	case r.Method == http.MethodGet && path == "/write-checkpoint2.json":
+		c.trace(path)
 		err = s.writeCheckpoint(c)
 	case r.Method == http.MethodPost && path == "/sync/checkpoint-request":
+		c.trace(path)
 		err = s.checkpointRequest(c)
 	case r.Method == http.MethodGet && path == "/write-checkpoint.json":
+		c.trace(path)
 		err = s.legacyCheckpoint(c)
 	case (r.Method == http.MethodGet || r.Method == http.MethodHead) && strings.HasPrefix(path, "/probes/"):
 		err = s.probe(c, path)
@@ -158,9 +168,23 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = errs.New(errs.S2002, "Path not found")
 	}
 	if err == nil {
+		c.span.Int("http.response.status_code", http.StatusOK)
+		c.span.End()
 		return
 	}
 	c.refused(err, reply.Error(w, err, c.id))
+}
+
+// trace begins the span of a request. It is not part of whatever trace the client
+// names, which only links to it: what is traced here is not for clients to say.
+func (c *call) trace(route string) {
+	if c.s.o.Trace == nil {
+		return
+	}
+	c.span = c.s.o.Trace.Root(c.r.Method+" "+route, trace.Server, c.r.Header.Get(trace.Header))
+	c.span.Text("http.request.method", c.r.Method)
+	c.span.Text("http.route", route)
+	c.span.Text("sluice.request", c.id)
 }
 
 var (
@@ -168,8 +192,11 @@ var (
 	exposed = []string{"Content-Type"}
 )
 
-// refused logs a request that was not served.
+// refused logs a request that was not served, and ends its span.
 func (c *call) refused(err error, status int) {
+	c.span.Int("http.response.status_code", int64(status))
+	c.span.Error(err)
+	c.span.End()
 	c.s.o.Log.Info("request refused", "request", c.id, "method", c.r.Method, "path", c.r.URL.Path, "status", status,
 		"code", string(errs.CodeOf(err)), "error", errs.Cause(err), "user", c.user, "agent", agent(c.r),
 		"duration_ms", time.Since(c.start).Milliseconds())
@@ -270,7 +297,7 @@ func (s *Server) stream(c *call) error {
 		return queue.ErrFull
 	}
 	form := chunk.Form{Line: negotiateForm(c.r.Header.Values("Accept"), request.rawData), Coding: negotiateCoding(c.r.Header.Values("Accept-Encoding"))}
-	logged := s.streamLog(c.id, "http", token.UserID, agent(c.r), request, form)
+	logged := s.streamLog(c.id, "http", token.UserID, agent(c.r), request, form, c.span)
 	session, err := s.open(c.r.Context(), request, token, form, true, func(sum fanout.Summary) {
 		s.streams.Add(-1)
 		logged.ended(sum)
@@ -359,12 +386,13 @@ type streamLog struct {
 	form chunk.Form
 	r    *streamRequest
 	at   time.Time
+	span *trace.Span // ends with the stream
 }
 
-func (s *Server) streamLog(id, transport, user, agent string, r *streamRequest, form chunk.Form) *streamLog {
+func (s *Server) streamLog(id, transport, user, agent string, r *streamRequest, form chunk.Form, span *trace.Span) *streamLog {
 	return &streamLog{
 		log:  s.o.Log.With("request", id, "transport", transport, "user", user, "client", r.clientID, "agent", agent),
-		form: form, r: r, at: time.Now(),
+		form: form, r: r, at: time.Now(), span: span,
 	}
 }
 
@@ -406,4 +434,18 @@ func (l *streamLog) ended(sum fanout.Summary) {
 		args = append(args, "error", errs.Cause(sum.Reason), "code", string(errs.CodeOf(sum.Reason)))
 	}
 	l.log.Log(context.Background(), level, "Sync stream complete", args...)
+	if l.span == nil {
+		return
+	}
+	if !clean {
+		l.span.Error(sum.Reason)
+	}
+	l.span.Int("http.response.status_code", http.StatusOK)
+	l.span.Text("sluice.close_reason", reason)
+	l.span.Text("sluice.encoding", l.form.Line.ContentType())
+	l.span.Int("sluice.operations", int64(sum.Counts.Ops()))
+	l.span.Int("sluice.sent_bytes", sum.SentBytes)
+	l.span.Int("sluice.buckets", int64(sum.Buckets))
+	l.span.Int("sluice.checkpoints", int64(sum.Completed))
+	l.span.End()
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/auth"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/coding"
@@ -389,8 +390,16 @@ func (t *socketStream) run(f rsocket.Frame) {
 	}
 }
 
-func (t *socketStream) open(f rsocket.Frame) error {
+func (t *socketStream) open(f rsocket.Frame) (err error) {
 	k := t.k
+	span := k.s.o.Trace.Root("WEBSOCKET /sync/stream", trace.Server, "")
+	span.Text("sluice.request", k.call.id)
+	defer func() {
+		if err != nil { // else the stream's end ends it
+			span.Error(err)
+			span.End()
+		}
+	}()
 	var route struct {
 		Path string `json:"path"`
 	}
@@ -416,7 +425,7 @@ func (t *socketStream) open(f rsocket.Frame) error {
 	if k.ws.Deflate {
 		form.Coding = coding.Gzip // whose segments are deflate's
 	}
-	logged := k.s.streamLog(k.call.id, "websocket", k.token.UserID, k.agent, request, form)
+	logged := k.s.streamLog(k.call.id, "websocket", k.token.UserID, k.agent, request, form, span)
 	ctx, cancel := context.WithCancel(k.s.ctx)
 	defer cancel()
 	session, err := k.s.open(ctx, request, k.token, form, false, logged.ended)
@@ -429,6 +438,7 @@ func (t *socketStream) open(f rsocket.Frame) error {
 	t.mu.Unlock()
 	if cancelled != nil {
 		session.Discard()
+		span.End()
 		return nil
 	}
 	logged.started()
