@@ -130,6 +130,9 @@ func (in *Instance) URLs() []string {
 	return urls
 }
 
+// PID returns the process of a service.
+func (in *Instance) PID(name string) int { in.t.Helper(); return in.pid(name) }
+
 // GatewayPID returns the (first) process that serves clients.
 func (in *Instance) GatewayPID() int { in.t.Helper(); return in.pid(Gateway1) }
 
