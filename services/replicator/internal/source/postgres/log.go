@@ -36,6 +36,8 @@ const (
 	insistence = 10 * time.Second
 )
 
+const objectNotInPrerequisiteState = "55000"
+
 // logReader is one stream's slot.
 type logReader struct {
 	source  *Source
@@ -229,6 +231,12 @@ func (l *logReader) receive(ctx context.Context, f *pgproto3.Frontend) error {
 			}
 		case *pgproto3.ErrorResponse:
 			return fmt.Errorf("read the log: %w", pgconn.ErrorResponseToPgError(m))
+		case *pgproto3.NoticeResponse:
+			// From version 18 on a missing publication is no error: its changes are
+			// left out with a warning.
+			if m.Code == objectNotInPrerequisiteState {
+				return errs.Wrap(errs.S1141, source.ErrHistoryLost, "changes were left out of the log: %s", m.Message)
+			}
 		case *pgproto3.CopyDone:
 			return fmt.Errorf("read the log: %w", errClosed)
 		}

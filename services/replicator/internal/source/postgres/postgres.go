@@ -198,6 +198,7 @@ func (s *Source) replicationConn(ctx context.Context) (*pgconn.PgConn, error) {
 		return nil, err
 	}
 	c.RuntimeParams["replication"] = "database"
+	c.RuntimeParams["client_min_messages"] = "warning" // one is as bad as an error
 	conn, err := pgconn.ConnectConfig(ctx, &c.Config)
 	if err != nil {
 		return nil, fmt.Errorf("connect for replication: %w", err)
