@@ -22,6 +22,7 @@ require (
 require go.uber.org/goleak v1.3.0
 
 require (
+	github.com/klauspost/compress v1.20.3
 	github.com/sluicesync/sluice/libs/core v0.0.0
 	github.com/sluicesync/sluice/libs/kit v0.0.0
 	github.com/sluicesync/sluice/libs/model v0.0.0

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,9 +9,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,7 +31,7 @@ func BenchmarkSnapshotAndDownload(b *testing.B) {
 	w := newWorld(b, insert(rows-shared, "'all'")+insert(shared, "'many'"))
 	for b.Loop() {
 		copied := w.timed(func() { // what the source alone can give
-			if _, err := w.conn.PgConn().CopyTo(w.Context(), io.Discard, "COPY rows TO STDOUT (FORMAT binary)"); err != nil {
+			if _, err := w.conn.PgConn().CopyTo(w.ctx, io.Discard, "COPY rows TO STDOUT (FORMAT binary)"); err != nil {
 				b.Fatal(err)
 			}
 		})
@@ -48,26 +51,91 @@ func BenchmarkSnapshotAndDownload(b *testing.B) {
 		w.report(Result{Metric: "download", Value: float64(s.Ops) / took.Seconds(), Unit: "rows/s", Goal: 250_000, Better: "more",
 			Limit: float64(s.Ops) / limit.Seconds(), LimitWhat: "the same bytes over loopback HTTP"})
 
-		begin = time.Now()
-		var wg sync.WaitGroup
-		var all atomic.Int64
-		for range clients {
-			wg.Go(func() {
-				s, err := w.stream(w.Context(), "many", 64<<10)
+		w.report(Result{Metric: "shared download", Value: w.sharedDownload("many", shared, clients), Unit: "rows/s", Goal: 700_000, Better: "more"})
+	}
+}
+
+// sharedDownload gives clients the same rows at once and returns how many rows a
+// second that are in all.
+func (w *world) sharedDownload(user string, rows, clients int) float64 {
+	w.Helper()
+	var wg sync.WaitGroup
+	var all atomic.Int64
+	begin := time.Now()
+	for range clients {
+		wg.Go(func() {
+			s, err := w.stream(w.ctx, user, 64<<10)
+			if err != nil {
+				w.Error(err)
+				return
+			}
+			defer s.Close()
+			if err := s.read(rows); err != nil {
+				w.Error(err)
+				return
+			}
+			all.Add(int64(s.Ops))
+		})
+	}
+	wg.Wait()
+	took := time.Since(begin)
+	if w.Failed() {
+		w.FailNow()
+	}
+	return float64(all.Load()) / took.Seconds()
+}
+
+// BenchmarkDownload gives one client 500k rows in every way that a client may ask
+// for, and 50 clients 10k rows by WebSocket. Its goals for WebSocket are a quarter
+// below those for NDJSON.
+func BenchmarkDownload(b *testing.B) {
+	const rounds = 3 // of which the median counts
+	rows, shared, clients := scaled(500_000), scaled(10_000), scaled(50)
+	w := newWorld(b, insert(rows, "'all'")+insert(shared, "'many'"))
+	w.start()
+	kinds := []struct {
+		Kind
+		goal float64
+	}{
+		{ndjson, 250_000},
+		{socket, 187_500},
+		{Kind{Name: "WebSocket with permessage-deflate", Socket: true, Deflate: true}, 100_000},
+		{Kind{Name: "NDJSON in gzip", Coding: "gzip"}, 100_000},
+		{Kind{Name: "NDJSON in zstd", Coding: "zstd"}, 100_000},
+		{Kind{Name: "BSON in gzip", BSON: true, Coding: "gzip"}, 100_000},
+		{Kind{Name: "BSON in zstd", BSON: true, Coding: "zstd"}, 100_000},
+	}
+	for b.Loop() {
+		speeds := make([][]float64, len(kinds))
+		sizes := make([]float64, len(kinds)) // on the wire, per byte of lines
+		for range rounds {
+			for i, k := range kinds {
+				w := w.by(k.Kind)
+				begin := time.Now()
+				s, err := w.client("all", "all", 256<<10).Open(w.ctx)
 				if err == nil {
-					err = s.read(shared)
+					err = s.read(rows)
 				}
 				if err != nil {
-					b.Error(err)
-					return
+					b.Fatalf("%s: %v", k.Name, err)
 				}
-				all.Add(int64(s.Ops))
+				speeds[i] = append(speeds[i], float64(rows)/time.Since(begin).Seconds())
+				sizes[i] = float64(s.conn.n) / float64(s.Bytes)
 				s.Close()
-			})
+			}
 		}
-		wg.Wait()
-		took = time.Since(begin)
-		w.report(Result{Metric: "shared download", Value: float64(all.Load()) / took.Seconds(), Unit: "rows/s", Goal: 700_000, Better: "more"})
+		for i, k := range kinds {
+			slices.Sort(speeds[i])
+			w.report(Result{Metric: k.Name, Value: speeds[i][rounds/2], Unit: "rows/s", Goal: k.goal, Better: "more"})
+			if k.Coding != "" || k.Deflate {
+				w.report(Result{Metric: k.Name + " shrinks to", Value: 100 * sizes[i], Unit: "%", Better: "less"})
+			}
+		}
+		w.report(Result{Metric: "WebSocket beside NDJSON", Value: 100 * speeds[1][rounds/2] / speeds[0][rounds/2], Unit: "%", Goal: 75, Better: "more"})
+
+		plain, ws := w.sharedDownload("many", shared, clients), w.by(socket).sharedDownload("many", shared, clients)
+		w.report(Result{Metric: "shared, WebSocket", Value: ws, Unit: "rows/s", Goal: 525_000, Better: "more"})
+		w.report(Result{Metric: "shared, WebSocket beside NDJSON", Value: 100 * ws / plain, Unit: "%", Goal: 75, Better: "more"})
 	}
 }
 
@@ -133,46 +201,168 @@ func BenchmarkManyClients(b *testing.B) {
 	}
 }
 
-// BenchmarkSharedBucket is 5,000 clients on one bucket and one transaction a second.
+// BenchmarkSharedBucket is 5,000 clients on one bucket and one transaction a
+// second, by HTTP and then by WebSocket.
 func BenchmarkSharedBucket(b *testing.B) {
 	w := newWorld(b, "")
 	w.start()
+	clients, transactions := scaled(5000), scaled(20)
 	for b.Loop() {
-		clients, transactions := scaled(5000), int64(scaled(20))
-		last := make([]atomic.Int64, transactions+1) // when the last client held each
-		count := make([]atomic.Int64, transactions+1)
-		done := make(chan int64, transactions) // one value a transaction
-		held := func(_ int, s *Stream, at time.Time) {
-			seq := s.Seq
-			if seq < 1 || seq > transactions {
-				return
+		var half [2]float64
+		for i, k := range []struct {
+			Kind
+			goal float64
+		}{{ndjson, 400}, {socket, 500}} {
+			f := w.by(k.Kind).fan(clients, transactions)
+			l := f.run()
+			f.crowd.close()
+			half[i] = percentile(l, 0.5)
+			w.report(Result{Metric: k.Name + ", last client p50", Value: half[i], Unit: "ms", Better: "less"})
+			w.report(Result{Metric: k.Name + ", last client p99", Value: percentile(l, 0.99), Unit: "ms", Goal: k.goal, Better: "less"})
+		}
+		w.report(Result{Metric: "WebSocket beside NDJSON, p50", Value: 100 * half[1] / half[0], Unit: "%", Goal: 125, Better: "less"})
+	}
+}
+
+// BenchmarkTenThousand is 10,000 streams on one gateway process, on one bucket,
+// and one transaction a second: twice BenchmarkSharedBucket.
+func BenchmarkTenThousand(b *testing.B) {
+	for _, k := range []struct {
+		Kind
+		goal float64
+	}{{ndjson, 800}, {socket, 1000}} {
+		b.Run(k.Name, func(b *testing.B) {
+			clients, transactions := scaled(10_000), scaled(20)
+			needFiles(b, clients+200)
+			w := newWorld(b, "").by(k.Kind)
+			w.start()
+			for b.Loop() {
+				warm := w.connect(scaled(1000), func(int) string { return "u" }, nil)
+				before := w.settled()
+				warm.close()
+				begin := time.Now()
+				f := w.fan(clients, transactions)
+				w.report(Result{Metric: "connected within", Value: time.Since(begin).Seconds(), Unit: "s", Better: "less"})
+				idle := w.settled()
+				l := f.run()
+				busy := w.settled()
+				w.report(Result{Metric: "last client p50", Value: percentile(l, 0.5), Unit: "ms", Better: "less"})
+				w.report(Result{Metric: "last client p99", Value: percentile(l, 0.99), Unit: "ms", Goal: k.goal, Better: "less"})
+				w.report(Result{Metric: "gateway's memory, idle", Value: float64(idle) / (1 << 20), Unit: "MiB", Better: "less"})
+				w.report(Result{Metric: "gateway's memory after it", Value: float64(busy) / (1 << 20), Unit: "MiB", Better: "less"})
+				w.report(Result{Metric: "memory of a stream", Value: float64(idle-before) / float64(clients-scaled(1000)) / 1024, Unit: "KiB", Goal: 20, Better: "less"})
+				f.crowd.close()
 			}
-			for {
-				old := last[seq].Load()
-				if at.UnixNano() <= old || last[seq].CompareAndSwap(old, at.UnixNano()) {
-					break
+		})
+	}
+}
+
+// fan is clients on one bucket, and transactions for all of them.
+type fan struct {
+	w     *world
+	crowd *crowd
+	// By transaction, from 1: when the last client held it, and how many do.
+	last, count []atomic.Int64
+	done        chan int64 // the number of each one that all hold, which is put once
+}
+
+// fan connects the clients.
+func (w *world) fan(clients, transactions int) *fan {
+	w.Helper()
+	f := &fan{w: w, last: make([]atomic.Int64, transactions+1), count: make([]atomic.Int64, transactions+1), done: make(chan int64, transactions)}
+	user := "fan-" + w.kind.Name // whose bucket has no numbers of another fan
+	f.crowd = w.connect(clients, func(int) string { return user }, func(_ int, s *Stream, at time.Time) {
+		seq := s.Seq
+		if seq < 1 || seq > int64(transactions) {
+			return
+		}
+		for {
+			old := f.last[seq].Load()
+			if at.UnixNano() <= old || f.last[seq].CompareAndSwap(old, at.UnixNano()) {
+				break
+			}
+		}
+		if f.count[seq].Add(1) == int64(clients) {
+			f.done <- seq
+		}
+	})
+	return f
+}
+
+// run commits the transactions, one a second, and returns how long after each
+// the last client held it.
+func (f *fan) run() []time.Duration {
+	w := f.w
+	w.Helper()
+	var l []time.Duration
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for seq := 1; seq < len(f.last); seq++ {
+		<-tick.C
+		committed := w.commit("fan-"+w.kind.Name, int64(seq))
+		const within = 20 * time.Second
+		select {
+		case <-f.done:
+		case <-time.After(within):
+			w.Fatalf("transaction %d reached %d of %d clients within %s", seq, f.count[seq].Load(), len(f.crowd.streams), within)
+		case <-w.ctx.Done():
+			w.Fatalf("transaction %d reached %d of %d clients: %v", seq, f.count[seq].Load(), len(f.crowd.streams), context.Cause(w.ctx))
+		}
+		l = append(l, time.Unix(0, f.last[seq].Load()).Sub(committed))
+	}
+	return l
+}
+
+// BenchmarkReconnect breaks the streams of 2,000 clients at once, and lets them
+// all come back at once with what they have, a row behind.
+func BenchmarkReconnect(b *testing.B) {
+	const held = 10 // rows of each
+	for _, k := range []Kind{ndjson, socket} {
+		b.Run(k.Name, func(b *testing.B) {
+			clients := scaled(2000)
+			own := func(i int) string { return fmt.Sprintf("u%d", i) }
+			w := newWorld(b, insert(held*clients, fmt.Sprintf("'u' || i %% %d", clients))).by(k)
+			w.start()
+			for b.Loop() {
+				c := w.connect(clients, own, nil)
+				c.close()
+				watch := w.must(own(0), 4<<10)
+				w.exec(insert(clients, fmt.Sprintf("'u' || i %% %d", clients)))
+				if err := watch.read(held + 1); err != nil {
+					b.Fatal(err)
 				}
+				var back atomic.Int64
+				var first sync.Once
+				var wg sync.WaitGroup
+				start := make(chan struct{})
+				for i, s := range c.streams {
+					wg.Go(func() {
+						<-start
+						err := s.Resume(w.ctx)
+						if err == nil {
+							defer s.Close()
+							err = s.Complete()
+						}
+						if err == nil && s.Ops != held+1 {
+							err = fmt.Errorf("has %d ops, not %d", s.Ops, held+1)
+						}
+						if err != nil {
+							first.Do(func() { b.Errorf("client %d: %v", i, err) })
+							return
+						}
+						back.Add(1)
+					})
+				}
+				begin := time.Now()
+				close(start)
+				wg.Wait()
+				took := time.Since(begin)
+				if n := back.Load(); n != int64(clients) {
+					b.Fatalf("%d of %d clients came back", n, clients)
+				}
+				w.report(Result{Metric: "all at a checkpoint", Value: took.Seconds(), Unit: "s", Goal: 3, Better: "less"})
 			}
-			if count[seq].Add(1) == int64(clients) {
-				done <- seq
-			}
-		}
-		w.connect(clients, func(int) string { return "u" }, held)
-		var l []time.Duration
-		tick := time.NewTicker(time.Second)
-		for seq := int64(1); seq <= transactions; seq++ {
-			<-tick.C
-			committed := w.commit("u", seq)
-			select {
-			case <-done:
-			case <-time.After(20 * time.Second):
-				b.Fatalf("transaction %d reached %d of %d clients", seq, count[seq].Load(), clients)
-			}
-			l = append(l, time.Unix(0, last[seq].Load()).Sub(committed))
-		}
-		tick.Stop()
-		w.report(Result{Metric: "last client p50", Value: percentile(l, 0.5), Unit: "ms", Better: "less"})
-		w.report(Result{Metric: "last client p99", Value: percentile(l, 0.99), Unit: "ms", Goal: 400, Better: "less"})
+		})
 	}
 }
 
@@ -191,7 +381,7 @@ func BenchmarkWriteCheckpoints(b *testing.B) {
 			wg.Go(func() {
 				user := fmt.Sprintf("w%d", i)
 				token := harness.Token(b, user, time.Hour, nil)
-				c, err := dial(w.sluice.URLs()[0])
+				c, err := dial(w.ctx, w.sluice.URLs()[0], headBuffer)
 				if err != nil {
 					b.Error(err)
 					return
@@ -211,7 +401,7 @@ func BenchmarkWriteCheckpoints(b *testing.B) {
 
 		s := w.must("ack", 4<<10)
 		token := harness.Token(b, "ack", time.Hour, nil)
-		c, err := dial(w.sluice.URLs()[0])
+		c, err := dial(w.ctx, w.sluice.URLs()[0], headBuffer)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -260,7 +450,8 @@ func BenchmarkConnects(b *testing.B) {
 		for worker := range 32 {
 			wg.Go(func() {
 				for i := worker; time.Since(begin) < length; i += 32 {
-					s, err := Open(w.Context(), w.sluice.URLs()[0], tokens[i%len(tokens)], "c", 4<<10)
+					c := Client{URL: w.sluice.URLs()[0], Token: tokens[i%len(tokens)], ID: "c", Kind: w.kind, Buffer: 4 << 10}
+					s, err := c.Open(w.ctx)
 					if err == nil {
 						err = s.Complete()
 						s.Close()
@@ -280,16 +471,20 @@ func BenchmarkConnects(b *testing.B) {
 
 // BenchmarkIdleMemory is what each of 4,000 more idle streams costs the gateway.
 func BenchmarkIdleMemory(b *testing.B) {
-	w := newWorld(b, insert(1000, "'u' || i % 100"))
-	w.start()
-	for b.Loop() {
-		user := func(i int) string { return fmt.Sprintf("u%d", i%100) }
-		few, more := scaled(1000), scaled(4000)
-		w.connect(few, user, nil)
-		before := w.settled()
-		w.connect(more, user, nil)
-		after := w.settled()
-		w.report(Result{Metric: "memory of a stream", Value: float64(after-before) / float64(more) / 1024, Unit: "KiB", Goal: 20, Better: "less"})
+	for _, k := range []Kind{ndjson, socket} {
+		b.Run(k.Name, func(b *testing.B) {
+			w := newWorld(b, insert(1000, "'u' || i % 100")).by(k)
+			w.start()
+			for b.Loop() {
+				user := func(i int) string { return fmt.Sprintf("u%d", i%100) }
+				few, more := scaled(1000), scaled(4000)
+				w.connect(few, user, nil)
+				before := w.settled()
+				w.connect(more, user, nil)
+				after := w.settled()
+				w.report(Result{Metric: "memory of a stream", Value: float64(after-before) / float64(more) / 1024, Unit: "KiB", Goal: 20, Better: "less"})
+			}
+		})
 	}
 }
 
@@ -340,7 +535,14 @@ func (w *world) latencies(clients, transactions int, pace time.Duration, user fu
 		at     time.Time
 	}
 	events := make(chan event, 4*transactions) // about one a transaction; a reader may wait
-	w.connect(clients, user, func(i int, s *Stream, at time.Time) { events <- event{i, s.Seq, at} })
+	over := make(chan struct{})                // closed when no more events are read
+	defer close(over)
+	w.connect(clients, user, func(i int, s *Stream, at time.Time) {
+		select {
+		case events <- event{i, s.Seq, at}:
+		case <-over:
+		}
+	})
 	committed := make([]time.Time, transactions+1)
 	owner := make([]int, transactions+1)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -366,7 +568,9 @@ func (w *world) latencies(clients, transactions int, pace time.Duration, user fu
 				}
 			}
 		case <-deadline:
-			w.Fatalf("%d of %d transactions did not arrive", missing, transactions)
+			w.Fatalf("%d of %d transactions did not arrive within 30 s", missing, transactions)
+		case <-w.ctx.Done():
+			w.Fatalf("%d of %d transactions have not arrived: %v", missing, transactions, context.Cause(w.ctx))
 		}
 	}
 	return l
@@ -392,6 +596,19 @@ func (w *world) settled() int64 {
 	return last
 }
 
+// needFiles fails if this process may not have so many open files; the gateway may
+// have as many.
+func needFiles(b *testing.B, n int) {
+	b.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		b.Fatal(err)
+	}
+	if limit.Cur < uint64(n) { // which the runtime has raised as far as it goes
+		b.Fatalf("%d open files are needed, the limit is %d: raise it (ulimit -n)", n, limit.Cur)
+	}
+}
+
 func rss(pid int) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {
@@ -406,7 +623,7 @@ func rss(pid int) (int64, error) {
 
 // writeCheckpoint asks for one on a connection that is kept.
 func writeCheckpoint(c *conn, token, client string) (uint64, error) {
-	resp, err := c.do(http.MethodGet, "/write-checkpoint2.json?client_id="+client, token, "application/json", nil)
+	resp, err := c.do(http.MethodGet, "/write-checkpoint2.json?client_id="+client, token, "Accept: application/json\r\n", nil)
 	if err != nil {
 		return 0, err
 	}

@@ -2,34 +2,52 @@ package bench
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"time"
 )
 
-// conn is an HTTP/1.1 connection that costs the machine as little as one can:
-// no goroutine, no pool. What is measured is the server, and both share the cores.
+// conn is a connection that costs the machine as little as one can: no goroutine,
+// no pool. What is measured is the server, and both share the cores.
 type conn struct {
 	net.Conn
+	n      int64 // bytes that came, owned by who reads
 	reader *bufio.Reader
 	out    []byte // of the request that is being written
 }
 
-// dial connects to the host of a URL.
-func dial(url string) (*conn, error) {
-	c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+// headBuffer is for the head of a response and the sizes of its chunks; what is
+// in them may be read past it.
+const headBuffer = 4 << 10
+
+var dialer = net.Dialer{Timeout: 30 * time.Second}
+
+// dial connects to the host of a URL. buffer is how much is read at once.
+func dial(ctx context.Context, url string, buffer int) (*conn, error) {
+	nc, err := dialer.DialContext(ctx, "tcp", strings.TrimPrefix(url, "http://"))
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, reader: bufio.NewReaderSize(c, 4<<10)}, nil
+	c := &conn{Conn: nc}
+	c.reader = bufio.NewReaderSize(c, buffer)
+	return c, nil
 }
 
-// do sends a request and reads the answer's header. Its body must be read to the end
-// before the next request.
-func (c *conn) do(method, path, token, accept string, body []byte) (*http.Response, error) {
-	c.out = fmt.Appendf(c.out[:0], "%s %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Token %s\r\nAccept: %s\r\n", method, path, c.RemoteAddr(), token, accept)
+// Read counts what comes.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// do sends a request with some more header lines and reads the answer's header. Its
+// body must be read to the end before the next request.
+func (c *conn) do(method, path, token, header string, body []byte) (*http.Response, error) {
+	c.out = fmt.Appendf(c.out[:0], "%s %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Token %s\r\n%s", method, path, c.RemoteAddr(), token, header)
 	if len(body) > 0 {
 		c.out = fmt.Appendf(c.out, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
 	}
@@ -40,7 +58,7 @@ func (c *conn) do(method, path, token, accept string, body []byte) (*http.Respon
 	return http.ReadResponse(c.reader, nil)
 }
 
-// refusal is the error of an answer other than 200.
+// refusal is the error of an answer other than the one asked for.
 func refusal(r *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(r.Body, 1000))
 	return fmt.Errorf("%s: %s (%v)", r.Status, text, err)

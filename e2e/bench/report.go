@@ -2,11 +2,13 @@ package bench
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +33,7 @@ type Result struct {
 type report struct {
 	mu      sync.Mutex
 	results []Result // guarded by mu
+	failed  []string // scenarios; guarded by mu
 }
 
 var results report
@@ -46,12 +49,74 @@ func (r *report) add(x Result) {
 	r.results = append(r.results, x)
 }
 
-// write prints the document, or nothing if nothing was measured.
+// fail notes a scenario that did not come to its end.
+func (r *report) fail(scenario string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failed = append(r.failed, scenario)
+}
+
+// save writes the document to a file and, for people, a table to standard
+// error.
+func (r *report) save(path, mode string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := r.write(f, mode); err != nil {
+		return err
+	}
+	r.table(os.Stderr)
+	return f.Close()
+}
+
+// table prints the results as Markdown.
+func (r *report) table(w io.Writer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fmt.Fprintf(w, "\n| scenario | figure | measured | goal | |\n|---|---|---|---|---|\n")
+	for _, x := range r.results {
+		goal, met := "", ""
+		if x.Goal != 0 {
+			sign := "≥"
+			if x.Better == "less" {
+				sign = "≤"
+			}
+			goal, met = fmt.Sprintf("%s %s", sign, amount(x.Goal)), "met"
+			if !x.Met {
+				met = "**not met**"
+			}
+		}
+		fmt.Fprintf(w, "| %s | %s | %s %s | %s | %s |\n", x.Scenario, x.Metric, amount(x.Value), x.Unit, goal, met)
+	}
+	for _, s := range r.failed {
+		fmt.Fprintf(w, "| %s | | failed | | **not met** |\n", s)
+	}
+}
+
+// amount is a number as people read it: thousands apart, three digits that count.
+func amount(x float64) string {
+	if x < 1000 {
+		return strconv.FormatFloat(x, 'g', 3, 64)
+	}
+	digits := strconv.FormatInt(int64(x+0.5), 10)
+	var b strings.Builder
+	for i, d := range digits {
+		if i > 0 && (len(digits)-i)%3 == 0 {
+			b.WriteByte(',')
+		}
+		b.WriteRune(d)
+	}
+	return b.String()
+}
+
+// write prints the document. It is an error if nothing was measured.
 func (r *report) write(w io.Writer, mode string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.results) == 0 {
-		return nil
+		return errors.New("nothing was measured")
 	}
 	physical, err := limits()
 	if err != nil {
@@ -63,6 +128,9 @@ func (r *report) write(w io.Writer, mode string) error {
 		"machine":  machine(),
 		"physical": physical,
 		"results":  r.results,
+	}
+	if len(r.failed) > 0 {
+		doc["failed"] = r.failed
 	}
 	text, err := json.MarshalIndent(doc, "", "  ")
 	if err != nil {

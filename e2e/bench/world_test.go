@@ -3,13 +3,17 @@ package bench
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	"github.com/sluicesync/sluice/e2e/harness"
 )
@@ -30,17 +34,22 @@ func scaled(n int) int {
 	return n
 }
 
+// interrupted ends with a signal: then the scenario that runs fails, and its
+// servers are stopped and its folders removed as after any other failure.
+var interrupted context.Context
+
 func TestMain(m *testing.M) {
+	var stop func()
+	interrupted, stop = signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := m.Run()
-	if path := os.Getenv("SLUICE_BENCH_OUT"); path != "" && code == 0 {
-		f, err := os.Create(path)
-		if err == nil {
-			err = results.write(f, string(mode()))
-		}
-		if err == nil {
-			err = f.Close()
-		}
-		if err != nil {
+	stop()
+	http.DefaultClient.CloseIdleConnections()
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: goroutines are left:", err)
+		code = 1
+	}
+	if path := os.Getenv("SLUICE_BENCH_OUT"); path != "" {
+		if err := results.save(path, string(mode())); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			code = 1
 		}
@@ -68,17 +77,32 @@ const body = "repeat(md5(i::text), 4)"
 
 type world struct {
 	*testing.B
+	ctx    context.Context // ends when the scenario has taken too long, or at an interrupt
+	kind   Kind            // of the streams it opens
 	pg     *harness.Postgres
 	sluice *harness.Instance
 	conn   *pgx.Conn
 }
 
+// patience is how long a scenario may take in all. The longest take a minute.
+const patience = 10 * time.Minute
+
 // newWorld starts a source with these rows; start starts Sluice on it.
 func newWorld(b *testing.B, seed string) *world {
 	b.Helper()
+	if interrupted.Err() != nil {
+		b.Fatal("interrupted")
+	}
 	dir := harness.NeedsServers(b)
 	harness.Binaries(b) // built before anything is timed
-	w := &world{B: b, pg: harness.StartPostgres(b, dir)}
+	ctx, cancel := context.WithTimeoutCause(interrupted, patience, fmt.Errorf("the scenario has not ended within %s", patience))
+	b.Cleanup(cancel)
+	b.Cleanup(func() {
+		if b.Failed() {
+			results.fail(scenario(b))
+		}
+	})
+	w := &world{B: b, ctx: ctx, kind: ndjson, pg: harness.StartPostgres(b, dir)}
 	w.pg.Exec(schema + seed)
 	w.pg.Exec("VACUUM ANALYZE")
 	w.pg.Exec("CHECKPOINT")
@@ -86,12 +110,19 @@ func newWorld(b *testing.B, seed string) *world {
 	return w
 }
 
+// by is the same world whose streams are of another kind.
+func (w *world) by(k Kind) *world {
+	other := *w
+	other.kind = k
+	return &other
+}
+
 // It returns once the first checkpoint is available to a client.
 func (w *world) start() {
 	w.Helper()
 	w.sluice = harness.StartInstance(w, harness.NeedsServers(w), w.pg, harness.Options{Mode: mode(), Replicas: 1, SyncConfig: syncConfig})
 	harness.Eventually(w, 5*time.Minute, "the first checkpoint", func() error {
-		s, err := w.stream(w.Context(), "nobody", 4<<10)
+		s, err := w.stream(w.ctx, "nobody", 4<<10)
 		if err == nil {
 			s.Close()
 		}
@@ -99,9 +130,14 @@ func (w *world) start() {
 	})
 }
 
+func (w *world) client(user, id string, buffer int) Client {
+	w.Helper()
+	return Client{URL: w.sluice.URLs()[0], Token: harness.Token(w, user, time.Hour, nil), ID: id, Kind: w.kind, Buffer: buffer}
+}
+
 // stream opens the stream of a user and reads its first complete checkpoint.
 func (w *world) stream(ctx context.Context, user string, buffer int) (*Stream, error) {
-	s, err := Open(ctx, w.sluice.URLs()[0], harness.Token(w, user, time.Hour, nil), user, buffer)
+	s, err := w.client(user, user, buffer).Open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +151,7 @@ func (w *world) stream(ctx context.Context, user string, buffer int) (*Stream, e
 // must is stream for one that has to work, closed with the benchmark.
 func (w *world) must(user string, buffer int) *Stream {
 	w.Helper()
-	s, err := w.stream(w.Context(), user, buffer)
+	s, err := w.stream(w.ctx, user, buffer)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -123,26 +159,18 @@ func (w *world) must(user string, buffer int) *Stream {
 	return s
 }
 
-// read reads until the client holds this many ops.
-func (s *Stream) read(ops int) error {
-	for s.Ops < ops {
-		if err := s.Complete(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (w *world) exec(sql string, args ...any) {
 	w.Helper()
-	if _, err := w.conn.Exec(w.Context(), sql, args...); err != nil {
+	if _, err := w.conn.Exec(w.ctx, sql, args...); err != nil {
 		w.Fatalf("%s: %v", sql, err)
 	}
 }
 
+func scenario(t testing.TB) string { return strings.TrimPrefix(t.Name(), "Benchmark") }
+
 func (w *world) report(r Result) {
 	w.Helper()
-	r.Scenario = strings.TrimPrefix(w.Name(), "Benchmark")
+	r.Scenario = scenario(w)
 	results.add(r)
 	unit := strings.ReplaceAll(r.Metric+"-"+r.Unit, " ", "-")
 	w.ReportMetric(r.Value, unit)
@@ -154,8 +182,9 @@ func (w *world) report(r Result) {
 // crowd is many streams of many users, read by one goroutine each.
 type crowd struct {
 	w       *world
-	wg      sync.WaitGroup
+	ctx     context.Context // of the streams
 	cancel  context.CancelFunc
+	wg      sync.WaitGroup // a goroutine a stream
 	streams []*Stream
 }
 
@@ -163,8 +192,8 @@ type crowd struct {
 // for every complete checkpoint after the first, from the stream's goroutine.
 func (w *world) connect(n int, user func(int) string, on func(i int, s *Stream, at time.Time)) *crowd {
 	w.Helper()
-	ctx, cancel := context.WithCancel(w.Context())
-	c := &crowd{w: w, cancel: cancel, streams: make([]*Stream, n)}
+	ctx, cancel := context.WithCancel(w.ctx)
+	c := &crowd{w: w, ctx: ctx, cancel: cancel, streams: make([]*Stream, n)}
 	var opening sync.WaitGroup
 	gate := make(chan struct{}, 64) // bounds the connects at one time
 	var failed sync.Once
