@@ -500,53 +500,65 @@ func (t *socketStream) Send(l *fanout.Lines) error {
 	return nil
 }
 
-// write sends lines at once; the plain ones begin at from.
+// write sends lines at once; the plain ones begin at from. Up to gatherAt they go
+// out as one piece, else the chunks from where they are.
 func (t *socketStream) write(plain []byte, parts []fanout.Part, from int) (int, error) {
 	scratch := buffers.Get().(*[]byte)
 	defer buffers.Put(scratch)
 	b := (*scratch)[:0]
-	type piece struct {
-		from, to int
-		shared   []byte
-	}
-	pieces := make([]piece, 0, 2*len(parts))
-	own := func(from int) { pieces = append(pieces, piece{from: from, to: len(b)}) }
+	total := 0
 	for _, p := range parts {
-		at := len(b)
+		if p.Chunk != nil {
+			total += len(p.Chunk.Bytes)
+		}
+	}
+	gather := total <= gatherAt
+	// Where in b a chunk comes; b may move while it grows.
+	type cut struct {
+		at     int
+		shared []byte
+	}
+	var cuts []cut
+	shared := func(c []byte) {
+		if gather {
+			b = append(b, c...)
+		} else {
+			cuts = append(cuts, cut{len(b), c})
+		}
+	}
+	for _, p := range parts {
 		switch {
 		case p.Chunk != nil && t.k.ws.Deflate:
 			z := p.Chunk.Bytes[:len(p.Chunk.Bytes)-flushSize]
 			b = websocket.AppendHeader(b, websocket.Binary, true, storedSize+len(z))
 			b = t.stored(b)
-			own(at)
-			pieces = append(pieces, piece{shared: z})
+			shared(z)
+			continue
 		case p.Chunk != nil:
 			b = websocket.AppendHeader(b, websocket.Binary, false, rsocket.HeaderSize+len(p.Chunk.Bytes))
 			b = rsocket.AppendNext(b, t.id)
-			own(at)
-			pieces = append(pieces, piece{shared: p.Chunk.Bytes})
+			shared(p.Chunk.Bytes)
+			continue
 		case t.k.ws.Deflate && p.End-from >= deflateAt:
 			z := coding.AppendSegment(nil, coding.Gzip, plain[from:p.End])
 			z = z[:len(z)-flushSize]
 			b = websocket.AppendHeader(b, websocket.Binary, true, storedSize+len(z))
 			b = append(t.stored(b), z...)
-			own(at)
-			from = p.End
 		default:
 			b = websocket.AppendHeader(b, websocket.Binary, false, rsocket.HeaderSize+p.End-from)
 			b = append(rsocket.AppendNext(b, t.id), plain[from:p.End]...)
-			own(at)
-			from = p.End
 		}
+		from = p.End
 	}
 	*scratch = b
-	list := make(net.Buffers, 0, len(pieces))
-	for _, p := range pieces {
-		if p.shared != nil {
-			list = append(list, p.shared)
-		} else {
-			list = append(list, b[p.from:p.to])
-		}
+	list := make(net.Buffers, 0, 2*len(cuts)+1)
+	at := 0
+	for _, c := range cuts {
+		list = append(list, b[at:c.at], c.shared)
+		at = c.at
+	}
+	if at < len(b) {
+		list = append(list, b[at:])
 	}
 	err := t.k.ws.Locked(func(conn net.Conn) error {
 		n, err := writeAll(conn, list, t.k.s.o.Timeout)
