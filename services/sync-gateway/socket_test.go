@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -191,6 +193,18 @@ func TestSocket(t *testing.T) {
 						t.Fatalf("got %s, want %s", l, want)
 					}
 				}
+				// A chunk that is too large to be copied between the other lines.
+				noise := make([]byte, 32<<10)
+				rand.NewChaCha8([32]byte{}).Read(noise)
+				row = fmt.Sprintf(`{"id":"l3","text":"%x"}`, noise)
+				h.store.commit(func(tx *tx) { tx.put(mine, "lists", "l3", row) })
+				c.send(requestN(1, 3))
+				text, _ = json.Marshal(row)
+				for _, want := range []string{`{"checkpoint_diff":`, `"data":` + string(text), `{"checkpoint_complete":{"last_op_id":"3"}}`} {
+					if l := c.line(1); !strings.Contains(l, want) {
+						t.Fatalf("got %s, want %s", l, want)
+					}
+				}
 				// CANCEL, then another stream on the same socket, in fragments.
 				c.send(frameHeader(1, rsocket.Cancel, 0))
 				if mime == "application/json" {
@@ -203,6 +217,21 @@ func TestSocket(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestSocketIdle: a stream that waits for news has one goroutine, that which reads.
+func TestSocketIdle(t *testing.T) {
+	h := newHouse(t, nil)
+	c := h.dial(t, false)
+	c.send(setup("application/json", authMetadata("u1")))
+	c.send(requestStream(1, 100, 0, streamRoute, []byte(`{"raw_data":true}`)))
+	for !strings.Contains(c.line(1), "checkpoint_complete") {
+	}
+	stacks := make([]byte, 1<<20)
+	wait(t, func() bool {
+		text := string(stacks[:runtime.Stack(stacks, true)])
+		return strings.Count(text, "transport.(*socket).") == 1 && !strings.Contains(text, "transport.(*socketStream)") && !strings.Contains(text, "fanout.(*Session)")
+	})
 }
 
 // TestSocketRefused: what a client gets for a request that is not served.

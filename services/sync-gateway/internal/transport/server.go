@@ -8,8 +8,9 @@
 //     token and row data (TestLog).
 //   - D8: a client that does not read is cut off after the write timeout, and
 //     holds no more memory than one batch until then (TestUnread).
-//   - An idle stream on HTTP/1.1 holds a connection and one small goroutine:
-//     its response is written past net/http (BenchmarkIdle).
+//   - An idle stream holds a connection and one small goroutine. On HTTP/1.1
+//     its response is written past net/http (BenchmarkIdle); on a WebSocket it is
+//     the reader, which begins with an empty stack (TestSocketIdle).
 //   - Content types are exact (TestNegotiation).
 package transport
 

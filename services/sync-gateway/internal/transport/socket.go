@@ -39,14 +39,15 @@ const (
 // socket is one WebSocket with RSocket inside.
 type socket struct {
 	s     *Server
-	call  *call
+	id    string
 	ws    *websocket.Conn
+	stop  func() bool // the end of the server no longer closes ws
 	token *auth.Token
 	agent string
 	bson  bool // the client's documents are BSON
 	life  time.Duration
 
-	starting sync.WaitGroup // streams that are being opened or run
+	open sync.WaitGroup // streams that have not gone
 
 	mu      sync.Mutex
 	streams map[uint32]*socketStream
@@ -68,32 +69,34 @@ func (s *Server) socket(c *call) {
 		return
 	}
 	tune(ws.Conn)
-	k := &socket{
-		s: s, ws: ws, streams: map[uint32]*socketStream{}, parts: map[uint32]*rsocket.Frame{}, agent: agent(c.r),
-		call: &call{s: s, id: c.id, r: c.r.Clone(context.Background()), start: c.start},
+	k := &socket{s: s, id: c.id, ws: ws, streams: map[uint32]*socketStream{}, parts: map[uint32]*rsocket.Frame{}, agent: agent(c.r)}
+	s.running.Add(1)
+	k.stop = context.AfterFunc(s.ctx, k.abort)
+	many := s.sockets.Add(1) > int64(s.o.MaxStreams)
+	// Who verifies a token needs a deep stack; who waits for frames shall not keep it.
+	if !k.setup(c, many) {
+		k.end()
+		return
 	}
-	k.call.r.Body = nil
-	s.running.Go(k.serve)
+	go k.serve()
+}
+
+// end ends the socket and waits for its streams.
+func (k *socket) end() {
+	k.stop()
+	_ = k.ws.Close()
+	k.mu.Lock()
+	for _, t := range k.streams {
+		t.cancel(io.EOF)
+	}
+	k.mu.Unlock()
+	k.open.Wait()
+	k.s.sockets.Add(-1)
+	k.s.running.Done()
 }
 
 func (k *socket) serve() {
-	stop := context.AfterFunc(k.s.ctx, k.abort)
-	defer stop()
-	many := k.s.sockets.Add(1) > int64(k.s.o.MaxStreams)
-	defer k.s.sockets.Add(-1)
-	defer func() {
-		_ = k.ws.Close()
-		k.mu.Lock()
-		for _, t := range k.streams {
-			t.cancel(io.EOF)
-		}
-		k.mu.Unlock()
-		k.starting.Wait()
-	}()
-	if !k.setup(many) {
-		return
-	}
-	k.call.r = nil
+	defer k.end()
 	limit := int(k.s.o.MaxBody) + setupLimit
 	for {
 		if k.ws.SetReadDeadline(time.Now().Add(k.life)) != nil {
@@ -137,7 +140,7 @@ func (k *socket) violation(msg string) {
 
 // broken logs why a connection ends that was well set up.
 func (k *socket) broken(err error) {
-	k.s.o.Log.Info("socket broken off", "request", k.call.id, "code", string(errs.CodeOf(err)), "error", err.Error(), "user", k.token.UserID, "agent", k.agent)
+	k.s.o.Log.Info("socket broken off", "request", k.id, "code", string(errs.CodeOf(err)), "error", err.Error(), "user", k.token.UserID, "agent", k.agent)
 }
 
 // frame sends one RSocket frame. It waits only for a message that is being
@@ -147,7 +150,7 @@ func (k *socket) frame(f []byte) error {
 }
 
 // setup reads the first frame and verifies the token in it.
-func (k *socket) setup(many bool) bool {
+func (k *socket) setup(c *call, many bool) bool {
 	if k.ws.SetReadDeadline(time.Now().Add(setupTimeout)) != nil {
 		return false
 	}
@@ -173,19 +176,19 @@ func (k *socket) setup(many bool) bool {
 	case k.s.draining.Load():
 		err = errs.New(errs.S2003, "Service is restarting")
 	default:
-		err = k.authorize(&f)
+		err = k.authorize(c, &f)
 	}
 	if err != nil {
 		failure := reply.Of(err, "")
 		k.fail(code, "["+failure.Code+"] "+failure.Description)
-		k.call.refused(err, failure.Status)
+		c.refused(err, failure.Status)
 		return false
 	}
 	k.life = min(max(time.Duration(f.LifetimeMS)*time.Millisecond, minLifetime), maxLifetime)
 	return true
 }
 
-func (k *socket) authorize(f *rsocket.Frame) error {
+func (k *socket) authorize(c *call, f *rsocket.Frame) error {
 	if !f.HasMetadata || len(f.Metadata) == 0 {
 		return errs.New(errs.S2101, "No authentication metadata in the SETUP frame")
 	}
@@ -223,7 +226,7 @@ func (k *socket) authorize(f *rsocket.Frame) error {
 	if k.token, err = k.s.o.Verify(ctx, token); err != nil {
 		return err
 	}
-	k.call.user = k.token.UserID
+	c.user = k.token.UserID
 	return nil
 }
 
@@ -319,7 +322,8 @@ func (k *socket) request(f rsocket.Frame) bool {
 	t.credit(f.N)
 	k.streams[f.Stream] = t
 	k.mu.Unlock()
-	k.starting.Go(func() { t.run(f) })
+	k.open.Add(1)
+	go t.run(f)
 	return true
 }
 
@@ -374,26 +378,30 @@ func (t *socketStream) cancel(reason error) {
 	}
 }
 
-// run opens the stream's session and waits for its end.
+// run opens the stream's session, which then needs no goroutine while it is idle.
 func (t *socketStream) run(f rsocket.Frame) {
 	k := t.k
-	defer func() {
-		k.mu.Lock()
-		delete(k.streams, t.id)
-		k.mu.Unlock()
-	}()
 	if err := t.open(f); err != nil {
+		defer t.gone()
 		failure := reply.Of(err, "")
 		_ = k.frame(rsocket.AppendError(nil, t.id, rsocket.ApplicationError, "["+failure.Code+"] "+failure.Description)) // the reader notices a broken connection
-		k.s.o.Log.Info("request refused", "request", k.call.id, "path", "/sync/stream", "transport", "websocket", "status", failure.Status,
+		k.s.o.Log.Info("request refused", "request", k.id, "path", "/sync/stream", "transport", "websocket", "status", failure.Status,
 			"code", string(errs.CodeOf(err)), "error", errs.Cause(err), "user", k.token.UserID, "agent", k.agent)
 	}
+}
+
+// gone forgets the stream when nothing of it runs any more.
+func (t *socketStream) gone() {
+	t.k.mu.Lock()
+	delete(t.k.streams, t.id)
+	t.k.mu.Unlock()
+	t.k.open.Done()
 }
 
 func (t *socketStream) open(f rsocket.Frame) (err error) {
 	k := t.k
 	span := k.s.o.Trace.Root("WEBSOCKET /sync/stream", trace.Server, "")
-	span.Text("sluice.request", k.call.id)
+	span.Text("sluice.request", k.id)
 	defer func() {
 		if err != nil { // else the stream's end ends it
 			span.Error(err)
@@ -425,10 +433,11 @@ func (t *socketStream) open(f rsocket.Frame) (err error) {
 	if k.ws.Deflate {
 		form.Coding = coding.Gzip // whose segments are deflate's
 	}
-	logged := k.s.streamLog(k.call.id, "websocket", k.token.UserID, k.agent, request, form, span)
-	ctx, cancel := context.WithCancel(k.s.ctx)
-	defer cancel()
-	session, err := k.s.open(ctx, request, k.token, form, false, logged.ended)
+	logged := k.s.streamLog(k.id, "websocket", k.token.UserID, k.agent, request, form, span)
+	session, err := k.s.open(k.s.ctx, request, k.token, form, false, func(sum fanout.Summary) {
+		logged.ended(sum)
+		t.gone()
+	})
 	if err != nil {
 		return err
 	}
@@ -439,11 +448,11 @@ func (t *socketStream) open(f rsocket.Frame) (err error) {
 	if cancelled != nil {
 		session.Discard()
 		span.End()
+		t.gone()
 		return nil
 	}
 	logged.started()
 	session.Start(t)
-	<-session.Done()
 	return nil
 }
 
