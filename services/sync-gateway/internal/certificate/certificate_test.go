@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,6 +45,26 @@ func pair(t *testing.T, name string, expires time.Time) (certificate, key string
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
+// logged is a log that is written while it is read.
+type logged struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+// take returns what was logged since the last take.
+func (l *logged) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.text.Reset()
+	return l.text.String()
+}
+
 // TestReload rotates a certificate as a tool does that writes one file after
 // the other.
 func TestReload(t *testing.T) {
@@ -60,7 +81,7 @@ func TestReload(t *testing.T) {
 		certificate, key := pair(t, "old", soon)
 		write(from.Certificate, certificate)
 		write(from.Key, key)
-		var log bytes.Buffer
+		var log logged
 		k, err := New(from, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatal(err)
@@ -74,19 +95,20 @@ func TestReload(t *testing.T) {
 		}
 		shows := func(name, warning string) {
 			t.Helper()
-			log.Reset()
+			log.take()
 			time.Sleep(3 * interval) // in the bubble's time
 			synctest.Wait()
 			got, err := c.GetCertificate(nil)
 			if err != nil || got.Leaf.DNSNames[0] != name {
 				t.Errorf("shows %v, %v, not %s", got.Leaf.DNSNames, err, name)
 			}
-			if n := strings.Count(log.String(), "WARN"); warning == "" && n != 0 || warning != "" && (n != 1 || !strings.Contains(log.String(), warning)) {
-				t.Errorf("log: %s", log.String())
+			text := log.take()
+			if n := strings.Count(text, "WARN"); warning == "" && n != 0 || warning != "" && (n != 1 || !strings.Contains(text, warning)) {
+				t.Errorf("log: %s", text)
 			}
 			for line := range strings.Lines(key) {
-				if len(line) > 20 && strings.Contains(log.String(), strings.TrimSpace(line)) {
-					t.Errorf("D10: %s", log.String())
+				if len(line) > 20 && strings.Contains(text, strings.TrimSpace(line)) {
+					t.Errorf("D10: %s", text)
 				}
 			}
 		}
