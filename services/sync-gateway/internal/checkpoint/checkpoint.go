@@ -35,9 +35,9 @@ type Stream interface {
 }
 
 const (
-	// batches under way at the same time: while one is being stored, the
-	// position for the next is read.
-	batches = 2
+	// batches under way at the same time. Those who come meanwhile make the next
+	// one: the busier it is, the more share a round trip and an fsync.
+	batches = 1
 	// batchSize bounds one batch.
 	batchSize = 1000
 	timeout   = 15 * time.Second
