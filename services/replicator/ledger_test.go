@@ -429,7 +429,7 @@ type suite struct {
 	port   int
 	nc     *nats.Conn
 	ledger *ledger
-	store  *grpc.ClientConn
+	store  grpc.ClientConnInterface
 	log    *slog.Logger
 	source pb.SourceClient
 	tweak  func(*Config)

@@ -378,7 +378,7 @@ func newFakeStore(nc *nats.Conn) *fakeStore {
 }
 
 // serveStore serves the fake over gRPC in memory.
-func serveStore(t testing.TB, f *fakeStore, env service.Env) *grpc.ClientConn {
+func serveStore(t testing.TB, f *fakeStore, env service.Env) grpc.ClientConnInterface {
 	t.Helper()
 	lis, conn := rpc.Pipe()
 	ctx, stop := context.WithCancel(context.Background())

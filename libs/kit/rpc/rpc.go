@@ -9,6 +9,8 @@
 //   - Serve returns only when no handler runs any more (TestServeStops).
 //   - A handler that panics costs its own call only (TestPanic).
 //   - A call made within a trace is part of it at both ends (TestTrace).
+//   - Streams mean the same over TCP and within a process (TestStreams,
+//     TestChaos).
 package rpc
 
 import (
@@ -28,9 +30,9 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/rpc/local"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/libs/kit/trace"
 )
@@ -43,26 +45,24 @@ const (
 	// pingInterval is how soon a dead connection is noticed, about.
 	pingInterval = 5 * time.Second
 	window       = 4 << 20
+	// connectTime is how long a call that does not wait for ready waits for a
+	// server that is about to begin.
+	connectTime = time.Second
 )
+
+// server is what Serve asks of grpc.Server and of local.Server.
+type server interface {
+	grpc.ServiceRegistrar
+	Serve(net.Listener) error
+	GracefulStop()
+	Stop() // ends what runs
+}
 
 // Serve serves what register registers on lis until ctx ends, then lets running
 // calls end (their contexts are cancelled after 5 s) and returns nil. It owns
 // lis. The standard health service answers SERVING.
 func Serve(ctx context.Context, lis net.Listener, env service.Env, register func(grpc.ServiceRegistrar)) error {
-	s := grpc.NewServer(
-		grpc.MaxRecvMsgSize(MaxMessage),
-		grpc.MaxSendMsgSize(MaxMessage),
-		grpc.InitialWindowSize(window),
-		grpc.InitialConnWindowSize(2*window),
-		grpc.ReadBufferSize(128<<10),
-		grpc.WriteBufferSize(128<<10),
-		grpc.MaxConcurrentStreams(100_000),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingInterval, Timeout: pingInterval}),
-		grpc.UnaryInterceptor(unaryServer(env)),
-		grpc.StreamInterceptor(streamServer(env.Log)),
-		grpc.WaitForHandlers(true),
-	)
+	s := newServer(lis, env)
 	register(s)
 	h := health.NewServer()
 	healthpb.RegisterHealthServer(s, h)
@@ -84,6 +84,26 @@ func Serve(ctx context.Context, lis net.Listener, env service.Env, register func
 	return nil
 }
 
+func newServer(lis net.Listener, env service.Env) server {
+	if _, ok := lis.(*local.Listener); ok {
+		return local.NewServer(unaryServer(env), streamServer(env.Log))
+	}
+	return grpc.NewServer(
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.InitialWindowSize(window),
+		grpc.InitialConnWindowSize(2*window),
+		grpc.ReadBufferSize(128<<10),
+		grpc.WriteBufferSize(128<<10),
+		grpc.MaxConcurrentStreams(100_000),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingInterval, Timeout: pingInterval}),
+		grpc.UnaryInterceptor(unaryServer(env)),
+		grpc.StreamInterceptor(streamServer(env.Log)),
+		grpc.WaitForHandlers(true),
+	)
+}
+
 // Dial returns a connection to target (host:port) without waiting for it: a
 // server that is not there yet is tried again at least once a second. Calls
 // made with grpc.WaitForReady(true) wait for it.
@@ -95,16 +115,10 @@ func Dial(target string) (*grpc.ClientConn, error) {
 	return c, nil
 }
 
-// Pipe returns the two ends of a connection within the process. The listener
-// behaves like any other; close the connection before it is dropped.
-func Pipe() (net.Listener, *grpc.ClientConn) {
-	lis := bufconn.Listen(1 << 20)
-	c, err := grpc.NewClient("passthrough:///in-process", append(options(),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }))...)
-	if err != nil {
-		panic(fmt.Sprintf("rpc: dial in process: %v", err)) // the target is a constant
-	}
-	return lis, c
+// Pipe returns the two ends of a connection within the process: calls reach the
+// handlers that Serve serves on lis without a network. lis is served once.
+func Pipe() (net.Listener, *local.Conn) {
+	return local.Pipe(local.Options{MaxMessage: MaxMessage, Window: window, Connect: connectTime, Unary: unaryClient, Stream: streamClient})
 }
 
 func options() []grpc.DialOption {
@@ -114,7 +128,7 @@ func options() []grpc.DialOption {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: pingInterval, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-			MinConnectTimeout: time.Second,
+			MinConnectTimeout: connectTime,
 		}),
 		grpc.WithInitialWindowSize(window),
 		grpc.WithInitialConnWindowSize(2 * window),

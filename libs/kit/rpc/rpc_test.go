@@ -3,19 +3,24 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel/codes"
+	otelcodes "go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
@@ -69,6 +74,31 @@ var description = grpc.ServiceDesc{
 				return err
 			}
 		}
+	}}, {StreamName: "Join", ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
+		var all wrapperspb.StringValue
+		for {
+			var m wrapperspb.StringValue
+			if err := s.RecvMsg(&m); errors.Is(err, io.EOF) {
+				return s.SendMsg(&all)
+			} else if err != nil {
+				return err
+			}
+			if m.Value == "enough" {
+				return nil
+			}
+			all.Value += m.Value
+		}
+	}}, {StreamName: "Split", ServerStreams: true, Handler: func(_ any, s grpc.ServerStream) error {
+		var m wrapperspb.StringValue
+		if err := s.RecvMsg(&m); err != nil {
+			return err
+		}
+		for _, r := range m.Value {
+			if err := s.SendMsg(wrapperspb.String(string(r))); err != nil {
+				return err
+			}
+		}
+		return s.RecvMsg(&m) // io.EOF, which crosses as an error like any other
 	}}},
 }
 
@@ -108,8 +138,14 @@ func serve(t *testing.T, lis net.Listener) (e *echo, stop func() error) {
 	}
 }
 
+// conn is a connection of either kind.
+type conn interface {
+	grpc.ClientConnInterface
+	Close() error
+}
+
 // ends gives both kinds of connection.
-func ends(t *testing.T, f func(t *testing.T, lis net.Listener, c *grpc.ClientConn)) {
+func ends(t *testing.T, f func(t *testing.T, lis net.Listener, c conn)) {
 	t.Run("in process", func(t *testing.T) {
 		lis, c := Pipe()
 		defer c.Close()
@@ -130,7 +166,7 @@ func ends(t *testing.T, f func(t *testing.T, lis net.Listener, c *grpc.ClientCon
 }
 
 func TestErrorCrosses(t *testing.T) {
-	ends(t, func(t *testing.T, lis net.Listener, c *grpc.ClientConn) {
+	ends(t, func(t *testing.T, lis net.Listener, c conn) {
 		_, stop := serve(t, lis)
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
@@ -194,9 +230,9 @@ func TestTrace(t *testing.T) {
 		if server.Name() != "test.Echo/Call" || server.Parent().SpanID() != client.SpanContext().SpanID() || client.Parent().TraceID() != server.SpanContext().TraceID() {
 			t.Errorf("%v within %v", server, client)
 		}
-		want := codes.Error
+		want := otelcodes.Error
 		if i == 0 {
-			want = codes.Unset
+			want = otelcodes.Unset
 		}
 		if server.Status().Code != want || client.Status().Code != want {
 			t.Errorf("call %d: %v and %v", i/2, server.Status(), client.Status())
@@ -204,9 +240,207 @@ func TestTrace(t *testing.T) {
 	}
 }
 
+// What the generated code and its users rely on of streams.
+func TestStreams(t *testing.T) {
+	ends(t, func(t *testing.T, lis net.Listener, c conn) {
+		_, stop := serve(t, lis)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		open := func(i int) grpc.ClientStream {
+			t.Helper()
+			s, err := c.NewStream(ctx, &description.Streams[i], "/test.Echo/"+description.Streams[i].StreamName, grpc.WaitForReady(true))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		send := func(s grpc.ClientStream, word string) {
+			t.Helper()
+			if err := s.SendMsg(wrapperspb.String(word)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		receive := func(s grpc.ClientStream) (string, error) {
+			var m wrapperspb.StringValue
+			err := s.RecvMsg(&m)
+			return m.Value, err
+		}
+
+		both := open(0)
+		send(both, "a")
+		send(both, "b")
+		send(both, "fail")
+		for _, want := range []string{"a", "b"} {
+			if got, err := receive(both); got != want || err != nil {
+				t.Errorf("%q %v", got, err)
+			}
+		}
+		for range 2 {
+			if _, err := receive(both); errs.CodeOf(err) != errs.S2305 {
+				t.Errorf("after the messages: %v", err)
+			}
+		}
+		if err := both.SendMsg(wrapperspb.String("c")); err != io.EOF {
+			t.Errorf("Send after the end: %v", err)
+		}
+
+		both = open(0)
+		send(both, "a")
+		if err := errors.Join(both.CloseSend(), both.CloseSend()); err != nil {
+			t.Error(err)
+		}
+		if got, err := receive(both); got != "a" || err != nil {
+			t.Errorf("%q %v", got, err)
+		}
+		if _, err := receive(both); err != io.EOF {
+			t.Error(err)
+		}
+		if err := both.SendMsg(wrapperspb.String("c")); status.Code(err) != codes.Internal {
+			t.Errorf("Send after CloseSend: %v", err)
+		}
+
+		join := open(1)
+		send(join, "a")
+		send(join, "b")
+		if err := join.CloseSend(); err != nil {
+			t.Error(err)
+		}
+		if got, err := receive(join); got != "ab" || err != nil {
+			t.Errorf("%q %v", got, err)
+		}
+		join = open(1)
+		send(join, "enough")
+		if got, err := receive(join); status.Code(err) != codes.Internal {
+			t.Errorf("no reply: %q %v", got, err)
+		}
+
+		split := open(2)
+		send(split, "xyz")
+		if err := split.CloseSend(); err != nil {
+			t.Error(err)
+		}
+		for _, want := range []string{"x", "y", "z"} {
+			if got, err := receive(split); got != want || err != nil {
+				t.Errorf("%q %v", got, err)
+			}
+		}
+		if _, err := receive(split); status.Code(err) != codes.Internal {
+			t.Errorf("split ended with %v", err)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// However many calls and streams there are, whoever gives up in the middle,
+// whenever the server stops: a message arrives whole, once and in order, a
+// stream that ends well has had all, and nothing is left (TestMain).
+func TestChaos(t *testing.T) {
+	ends(t, func(t *testing.T, lis net.Listener, c conn) {
+		_, stop := serve(t, lis)
+		if _, err := call(t.Context(), c, "ready"); err != nil {
+			t.Fatal(err)
+		}
+		seed := uint64(time.Now().UnixNano())
+		var clients sync.WaitGroup
+		for i := range 16 {
+			clients.Go(func() {
+				r := rand.New(rand.NewPCG(seed, uint64(i)))
+				for range 60 {
+					if err := chaos(r, c); err != nil {
+						t.Errorf("seed %d, client %d: %v", seed, i, err)
+						return
+					}
+				}
+			})
+		}
+		clients.Wait()
+		stopping := make(chan struct{})
+		for i := range 8 { // these meet the stop
+			clients.Go(func() {
+				r := rand.New(rand.NewPCG(seed, uint64(100+i)))
+				for {
+					_ = chaos(r, c)
+					select {
+					case <-stopping:
+						return
+					default:
+					}
+				}
+			})
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		close(stopping)
+		c.Close() // ends those that wait for a server
+		clients.Wait()
+	})
+}
+
+// chaos makes a random call or stream and returns what is wrong with it.
+func chaos(r *rand.Rand, c conn) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	leaves := r.IntN(2) == 0
+	if leaves {
+		after := time.Duration(r.IntN(2000)) * time.Microsecond
+		defer time.AfterFunc(after, cancel).Stop()
+	}
+	left := func(err error) bool { return leaves && status.Code(err) == codes.Canceled }
+	if r.IntN(2) == 0 {
+		word := strings.Repeat("w", r.IntN(5000))
+		if out, err := call(ctx, c, word); err == nil && out != word || err != nil && !left(err) {
+			return fmt.Errorf("%d bytes came back as %d, error %v", len(word), len(out), err)
+		}
+		return nil
+	}
+	n, fails := r.IntN(40), r.IntN(3) == 0
+	word := func(i int) string { return fmt.Sprint(i, strings.Repeat("x", i*i*i)) }
+	s, err := c.NewStream(ctx, &description.Streams[0], "/test.Echo/Stream", grpc.WaitForReady(true))
+	if err != nil {
+		if left(err) {
+			return nil
+		}
+		return fmt.Errorf("open: %w", err)
+	}
+	var sender sync.WaitGroup
+	defer sender.Wait()
+	sender.Go(func() {
+		for i := range n {
+			if s.SendMsg(wrapperspb.String(word(i))) != nil {
+				return
+			}
+		}
+		if fails && s.SendMsg(wrapperspb.String("fail")) != nil {
+			return
+		}
+		_ = s.CloseSend()
+	})
+	for i := 0; ; i++ {
+		var m wrapperspb.StringValue
+		err := s.RecvMsg(&m)
+		switch {
+		case left(err):
+			return nil
+		case i < n && (err != nil || m.Value != word(i)):
+			return fmt.Errorf("message %d is %d bytes, error %v", i, len(m.Value), err)
+		case i < n:
+		case fails && errs.CodeOf(err) == errs.S2305, !fails && err == io.EOF:
+			return nil
+		default:
+			return fmt.Errorf("the end is %w", err)
+		}
+		if leaves && r.IntN(100) == 0 {
+			return nil // and cancel
+		}
+	}
+}
+
 // A panic costs its own call only.
 func TestPanic(t *testing.T) {
-	ends(t, func(t *testing.T, lis net.Listener, c *grpc.ClientConn) {
+	ends(t, func(t *testing.T, lis net.Listener, c conn) {
 		_, stop := serve(t, lis)
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()

@@ -109,7 +109,7 @@ func (o *other) Mark(_ context.Context, r *pb.MarkRequest) (*pb.MarkReply, error
 	return &pb.MarkReply{}, o.fail
 }
 
-func serve(t *testing.T, o *other) *grpc.ClientConn {
+func serve(t *testing.T, o *other) grpc.ClientConnInterface {
 	t.Helper()
 	lis, conn := rpc.Pipe()
 	ctx, stop := context.WithCancel(context.Background())
