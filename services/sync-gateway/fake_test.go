@@ -47,7 +47,8 @@ type fakeStore struct {
 	sequence uint64
 	writes   map[string]model.WriteCheckpoint
 	told     map[string]uint64
-	mute     bool // notices are lost
+	mute     bool               // notices are lost
+	held     func(stream int64) // called by Reached, which it may hold up; nil = none
 	calls    map[string]int
 	marks    int
 	deployed []*pb.DeployRequest
@@ -302,6 +303,11 @@ func (f *fakeStore) Create(_ context.Context, r *pb.CreateWriteCheckpointsReques
 
 func (f *fakeStore) Reached(_ context.Context, r *pb.ReachedRequest) (*pb.ReachedReply, error) {
 	f.mu.Lock()
+	if held := f.held; held != nil {
+		f.mu.Unlock()
+		held(r.GetStream())
+		f.mu.Lock()
+	}
 	defer f.mu.Unlock()
 	f.called("Reached")
 	out := &pb.ReachedReply{}

@@ -342,6 +342,40 @@ func TestCustomCheckpoints(t *testing.T) {
 	}
 }
 
+// TestOpenWhileReplaced: a stream that is opening when another sync config
+// becomes active is served with that one, and not refused.
+func TestOpenWhileReplaced(t *testing.T) {
+	h := newHouse(t, nil)
+	opening, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	h.store.mu.Lock()
+	h.store.held = func(stream int64) {
+		if stream == 1 {
+			once.Do(func() { close(opening) })
+			<-release
+		}
+	}
+	h.store.mu.Unlock()
+	first := make(chan string, 1)
+	go func() {
+		defer close(first) // also if it is refused
+		c := h.open(t, "u1", `{}`, nil)
+		defer c.close()
+		first <- c.line()
+	}()
+	<-opening
+	h.store.activate(2, testConfig)
+	wait(t, func() bool {
+		c := h.open(t, "u2", `{}`, nil)
+		defer c.close()
+		return strings.Contains(c.line(), `"2#all[]"`)
+	})
+	close(release)
+	if l := <-first; !strings.Contains(l, `"2#all[]"`) {
+		t.Errorf("first line: %s", l)
+	}
+}
+
 // TestBatchedCheckpoints: concurrent requests share reads and writes.
 func TestBatchedCheckpoints(t *testing.T) {
 	h := newHouse(t, nil)

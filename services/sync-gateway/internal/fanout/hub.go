@@ -651,6 +651,12 @@ func (h *Hub) End(reason error, spread time.Duration) {
 	}
 }
 
+func (h *Hub) replaced() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return errors.Is(h.ended, ErrStreamReplaced)
+}
+
 // Sessions is the number of sessions.
 func (h *Hub) Sessions() int {
 	h.mu.Lock()

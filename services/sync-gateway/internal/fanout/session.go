@@ -123,7 +123,8 @@ type Session struct {
 const reserve = 20 * time.Second
 
 // Open reads the first checkpoint of a session. The session does nothing until
-// it is started, and must be started or discarded.
+// it is started, and must be started or discarded. ErrStreamReplaced says that
+// another hub has taken over.
 func (h *Hub) Open(ctx context.Context, r Request) (*Session, error) {
 	s := &Session{
 		hub: h, form: r.Form, expires: r.Expires, ticks: r.Keepalive, ended: r.Ended,
@@ -140,6 +141,9 @@ func (h *Hub) Open(ctx context.Context, r Request) (*Session, error) {
 		err := s.first(ctx, r.UserKey)
 		if err == nil {
 			break
+		}
+		if h.replaced() {
+			return nil, ErrStreamReplaced // whatever failed with it
 		}
 		if !errors.Is(err, backend.ErrInvalid) || attempt == 5 {
 			return nil, err

@@ -262,18 +262,25 @@ func userKey(user, client string) string {
 
 // open starts the session of a validated and authorized request.
 func (s *Server) open(ctx context.Context, r *streamRequest, t *auth.Token, form chunk.Form, keepalive bool, ended func(fanout.Summary)) (*fanout.Session, error) {
-	hub, err := s.o.Hub()
-	if err != nil {
-		return nil, err
-	}
-	return hub.Open(ctx, fanout.Request{
+	request := fanout.Request{
 		Rules: rules.Request{
 			Token: t.Payload, Parameters: r.parameters, IncludeDefaults: r.includeDefaults, Subscriptions: r.subscriptions,
 			MaxResults: s.o.MaxResults, MaxBuckets: s.o.MaxBuckets,
 		},
 		UserKey: userKey(t.UserID, r.clientID), Positions: r.positions, Form: form,
 		Expires: t.Expires, Keepalive: keepalive, Ended: ended,
-	})
+	}
+	for {
+		hub, err := s.o.Hub()
+		if err != nil {
+			return nil, err
+		}
+		session, err := hub.Open(ctx, request)
+		// The new hub is there before the old one ends.
+		if !errors.Is(err, fanout.ErrStreamReplaced) {
+			return session, err
+		}
+	}
 }
 
 // stream serves POST /sync/stream.
