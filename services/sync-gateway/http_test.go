@@ -599,20 +599,25 @@ func TestLog(t *testing.T) {
 	wait(t, func() bool { return len(l.find("Sync stream complete")) == 1 })
 	h.store.commit(func(tx *tx) { tx.put("1#all[]", "news", "1", `{"id":"private"}`) })
 	token := mint("somebody", nil)
-	c := g.open(t, "somebody", `{"client_id":"cl","app_metadata":{"ver":"3.1"}}`, http.Header{"X-User-Agent": {"powersync-js/1"}, "Authorization": {"Token " + token}})
+	parameters := `{"p10":[1],"p11":"` + strings.Repeat("x", 200) + `"`
+	for i := 12; i < 40; i++ {
+		parameters += fmt.Sprintf(`,"p%d":%d`, i, i)
+	}
+	parameters += "}"
+	c := g.open(t, "somebody", `{"client_id":"cl","app_metadata":{"ver":"3.1"},"parameters":`+parameters+`}`, http.Header{"X-User-Agent": {"powersync-js/1"}, "Authorization": {"Token " + token}})
 	for range 3 {
 		c.line()
 	}
 	c.close()
 	wait(t, func() bool { return len(l.find("Sync stream complete")) == 2 })
 	started := l.find(`"msg":"Sync stream started"`)
-	for _, want := range []string{`"user":"somebody"`, `"client":"cl"`, `"agent":"powersync-js/1"`, `"app_metadata":{"ver":"3.1"}`, `"request":"h/`} {
+	for _, want := range []string{`"user":"somebody"`, `"client":"cl"`, `"agent":"powersync-js/1"`, `"app_metadata":{"ver":"3.1"}`, `"client_params":{"p10":"[1]","p11":"\"` + strings.Repeat("x", 99) + `",`, `"p29":"29"}`, `"request":"h/`} {
 		if !strings.Contains(started[1], want) {
 			t.Errorf("%s lacks %s", started[1], want)
 		}
 	}
 	ended := l.find(`"msg":"Sync stream complete"`)
-	for _, want := range []string{`"operations_synced":1`, `"operation_counts":{"put":1,"remove":0,"move":0,"clear":0}`, `"close_reason":"client closed"`, `"data_synced_bytes":`, `"data_sent_bytes":`, `"stream_ms":`} {
+	for _, want := range []string{`"operations_synced":1`, `"operation_counts":{"put":1,"remove":0,"move":0,"clear":0}`, `"close_reason":"client closed"`, `"data_synced_bytes":`, `"data_sent_bytes":`, `"stream_ms":`, `"encoding":"application/x-ndjson"`} {
 		if !strings.Contains(ended[1], want) {
 			t.Errorf("%s lacks %s", ended[1], want)
 		}

@@ -16,12 +16,15 @@ package transport
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -410,15 +413,23 @@ const (
 )
 
 func (l *streamLog) started() {
-	metadata := make([]any, 0, 2*maxLogged)
-	for k, v := range l.r.appMetadata {
-		if len(metadata) == cap(metadata) {
-			break
-		}
-		metadata = append(metadata, slog.String(clip(k), clip(v)))
+	var parameters map[string]json.RawMessage
+	if l.r.parameters != nil {
+		_ = json.Unmarshal(l.r.parameters, &parameters) // an object: it was parsed before
 	}
-	l.log.Info("Sync stream started", slog.Group("app_metadata", metadata...), "encoding", l.form.Line.ContentType(), "coding", l.form.Coding.String())
+	l.log.Info("Sync stream started", some("app_metadata", l.r.appMetadata), some("client_params", parameters),
+		"encoding", l.form.Line.ContentType(), "coding", l.form.Coding.String())
 	l.r = nil
+}
+
+// some is a group of a client's values: the first ones by name, cut where they
+// are long.
+func some[V ~string | ~[]byte](name string, values map[string]V) slog.Attr {
+	attrs := make([]any, 0, min(len(values), maxLogged))
+	for _, k := range slices.Sorted(maps.Keys(values))[:cap(attrs)] {
+		attrs = append(attrs, slog.String(clip(k), clip(string(values[k]))))
+	}
+	return slog.Group(name, attrs...)
 }
 
 func clip(s string) string {
@@ -434,7 +445,7 @@ func (l *streamLog) ended(sum fanout.Summary) {
 	args := []any{
 		"close_reason", reason, "stream_ms", time.Since(l.at).Milliseconds(), "operations_synced", sum.Counts.Ops(),
 		"data_synced_bytes", sum.PlainBytes, "data_sent_bytes", sum.SentBytes, "buckets", sum.Buckets,
-		"checkpoints", sum.Completed, "superseded", sum.Superseded,
+		"checkpoints", sum.Completed, "superseded", sum.Superseded, "encoding", l.form.Line.ContentType(),
 		slog.Group("operation_counts", "put", sum.Counts.Put, "remove", sum.Counts.Remove, "move", sum.Counts.Move, "clear", sum.Counts.Clear),
 	}
 	if !clean {
