@@ -17,8 +17,8 @@ var (
 	propertySeed  = flag.Uint64("property.seed", 0, "try this one only")
 )
 
-// TestNaive holds D6 for random configs, rows and tokens: a row is synced to a
-// user exactly when the query, evaluated naively over all rows at once, says so.
+// TestNaive holds D6 and INV-31 for random configs, rows and tokens: a row is synced
+// to a user exactly when the query, evaluated naively over all rows at once, says so.
 func TestNaive(t *testing.T) {
 	accepted := 0
 	for seed := range uint64(*propertySeeds) {

@@ -183,7 +183,7 @@ func bucketJSON(id string, sum model.Checksum, count, def int) string {
 	return fmt.Sprintf(`{"bucket":%s,"checksum":%d,"count":%d,"priority":3,`+reasons, b, sum, count, def)
 }
 
-// TestStream: first sync, live change, nothing of others, write checkpoint.
+// TestStream: first sync, live change, nothing of others (INV-31), write checkpoint.
 func TestStream(t *testing.T) {
 	h := newHouse(t, nil)
 	mine, all := `1#mine["u1"]`, `1#all[]`

@@ -464,6 +464,57 @@ func TestBucketLimit(t *testing.T) {
 	}
 }
 
+// TestSubscriptionErrors: INV-35. What is wrong with one subscription is told with
+// its stream, and the other subscriptions are served; INV-31: nothing is served of
+// the bad one.
+func TestSubscriptionErrors(t *testing.T) {
+	h := newHouse(t, nil)
+	h.store.activate(2, `
+config: {edition: 3}
+streams:
+  ids: {query: "SELECT * FROM news WHERE id IN subscription.parameter('ids')"}
+  mine: {auto_subscribe: true, query: "SELECT * FROM lists WHERE owner = auth.user_id()"}
+`)
+	const subscription = `{"stream":"ids","parameters":{"ids":%s},"override_priority":%s}`
+	body := `{"raw_data":true,"streams":{"subscriptions":[` +
+		fmt.Sprintf(subscription, `["a"]`, "null") + "," + fmt.Sprintf(subscription, `"not an array"`, "null") + "," + fmt.Sprintf(subscription, `["b"]`, "9") + `]}}`
+	var first string
+	wait(t, func() bool {
+		c := h.open(t, "u1", body, nil)
+		defer c.close()
+		first = c.line()
+		return strings.Contains(first, `"2#`)
+	})
+	var l struct {
+		Checkpoint struct {
+			Buckets []struct{ Bucket string }
+			Streams []struct {
+				Name   string
+				Errors []struct{ Subscription any }
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(first), &l); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, b := range l.Checkpoint.Buckets {
+		names = append(names, b.Bucket)
+	}
+	if got := fmt.Sprint(names); got != `[2#ids|0["a"] 2#mine|0["u1"]]` {
+		t.Errorf("buckets %s", got)
+	}
+	var failed []any
+	for _, s := range l.Checkpoint.Streams {
+		for _, e := range s.Errors {
+			failed = append(failed, s.Name, e.Subscription)
+		}
+	}
+	if got := fmt.Sprint(failed); got != "[ids 1 ids 2]" {
+		t.Errorf("errors of %s: %s", got, first)
+	}
+}
+
 // TestPrefix serves under a path prefix.
 func TestPrefix(t *testing.T) {
 	h := newHouse(t, func(c *Config) { c.PathPrefix = "/pre" })
