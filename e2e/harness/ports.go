@@ -2,56 +2,68 @@ package harness
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"sync"
 	"testing"
 )
 
-// FreePort returns a port of 127.0.0.1 that was free a moment ago.
+// Ports for servers come from below those that the system gives to outgoing
+// connections: one of these could otherwise take the port of a server that is
+// being restarted.
+const (
+	firstPort = 20_000
+	endPort   = 32_000
+)
+
+// ports makes that none is given twice in a row; processes begin anywhere.
+var ports = struct {
+	sync.Mutex
+	next int // guarded by Mutex
+}{next: firstPort + rand.IntN(endPort-firstPort)}
+
+// FreePort returns a port that was free a moment ago.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return freeRun(t, 1)
 }
 
-// freePorts returns n different ones. All are held open until the last is
-// found, so none is given twice.
+// freePorts returns n different ones.
 func freePorts(t testing.TB, n int) []int {
 	t.Helper()
-	var ports []int
-	var held []net.Listener
+	var list []int
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, l)
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		list = append(list, FreePort(t))
 	}
-	for _, l := range held {
-		l.Close()
-	}
-	return ports
+	return list
 }
 
 // freeRun returns the first of n free ports in a row.
 func freeRun(t testing.TB, n int) int {
 	t.Helper()
-search:
-	for range 200 {
-		first := FreePort(t)
-		for i := range n {
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+i))
-			if err != nil {
-				continue search
-			}
-			l.Close()
+	ports.Lock()
+	defer ports.Unlock()
+	for range (endPort - firstPort) / n {
+		if ports.next+n > endPort {
+			ports.next = firstPort
 		}
-		return first
+		first := ports.next
+		ports.next += n
+		if free(first, n) {
+			return first
+		}
 	}
 	t.Fatalf("no %d free ports in a row", n)
 	return 0
+}
+
+func free(first, n int) bool {
+	for port := first; port < first+n; port++ {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return false
+		}
+		l.Close()
+	}
+	return true
 }
