@@ -458,6 +458,34 @@ func TestWake(t *testing.T) {
 	})
 }
 
+// TestWriteCheckpointWhileOpening: INV-28. A write checkpoint that is announced while
+// a session reads its first checkpoint, and at that same checkpoint, is not lost.
+func TestWriteCheckpointWhileOpening(t *testing.T) {
+	inRig(t, plan{fixed: []string{"all"}}, func(r *rig) {
+		r.store.commit(func(c *commit) { c.put("all", "1") })
+		synctest.Wait()
+		var once sync.Once
+		r.store.before = func(call string) {
+			if call != "Checksums" {
+				return
+			}
+			once.Do(func() {
+				time.Sleep(time.Millisecond) // Reached has been answered
+				r.store.mu.Lock()
+				w := model.WriteCheckpoint{UserKey: "a", ID: 5, Head: r.store.at.Position}
+				r.store.writes["a"] = w
+				r.store.sequence++
+				n := model.CheckpointNotice{Run: 1, Sequence: r.store.sequence, Checkpoint: r.store.at, Reached: []model.WriteCheckpoint{w}}
+				r.store.mu.Unlock()
+				r.store.deliver(n, nil)
+				time.Sleep(time.Millisecond) // the hub has applied it
+			})
+		}
+		_, a := r.start("a")
+		r.want(a, "checkpoint 1 all; data all 1; checkpoint_complete 1; checkpoint_diff 1 write=5; checkpoint_complete 1")
+	})
+}
+
 // TestLookups: INV-25, INV-32. A bucket comes and goes with a parameter row.
 func TestLookups(t *testing.T) {
 	inRig(t, plan{dynamic: true}, func(r *rig) {

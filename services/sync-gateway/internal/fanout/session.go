@@ -137,15 +137,23 @@ func (h *Hub) Open(ctx context.Context, r Request) (*Session, error) {
 	}
 	s.querier = q
 	s.streams = q.Streams()
+	// In the index before anything is read: what a notice tells from here on is
+	// kept, and what an earlier one told is in what is read.
+	h.mu.Lock()
+	s.user = h.users.add(r.UserKey, s)
+	h.mu.Unlock()
 	for attempt := 0; ; attempt++ {
 		err := s.first(ctx, r.UserKey)
 		if err == nil {
 			break
 		}
-		if h.replaced() {
-			return nil, ErrStreamReplaced // whatever failed with it
-		}
-		if !errors.Is(err, backend.ErrInvalid) || attempt == 5 {
+		if replaced := h.replaced(); replaced || !errors.Is(err, backend.ErrInvalid) || attempt == 5 {
+			h.mu.Lock()
+			h.users.remove(s.user, s)
+			h.mu.Unlock()
+			if replaced {
+				return nil, ErrStreamReplaced // whatever failed with it
+			}
 			return nil, err
 		}
 	}
@@ -193,18 +201,10 @@ func (s *Session) first(ctx context.Context, userKey string) error {
 	if h.ended != nil {
 		return errs.New(errs.S2003, "Service is restarting").Retryable()
 	}
-	s.at, s.write = at, write[0]
-	s.user = h.users.add(userKey, s)
+	s.at, s.write = at, max(s.write, write[0])
 	h.sessions[s] = struct{}{}
 	h.stats.Sessions.Add(1)
 	s.place(at, view.Buckets, found.Lookups)
-	if missed, ok := h.missed(at); ok {
-		for _, c := range missed {
-			if id := c.reached[userKey]; id > s.write {
-				s.write, s.marks.write, s.marks.at = id, true, later(s.marks.at, h.at)
-			}
-		}
-	}
 	s.core.Offer(view)
 	return nil
 }
