@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -10,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -623,26 +623,18 @@ func rss(pid int) (int64, error) {
 
 // writeCheckpoint asks for one on a connection that is kept.
 func writeCheckpoint(c *conn, token, client string) (uint64, error) {
-	resp, err := c.do(http.MethodGet, "/write-checkpoint2.json?client_id="+client, token, "Accept: application/json\r\n", nil)
-	if err != nil {
+	if err := c.send(http.MethodGet, "/write-checkpoint2.json?client_id="+client, token, "", nil); err != nil {
 		return 0, err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("write checkpoint: %w", refusal(resp))
-	}
-	var answer struct {
-		Data struct {
-			WriteCheckpoint uint64 `json:"write_checkpoint,string"`
-		} `json:"data"`
-	}
-	text, err := io.ReadAll(resp.Body)
+	text, err := c.answer()
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("write checkpoint: %w", err)
 	}
-	if err := json.Unmarshal(text, &answer); err != nil {
+	id, err := strconv.ParseUint(quoted(text, wcMark), 10, 64)
+	if err != nil {
 		return 0, fmt.Errorf("write checkpoint: %s: %w", text, err)
 	}
-	return answer.Data.WriteCheckpoint, nil
+	return id, nil
 }
 
 // loopback measures how long it takes to move bytes through a plain HTTP server
