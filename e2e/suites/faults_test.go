@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -79,10 +80,14 @@ func TestFaults(t *testing.T) {
 			for _, name := range all {
 				w.sluice.Kill(name)
 			}
+			// All at once, as after a power cut: whichever is ready first. One after
+			// the other, the load would write for half a minute before the last.
 			f.random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+			var starting sync.WaitGroup
 			for _, name := range all {
-				w.sluice.Start(name)
+				starting.Go(func() { w.sluice.Start(name) })
 			}
+			starting.Wait()
 		}},
 		{"StopEverythingPolitely", func(t *testing.T) {
 			w.sluice.Down()
