@@ -180,7 +180,7 @@ func (f *faults) fault(t *testing.T, breakIt func(*testing.T)) {
 	}
 	churn := startChurn(t, f.pg, f.users, f.seed+uint64(f.rounds))
 	count := startCounting(t, f.pg)
-	bank := startTransfers(t, f.pg, "f1", 10*time.Millisecond)
+	bank := startTransfers(t, f.pg, "f1", 20*time.Millisecond)
 	for range 2 {
 		f.whileRunning(t, time.Duration(200+f.random.IntN(800))*time.Millisecond)
 		breakIt(t)

@@ -13,7 +13,9 @@ import (
 	"github.com/sluicesync/sluice/e2e/harness"
 )
 
-// load writes transactions until it is stopped. It goes on through a restart of
+// load writes transactions at a pace until it is stopped. The pace of all loads of a
+// test together is for the slowest machine, half of it for the services built
+// with -race: what is measured is recovery, not throughput. A load goes on through a restart of
 // the source; a transaction whose commit was lost is simply not counted.
 type load struct {
 	end func() // closes what the writer looks at between two transactions
@@ -114,7 +116,7 @@ func startChurn(t testing.TB, pg *harness.Postgres, users []string, seed uint64)
 		prefix := fmt.Sprintf("churn%d-%d-", seed, writer)
 		pick := func() string { return users[random.IntN(len(users))] }
 		one := "(SELECT id FROM lists WHERE id LIKE $1 || '%' ORDER BY md5(id || $2) LIMIT 1)"
-		c.loads = append(c.loads, start(t, pg, 8*time.Millisecond, func(ctx context.Context, tx pgx.Tx) error {
+		c.loads = append(c.loads, start(t, pg, 25*time.Millisecond, func(ctx context.Context, tx pgx.Tx) error {
 			serial++
 			salt := fmt.Sprint(serial)
 			var err error
@@ -160,7 +162,7 @@ func (c *churn) stop() int {
 
 // startCounting adds one to one of the five counters in each transaction.
 func startCounting(t testing.TB, pg *harness.Postgres) *load {
-	return start(t, pg, 5*time.Millisecond, func(ctx context.Context, tx pgx.Tx) error {
+	return start(t, pg, 20*time.Millisecond, func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "UPDATE counters SET n = n + 1 WHERE id = 'count' || $1::int", 1+rand.IntN(5))
 		return err
 	})
