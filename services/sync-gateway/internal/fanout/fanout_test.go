@@ -648,9 +648,11 @@ func TestWholeCheckpoint(t *testing.T) {
 				}
 				r.store.commit(func(c *commit) { c.put("p", "1"); c.put("q", "1") })
 				if rnd.IntN(3) == 0 {
+					time.Sleep(paceEvery)
 					synctest.Wait()
 				}
 			}
+			time.Sleep(paceEvery)
 			synctest.Wait()
 			for _, k := range sinks {
 				p, q := 0, 0
@@ -684,6 +686,7 @@ func TestSlowClient(t *testing.T) {
 		_, quick := r.start("quick")
 		for range 1000 {
 			r.store.commit(func(c *commit) { c.put("all", "1") })
+			time.Sleep(paceEvery)
 			synctest.Wait()
 		}
 		if got := quick.take(); !strings.HasSuffix(got, "data all 1; checkpoint_complete 1000") {

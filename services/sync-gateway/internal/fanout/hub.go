@@ -19,6 +19,8 @@
 //   - D8, INV-30: a slow session holds one batch of lines and one set of marks,
 //     bounded by its buckets, and delays nobody (TestSlowClient). If slow ones
 //     hold all the memory there is for chunks, the slowest go (TestRelieve).
+//   - A client under steady writes begins at most ten checkpoints a second, after
+//     a burst (TestPace).
 //   - INV-33: no line but token_expires_in 0 after the token's expiry
 //     (TestExpiry).
 //   - The first checkpoint of a stream is read after the client came

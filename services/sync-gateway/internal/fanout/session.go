@@ -112,6 +112,8 @@ type Session struct {
 	marks   marks
 	redo    bool // a view was taken and not offered: the next must compare all
 	running bool
+	pace    pace
+	pacer   *time.Timer // runs while news wait for the pace
 	write   uint64
 	user    *entry
 	entries []*entry // buckets
@@ -266,10 +268,18 @@ func (s *Session) endSoon(reason error, after time.Duration) {
 	}()
 }
 
-// wake makes the session run, unless it does. hub.mu is held.
+// wake makes the session run, unless it does or only has news that are early.
+// hub.mu is held.
 func (s *Session) wake() {
 	if s.running || s.sink == nil {
 		return
+	}
+	if s.pacer != nil {
+		if !s.marks.tick && !s.marks.ended && s.early() > 0 {
+			return
+		}
+		s.pacer.Stop()
+		s.pacer = nil
 	}
 	select {
 	case <-s.done:
@@ -383,8 +393,8 @@ func (s *Session) take() (m marks, idle bool) {
 	defer h.mu.Unlock()
 	m.tick, m.end, m.ended = s.marks.tick, s.marks.end, s.marks.ended
 	s.marks.tick = false
-	if m.ended || !s.marks.news() || !s.core.Ready() {
-		return m, !m.tick && !m.ended && !s.marks.news()
+	if m.ended || !s.marks.news() || !s.core.Ready() || s.early() > 0 {
+		return m, !m.tick && !m.ended && (!s.marks.news() || s.core.Ready())
 	}
 	m.changed, m.resolve, m.all, m.write = s.marks.changed, s.marks.resolve, s.marks.all || s.redo, s.marks.write
 	s.at = later(s.at, s.marks.at)
@@ -394,13 +404,35 @@ func (s *Session) take() (m marks, idle bool) {
 	return m, false
 }
 
+// early is how long the pace keeps the news from being looked at. What a client
+// has written itself is never late. hub.mu is held.
+func (s *Session) early() time.Duration {
+	if s.marks.write {
+		return 0
+	}
+	return s.pace.wait(time.Now())
+}
+
 // rest stops running, unless something has come up meanwhile.
 func (s *Session) rest() bool {
 	h := s.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.marks.tick || s.marks.ended || s.marks.news() {
+	if s.marks.tick || s.marks.ended {
 		return false
+	}
+	if s.marks.news() {
+		early := s.early()
+		if early == 0 {
+			return false
+		}
+		s.pacer = time.AfterFunc(early, func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			s.wake()
+		})
+		s.running = false
+		return true
 	}
 	if s.core.Stale() {
 		// INV-19: a newer checkpoint is sent without waiting for the source.
@@ -551,6 +583,10 @@ func (s *Session) leave() {
 	h := s.hub
 	if s.timer != nil {
 		s.timer.Stop()
+	}
+	if s.pacer != nil {
+		s.pacer.Stop()
+		s.pacer = nil
 	}
 	for _, e := range s.entries {
 		h.buckets.remove(e, s)

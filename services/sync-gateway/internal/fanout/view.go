@@ -117,12 +117,16 @@ func (s *Session) view(ctx context.Context, m marks) error {
 		}
 	}
 	sending := s.core.Sending()
-	if s.core.Offer(v) && sending {
+	due := s.core.Offer(v)
+	if due && sending {
 		s.summary.Superseded++
 		h.stats.Superseded.Add(1)
 	}
 	h.mu.Lock()
 	s.redo = false
+	if due {
+		s.pace.spend(time.Now())
+	}
 	h.mu.Unlock()
 	return nil
 }
