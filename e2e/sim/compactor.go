@@ -2,8 +2,10 @@ package sim
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/sluicesync/sluice/libs/core/compact"
+	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
@@ -33,7 +35,7 @@ func (w *World) startCompaction() {
 	}
 	c := &compaction{
 		w: w, bucket: dirty[w.rnd.IntN(len(dirty))].Bucket, checkpoint: head.Checkpoint.Op, below: head.Checkpoint.Op + 1, alone: true,
-		plan: compact.New(compact.Limits{Memory: []int{200, 1000, 1 << 20}[w.rnd.IntN(3)], Moves: 1 + w.rnd.IntN(6), Clear: 2 + w.rnd.IntN(8), Held: []int{-1, 5, 1000}[w.rnd.IntN(3)]}),
+		plan: compact.New(compact.Limits{Memory: []int{200, 1000, 1 << 20}[w.rnd.IntN(3)], Moves: 1 + w.rnd.IntN(6), Clear: 2 + w.rnd.IntN(8), Held: []int{-1, 5, 1000}[w.rnd.IntN(3)], Worth: 1}),
 	}
 	for _, other := range w.compactions {
 		if other.bucket == c.bucket {
@@ -76,6 +78,22 @@ func (c *compaction) step() {
 	default:
 		c.replace(store.Replacement{Finished: true}, nil)
 		c.done = true
+		if ops, _ := c.plan.Reemit(); len(ops) > 0 {
+			w.reemits = append(w.reemits, ledger.Reemit{Bucket: c.bucket, Checkpoint: c.checkpoint, Ops: ops, Bytes: []int{50, 1000, 1 << 20}[w.rnd.IntN(3)]})
+		}
+	}
+}
+
+// reemit asks for what a compaction has found worth to be put again: soon or
+// late, once or twice.
+func (w *World) reemit() {
+	if len(w.reemits) == 0 {
+		return
+	}
+	i := w.rnd.IntN(len(w.reemits))
+	w.pickWriter().step(w.reemits[i])
+	if w.rnd.IntN(3) > 0 {
+		w.reemits = slices.Delete(w.reemits, i, i+1)
 	}
 }
 

@@ -104,7 +104,7 @@ func TestSim(t *testing.T) {
 	}
 	// What never happens is not tested.
 	for _, k := range []string{
-		"commits", "refused commits", "completes", "compaction steps", "overtaken compactions", "invalid chunks",
+		"commits", "refused commits", "completes", "compaction steps", "overtaken compactions", "reemissions", "invalid chunks",
 		"invalidated views", "replicators that live on", "writers that live on", "batches committed", "batches obsolete", "batches retry",
 	} {
 		if n >= 100 && total[k] == 0 && len(failed) == 0 {

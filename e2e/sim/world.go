@@ -61,6 +61,7 @@ type World struct {
 	queue       []*message    // in the buffer between replicator and evaluators
 	writers     []*writer     // the last one is current
 	compactions []*compaction
+	reemits     []ledger.Reemit // that compactions have proposed
 	clients     []*client
 
 	runs        uint64
@@ -155,6 +156,7 @@ func newTemperament(rnd *rand.Rand) temperament {
 		{170, func(w *World) { w.pickWriter().work(w.rnd.IntN(15) == 0) }},
 		{70, (*World).compact},
 		{12, (*World).startCompaction},
+		{12, (*World).reemit},
 		{10, (*World).compactLookups},
 		{260, func(w *World) { w.gatewayTurn(w.anyClient()) }},
 		{60, func(w *World) { w.noticeTurn(w.anyClient()) }},

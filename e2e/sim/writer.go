@@ -3,6 +3,7 @@ package sim
 import (
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
 // writer is a bucket-store process that believes to be the one that writes: a
@@ -11,7 +12,7 @@ type writer struct {
 	w       *World
 	run     uint64
 	ledger  *ledger.Ledger
-	pending ledger.Action // Load, LoadTable or *Commit under way
+	pending ledger.Action // Load, LoadTable, LoadOps or *Commit under way
 	tickets map[uint64]*message
 	next    uint64
 	waited  int // idle turns in which the ledger waited for a batch
@@ -66,6 +67,10 @@ func (b *writer) step(e ledger.Event) {
 					}
 				}
 			}
+		case ledger.Reemitted:
+			if a.Ops > 0 {
+				w.count("reemissions")
+			}
 		case ledger.Broken:
 			w.loseLease(a.Epoch, a.Reason)
 		default:
@@ -108,6 +113,10 @@ func (b *writer) work(fail bool) {
 		rows, more, err := w.store.Table(w.ctx, streamID, a.Table, a.After, a.Limit)
 		w.must(err, "table")
 		b.step(ledger.TableLoaded{Rows: rows, More: more})
+	case ledger.LoadOps:
+		e, err := store.LoadOps(w.ctx, w.store, streamID, a)
+		w.must(err, "ops")
+		b.step(e)
 	case *ledger.Commit:
 		before, err := w.store.Head(w.ctx, streamID)
 		w.must(err, "head")

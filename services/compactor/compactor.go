@@ -11,6 +11,8 @@
 //     here; core/compact has the laws).
 //   - INV-20: a run may stop at any call and be repeated, and two may run at
 //     once (TestFaults, TestTwoAtOnce).
+//   - D6: where old rows hold back much history they are put again as the newest
+//     ops, within a budget; clients end up with the same (TestDefragment).
 //   - A bucket that cannot be compacted is logged and counted and does not keep
 //     the others from their turn (TestBadBucket).
 package compactor
@@ -59,6 +61,10 @@ type Config struct {
 	// many ops one CLEAR step folds. Default 2000 and 5000 (at least 2).
 	MoveBatch  int
 	ClearBatch int
+	// Reemit is how many bytes of rows a day may be put again where they hold back
+	// much history that could be folded; every client that has the bucket
+	// downloads them again. Default 100 MB; negative: none.
+	Reemit int64
 	// Parallel is how many buckets are compacted at the same time, over all
 	// runs. Default 2.
 	Parallel int
@@ -90,6 +96,7 @@ func (c Config) withDefaults() Config {
 	def(&c.MinRatio, 0.1)
 	def(&c.UrgentChanges, 10_000)
 	def(&c.MemoryMB, 64)
+	def(&c.Reemit, 100_000_000)
 	def(&c.Parallel, 2)
 	return c
 }
@@ -125,6 +132,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		store:   pb.NewCompactionClient(conns.Store),
 		cfg:     cfg,
 		limits:  compact.Limits{Memory: cfg.MemoryMB << 20, Moves: cfg.MoveBatch, Clear: cfg.ClearBatch},
+		budget:  newBudget(max(0, cfg.Reemit), time.Now()),
 		slots:   semaphore.NewWeighted(int64(cfg.Parallel)),
 		log:     env.Log,
 		metrics: m,

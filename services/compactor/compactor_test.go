@@ -95,7 +95,7 @@ func start(t *testing.T, f *fakeStore, cfg Config) running {
 }
 
 // onDemand: nothing happens but what Compact asks for.
-var onDemand = Config{Interval: -1, MoveBatch: 7, ClearBatch: 5}
+var onDemand = Config{Interval: -1, MoveBatch: 7, ClearBatch: 5, Reemit: -1}
 
 func TestCompact(t *testing.T) {
 	f := churn(1, 5, 3000)

@@ -172,6 +172,30 @@ func (f *fakeStore) Replace(_ context.Context, req *pb.ReplaceRequest) (reply *p
 	return reply, err
 }
 
+func (f *fakeStore) Reemit(_ context.Context, req *pb.ReemitRequest) (reply *pb.ReemitReply, err error) {
+	err = f.call("Reemit", func() error {
+		reply = &pb.ReemitReply{}
+		ops := slices.Clone(f.buckets[req.GetBucket()])
+		for _, op := range ops {
+			if slices.Contains(req.GetOps(), uint64(op.ID)) {
+				reply.Ops++
+				reply.Bytes += uint64(len(op.Data))
+				op.ID = f.checkpoint + model.OpID(reply.Ops)
+				ops = append(ops, op)
+			}
+		}
+		if reply.GetBytes() > req.GetBytes() {
+			reply = &pb.ReemitReply{Reason: "too large"}
+			return nil
+		}
+		f.checkpoint += model.OpID(reply.GetOps())
+		reply.Checkpoint = uint64(f.checkpoint)
+		f.buckets[req.GetBucket()] = ops
+		return nil
+	})
+	return reply, err
+}
+
 func (f *fakeStore) CompactLookups(_ context.Context, req *pb.CompactLookupsRequest) (reply *pb.CompactLookupsReply, err error) {
 	err = f.call("CompactLookups", func() error {
 		n := min(f.lookups, 100)

@@ -6,11 +6,13 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/compactor/internal/scan"
 )
 
 type metrics struct {
 	read, moved, cleared, untracked, lookups, requests prometheus.Counter
+	reemits, reemitBytes                               prometheus.Counter
 	buckets                                            *prometheus.CounterVec // result: ok, failed
 	runs                                               *prometheus.CounterVec // result: ok, stopped
 	seconds                                            prometheus.Histogram
@@ -25,14 +27,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_compactor_" + name, Help: help}, []string{"result"})
 	}
 	m := &metrics{
-		read:      counter("ops_read_total", "Ops read."),
-		moved:     counter("ops_moved_total", "Ops turned into MOVEs."),
-		cleared:   counter("ops_cleared_total", "Ops removed by CLEARs."),
-		untracked: counter("ops_untracked_total", "Ops beyond the memory limit, compacted less than possible."),
-		lookups:   counter("lookups_removed_total", "Superseded parameter entries removed."),
-		requests:  counter("requests_expired_total", "Checkpoint requests dropped because they were old."),
-		buckets:   vec("buckets_total", "Buckets compacted."),
-		runs:      vec("runs_total", "Runs, by the schedule and on demand."),
+		read:        counter("ops_read_total", "Ops read."),
+		moved:       counter("ops_moved_total", "Ops turned into MOVEs."),
+		cleared:     counter("ops_cleared_total", "Ops removed by CLEARs."),
+		untracked:   counter("ops_untracked_total", "Ops beyond the memory limit, compacted less than possible."),
+		reemits:     counter("ops_reemitted_total", "Rows put again to fold the history that they held back."),
+		reemitBytes: counter("reemitted_bytes_total", "Bytes of rows put again."),
+		lookups:     counter("lookups_removed_total", "Superseded parameter entries removed."),
+		requests:    counter("requests_expired_total", "Checkpoint requests dropped because they were old."),
+		buckets:     vec("buckets_total", "Buckets compacted."),
+		runs:        vec("runs_total", "Runs, by the schedule and on demand."),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "sluice_compactor_run_seconds", Help: "Duration of runs.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 4, 9),
@@ -47,7 +51,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	for _, result := range []string{"ok", "stopped"} {
 		m.runs.WithLabelValues(result)
 	}
-	for _, c := range []prometheus.Collector{m.read, m.moved, m.cleared, m.untracked, m.lookups, m.requests, m.buckets, m.runs, m.seconds, m.lastDone} {
+	for _, c := range []prometheus.Collector{m.read, m.moved, m.cleared, m.untracked, m.reemits, m.reemitBytes, m.lookups, m.requests, m.buckets, m.runs, m.seconds, m.lastDone} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register compactor metrics: %w", err)
 		}
@@ -60,6 +64,11 @@ func (m *metrics) ops(r scan.Result) {
 	m.moved.Add(float64(r.Moved))
 	m.cleared.Add(float64(r.Cleared))
 	m.untracked.Add(float64(r.Untracked))
+}
+
+func (m *metrics) reemitted(r *pb.ReemitReply) {
+	m.reemits.Add(float64(r.GetOps()))
+	m.reemitBytes.Add(float64(r.GetBytes()))
 }
 
 func (m *metrics) ran(t *tally, err error, d time.Duration) {

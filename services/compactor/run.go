@@ -34,6 +34,7 @@ type compactor struct {
 	store   pb.CompactionClient
 	cfg     Config
 	limits  compact.Limits
+	budget  *budget
 	slots   *semaphore.Weighted // one a bucket in work, over all runs: bounds memory
 	log     *slog.Logger
 	metrics *metrics
@@ -208,15 +209,8 @@ func (c *compactor) buckets(ctx context.Context, id model.StreamID, sel selectio
 	}
 }
 
-// bucket compacts one bucket. Its error ends the run: bucket-store is out of
-// reach. A failure that concerns the bucket only is logged and counted.
-func (c *compactor) bucket(ctx context.Context, target scan.Target, t *tally) error {
-	done, err := c.turn(ctx, target)
-	if err != nil {
-		return err
-	}
-	defer done()
-	var r scan.Result
+// compact compacts one bucket, without defragmenting it.
+func (c *compactor) compact(ctx context.Context, target scan.Target) (r scan.Result, err error) {
 	for range attempts {
 		var part scan.Result
 		part, err = scan.Bucket(ctx, c.store, target, c.limits)
@@ -227,6 +221,36 @@ func (c *compactor) bucket(ctx context.Context, target scan.Target, t *tally) er
 		}
 		// Another process is at this bucket, from a newer checkpoint: what is
 		// left is what both have left.
+	}
+	return r, err
+}
+
+// bucket compacts one bucket, and where old rows hold back much history has them
+// put again, as far as the budget goes, and compacts it again. Its error ends the run: bucket-store is out of
+// reach. A failure that concerns the bucket only is logged and counted.
+func (c *compactor) bucket(ctx context.Context, target scan.Target, t *tally) error {
+	done, err := c.turn(ctx, target)
+	if err != nil {
+		return err
+	}
+	defer done()
+	r, err := c.compact(ctx, target)
+	for err == nil && len(r.Reemit) > 0 {
+		left := c.budget.bytes(time.Now())
+		if left == 0 {
+			break
+		}
+		var reply *pb.ReemitReply
+		if reply, err = scan.Reemit(ctx, c.store, &target, r.Reemit, left); err != nil || reply.GetOps() == 0 {
+			c.log.Debug("rows not put again", "stream", target.Stream, "bucket", target.Bucket, "reason", reply.GetReason(), "error", errs.Cause(err))
+			break
+		}
+		c.budget.spend(reply.GetBytes())
+		c.metrics.reemitted(reply)
+		c.log.Info("rows put again, to fold the history that they held back", "stream", target.Stream, "bucket", target.Bucket, "rows", reply.GetOps(), "bytes", reply.GetBytes())
+		var folded scan.Result
+		folded, err = c.compact(ctx, target)
+		r.Add(folded)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

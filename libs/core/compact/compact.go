@@ -20,6 +20,10 @@
 //   - Memory is bounded by Limits.Memory; rows beyond it are compacted less, never
 //     wrongly (TestMemoryLimit).
 //
+// Where old rows that still stand hold back a long tail of dead ops, Reemit names
+// them: put again as the newest ops of the bucket they let the next compaction
+// fold the tail (TestReemit).
+//
 // It is a function from ops to steps: no I/O, no clock, no goroutine.
 package compact
 
@@ -40,6 +44,9 @@ type Limits struct {
 	// Held is how many superseded ops are held back, for a CLEAR may fold them
 	// and spare writing the MOVEs. Default 50,000; negative: none.
 	Held int
+	// Worth is how many dead ops a row must hold back, on average and beyond what
+	// the older rows do, for Reemit to name it. Default 20.
+	Worth int
 }
 
 func (l Limits) orDefault() Limits {
@@ -55,6 +62,9 @@ func (l Limits) orDefault() Limits {
 	l.Clear = max(l.Clear, 2)
 	if l.Held == 0 {
 		l.Held = 50_000
+	}
+	if l.Worth <= 0 {
+		l.Worth = 20
 	}
 	return l
 }
@@ -89,8 +99,19 @@ type Plan struct {
 	run    int
 	held   []Move // of the run, newest first
 
+	// The oldest rows that stand, newest first, and the dead ops above each of
+	// them, up to the next.
+	standing []standing
+
 	ops       uint64
 	untracked uint64
+}
+
+// standing is a PUT that no newer op supersedes.
+type standing struct {
+	row
+	id   model.OpID
+	dead int
 }
 
 type row struct {
@@ -113,6 +134,7 @@ func New(l Limits) *Plan {
 func (p *Plan) Add(op *model.Op) {
 	p.ops++
 	put := false
+	var kept row
 	switch op.Kind {
 	case model.OpPut, model.OpRemove:
 		k := row{op.Key, op.ObjectType, op.ObjectID}
@@ -124,10 +146,11 @@ func (p *Plan) Add(op *model.Op) {
 			break
 		}
 		put = op.Kind == model.OpPut
-		p.track(k, op.ID)
+		kept = p.track(k, op.ID)
 	}
 	switch {
 	case put:
+		p.stand(kept, op.ID)
 		p.release()
 		p.clears, p.folded, p.run = p.clears[:0], 0, 0
 	case op.Kind == model.OpClear && len(p.clears) == 0:
@@ -144,7 +167,9 @@ func (p *Plan) Add(op *model.Op) {
 	}
 }
 
-func (p *Plan) track(k row, id model.OpID) {
+// track notes the newest op of a row and returns the row without op's memory; the
+// zero row if there is no room.
+func (p *Plan) track(k row, id model.OpID) row {
 	size := rowSize + len(k.objectID)
 	kept, known := p.types[k.objectType]
 	if !known {
@@ -152,7 +177,7 @@ func (p *Plan) track(k row, id model.OpID) {
 	}
 	if p.memory+size > p.limits.Memory {
 		p.untracked++
-		return
+		return row{}
 	}
 	p.memory += size
 	if !known {
@@ -161,6 +186,7 @@ func (p *Plan) track(k row, id model.OpID) {
 	}
 	k.objectType, k.objectID = kept, strings.Clone(k.objectID)
 	p.seen[k] = id
+	return k
 }
 
 // release makes MOVEs of what was held back.

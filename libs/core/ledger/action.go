@@ -52,6 +52,25 @@ type LoadTable struct {
 	Limit int
 }
 
+// LoadOps reads ops of a bucket, if they have at most Bytes of data, and what the
+// bucket has above Checkpoint, and is answered by OpsLoaded or Failed.
+type LoadOps struct {
+	Bucket     string
+	Ops        []model.OpID // ascending, none above Checkpoint
+	Checkpoint model.OpID
+	Bytes      int
+}
+
+// Reemitted answers Reemit: how many ops were put again, and the bytes of their
+// data. Checkpoint has them. None: Reason says why.
+type Reemitted struct {
+	Ticket     uint64
+	Ops        int
+	Bytes      int
+	Checkpoint model.OpID
+	Reason     string
+}
+
 // Notify tells readers that the checkpoint moved. The notice's reached ones are
 // custom write checkpoints; the shell adds run, sequence, time and, where they
 // are not custom, the write checkpoints reached. Activated: with this commit the
@@ -155,6 +174,8 @@ type KeyedRecord struct {
 func (Answer) action()    {}
 func (Load) action()      {}
 func (LoadTable) action() {}
+func (LoadOps) action()   {}
+func (Reemitted) action() {}
 func (Notify) action()    {}
 func (Broken) action()    {}
 func (*Commit) action()   {}

@@ -47,6 +47,28 @@ type StateChanged struct {
 // Stalled: Waiting has been true for too long.
 type Stalled struct{}
 
+// Reemit asks that PUTs of a bucket be put again as its newest ops, so that
+// compaction can fold what they hold back. Each of Ops is the newest op of its
+// row up to Checkpoint; those of rows that have a newer one are left out. It is
+// answered by Reemitted.
+type Reemit struct {
+	Ticket     uint64
+	Bucket     string
+	Checkpoint model.OpID
+	Ops        []model.OpID // ascending
+	// Bytes of data are put again at most: all of the ops or none.
+	Bytes int
+}
+
+// OpsLoaded answers LoadOps: of the ops asked for those that there still are, and
+// without data what the bucket has above the checkpoint. Cut: they have more than
+// the bytes allowed, or that is too much.
+type OpsLoaded struct {
+	Ops   []model.Op
+	Since []model.Op
+	Cut   bool
+}
+
 func (Arrived) event()       {}
 func (Loaded) event()        {}
 func (TableLoaded) event()   {}
@@ -55,3 +77,5 @@ func (Failed) event()        {}
 func (SessionOpened) event() {}
 func (StateChanged) event()  {}
 func (Stalled) event()       {}
+func (Reemit) event()        {}
+func (OpsLoaded) event()     {}

@@ -15,13 +15,15 @@
 //     cursor past its row, and is reached by the checkpoints that have all of
 //     that row's transaction (TestTranscripts, TestAnyOrder).
 //   - D5: a batch of a lower epoch is dropped (TestTranscripts).
+//   - D2, D6: what is put again is the newest of its row, under new op ids, in a
+//     commit of its own (TestTranscripts, TestAnyOrder).
 //   - INV-10, INV-11, INV-12, INV-15: after any interleaving, duplication or
 //     crash the buckets hold what the last change of each row says, and a
 //     key change leaves nothing under the former key (TestAnyOrder).
 //
 // A Ledger is a step function: no I/O, no clock, no goroutine. The shell does
-// what the actions say and reports back by events. At most one Load, LoadTable
-// or Commit is under way at a time.
+// what the actions say and reports back by events. At most one Load, LoadTable,
+// LoadOps or Commit is under way at a time.
 package ledger
 
 import (
@@ -73,7 +75,8 @@ type Ledger struct {
 	buffer []*pending // in order of Previous, not applied, not in the group
 	bytes  int        // of buffer
 
-	group *group // being applied; nil if idle
+	group  *group // being applied
+	reemit *reemission
 	// changed since the last notice.
 	changed changes
 	builder builder // of the commit being made; its memory is reused
@@ -119,7 +122,10 @@ func (l *Ledger) Buffered() int { return l.bytes }
 
 // Waiting tells whether batches wait for one that has not arrived, and nothing
 // is under way. If that lasts, the shell steps Stalled.
-func (l *Ledger) Waiting() bool { return l.group == nil && len(l.buffer) > 0 }
+func (l *Ledger) Waiting() bool { return !l.busy() && len(l.buffer) > 0 }
+
+// busy tells whether something is under way.
+func (l *Ledger) busy() bool { return l.group != nil || l.reemits() }
 
 // Step takes an event and returns what is to be done, in order.
 func (l *Ledger) Step(e Event) []Action {
@@ -131,14 +137,26 @@ func (l *Ledger) Step(e Event) []Action {
 		out = l.loaded(e)
 	case TableLoaded:
 		out = l.tableLoaded(e)
+	case Reemit:
+		out = l.reemitAsked(e)
+	case OpsLoaded:
+		out = l.opsLoaded(e)
 	case Committed:
-		out = l.committed()
+		if l.reemits() {
+			out = l.reemitCommitted()
+		} else {
+			out = l.committed()
+		}
 	case Failed:
-		out = l.failed(e)
+		if l.reemits() {
+			out = l.reemitFailed(e)
+		} else {
+			out = l.failed(e)
+		}
 	case SessionOpened:
 		l.head.Epoch = e.Head.Epoch
 		l.broken = false
-		if l.group == nil {
+		if !l.busy() {
 			l.head = e.Head
 		}
 		out = l.settle(nil)
@@ -272,9 +290,13 @@ func answer(out []Action, p *pending, r Result, msg string) []Action {
 	return out
 }
 
-// begin forms the next group if the batch in line is there.
+// begin starts what waits: a reemission, or the next group if the batch in line
+// is there.
 func (l *Ledger) begin(out []Action) []Action {
-	if l.group != nil || len(l.buffer) == 0 || l.buffer[0].batch.Previous != l.head.Applied {
+	if !l.busy() && l.reemit != nil {
+		out = append(out, l.beginReemit()...)
+	}
+	if l.busy() || len(l.buffer) == 0 || l.buffer[0].batch.Previous != l.head.Applied {
 		return out
 	}
 	var size, rows, whole int
@@ -469,12 +491,23 @@ func checkpoints(batches []*pending) []model.CustomCheckpoint {
 	return all
 }
 
-func (l *Ledger) committed() []Action {
-	g, c := l.group, l.group.commit
+// stored takes the head of a commit.
+func (l *Ledger) stored(c *Commit) {
 	epoch := l.head.Epoch
 	l.head = c.Head
 	l.head.Epoch = max(epoch, l.head.Epoch) // a session may have been opened meanwhile
 	l.changed.add(c, l.options.Listed)
+}
+
+// is tells whether a head found in the store is that of c, which changed
+// something.
+func (c *Commit) is(found model.StreamHead) bool {
+	return found.Applied == c.Head.Applied && found.Persisted == c.Head.Persisted && (c.Head.Applied != c.Previous || c.Head.Persisted != c.PreviousOp)
+}
+
+func (l *Ledger) committed() []Action {
+	g, c := l.group, l.group.commit
+	l.stored(c)
 	g.commit = nil
 	if !g.last {
 		l.builder.reset(l.head.Persisted)
@@ -505,7 +538,7 @@ func (l *Ledger) failed(e Failed) []Action {
 		l.head = e.Head
 		return l.settle(nil)
 	}
-	if c := g.commit; c != nil && e.Head.Applied == c.Head.Applied && e.Head.Persisted == c.Head.Persisted && (c.Head.Applied != c.Previous || c.Head.Persisted != c.PreviousOp) {
+	if c := g.commit; c != nil && c.is(e.Head) {
 		l.head.Epoch = max(l.head.Epoch, e.Head.Epoch)
 		return l.committed()
 	}

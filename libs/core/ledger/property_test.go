@@ -249,11 +249,14 @@ func TestAnyOrder(t *testing.T) {
 			last    model.Checkpoint
 			usedOp  model.OpID
 			state   = model.Processing
+			asked   *Reemit // by a compactor, from what it read at a checkpoint
+			done    int     // reemissions asked for and not answered
 		)
 		restart := func() {
 			l = New(&model.Stream{ID: 1, State: state, Head: store.head}, options)
 			under = nil
 			clear(tickets)
+			done = 0
 		}
 		step := func(e Event) {
 			for _, a := range l.Step(e) {
@@ -274,9 +277,14 @@ func TestAnyOrder(t *testing.T) {
 					noticed(t, store, &a.Notice, last)
 					last = a.Notice.Checkpoint
 					check(t, store, src, last)
+				case Reemitted:
+					done--
+					if a.Ops > 0 && a.Checkpoint > last.Op {
+						t.Fatalf("%d ops at %d were put again, the checkpoint is %v", a.Ops, a.Checkpoint, last)
+					}
 				case Broken:
 					t.Fatalf("broken: %s", a.Reason)
-				case *Commit, Load, LoadTable:
+				case *Commit, Load, LoadTable, LoadOps:
 					if under != nil {
 						t.Fatalf("two actions under way: %T and %T", under, a)
 					}
@@ -293,6 +301,13 @@ func TestAnyOrder(t *testing.T) {
 		}
 		perform := func(how int) {
 			switch a := under.(type) {
+			case LoadOps:
+				under = nil
+				if how == 0 {
+					step(Failed{Head: store.head})
+					return
+				}
+				step(store.load(a))
 			case Load, LoadTable:
 				under = nil
 				step(store.load(a))
@@ -329,7 +344,15 @@ func TestAnyOrder(t *testing.T) {
 		restart()
 		session()
 		for range rapid.IntRange(0, 120).Draw(t, "steps") {
-			switch rapid.IntRange(0, 19).Draw(t, "step") {
+			switch rapid.IntRange(0, 21).Draw(t, "step") {
+			case 20: // a compactor reads; what it then asks for may be old
+				bucket := fmt.Sprint("b", rapid.IntRange(0, 2).Draw(t, "bucket"))
+				asked = &Reemit{Bucket: bucket, Checkpoint: last.Op, Ops: store.newest(bucket, last.Op), Bytes: rapid.SampledFrom([]int{10, 30, 1000}).Draw(t, "bytes")}
+			case 21:
+				if asked != nil && len(asked.Ops) > 0 {
+					done++
+					step(*asked)
+				}
 			case 0:
 				restart()
 			case 1:
@@ -364,8 +387,8 @@ func TestAnyOrder(t *testing.T) {
 		for under != nil {
 			perform(2)
 		}
-		if len(tickets) != 0 {
-			t.Fatalf("%d deliveries were never answered", len(tickets))
+		if len(tickets) != 0 || done != 0 {
+			t.Fatalf("%d deliveries and %d reemissions were never answered", len(tickets), done)
 		}
 		if got := store.head.Checkpoint.Position; got != position(len(src.ends)) {
 			t.Fatalf("the last checkpoint is at %s", got)

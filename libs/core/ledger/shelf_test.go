@@ -44,8 +44,39 @@ func (s *shelf) load(a Action) Event {
 			e.Rows, e.More = e.Rows[:a.Limit], true
 		}
 		return e
+	case LoadOps:
+		var e OpsLoaded
+		size := 0
+		for _, op := range s.buckets[a.Bucket] {
+			if op.ID > a.Checkpoint {
+				e.Since = append(e.Since, op)
+			} else if _, wanted := slices.BinarySearch(a.Ops, op.ID); wanted {
+				e.Ops = append(e.Ops, op)
+				size += len(op.Data)
+			}
+		}
+		e.Cut = size > a.Bytes
+		return e
 	}
 	panic("not a load")
+}
+
+// newest are the PUTs of a bucket up to op that are the newest op of their row.
+func (s *shelf) newest(bucket string, op model.OpID) []model.OpID {
+	newest := map[place]model.Op{}
+	for _, o := range s.buckets[bucket] {
+		if o.ID <= op {
+			newest[place{o.Key, o.ObjectType, o.ObjectID}] = o
+		}
+	}
+	var ids []model.OpID
+	for _, o := range newest {
+		if o.Kind == model.OpPut {
+			ids = append(ids, o.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // commit stores c, unless it is fenced or out of place.

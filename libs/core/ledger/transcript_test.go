@@ -20,6 +20,7 @@ import (
 //	arrive TICKET epoch=E FROM TO [size=N]   rows follow, one a line
 //	commit [fails | persists]                lets the commit under way end
 //	run                                      lets commits end until nothing is under way
+//	reemit TICKET BUCKET checkpoint=OP [bytes=N] OP...
 //	open | stalled | state NAME | buckets | lookups
 //
 // A cursor is POSITION+OFFSET. A row is put KEY [from KEY] (BUCKET/ID=DATA |
@@ -125,6 +126,19 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) string {
 	case "open":
 		w.shelf.head.Epoch++
 		w.step(SessionOpened{Head: w.shelf.head})
+	case "reemit":
+		e := Reemit{Ticket: uint64(number(t, d.CmdArgs[0].Key)), Bucket: d.CmdArgs[1].Key, Bytes: 1000}
+		for _, a := range d.CmdArgs[2:] {
+			switch a.Key {
+			case "checkpoint":
+				e.Checkpoint = model.OpID(number(t, a.Vals[0]))
+			case "bytes":
+				e.Bytes = number(t, a.Vals[0])
+			default:
+				e.Ops = append(e.Ops, model.OpID(number(t, a.Key)))
+			}
+		}
+		w.step(e)
 	case "stalled":
 		w.step(Stalled{})
 	case "state":
@@ -159,8 +173,14 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) string {
 func (w *world) step(e Event) {
 	for _, a := range w.ledger.Step(e) {
 		switch a := a.(type) {
-		case Load, LoadTable:
+		case Load, LoadTable, LoadOps:
 			w.step(w.shelf.load(a))
+		case Reemitted:
+			fmt.Fprintf(&w.out, "reemitted %d: %d ops, %d bytes", a.Ticket, a.Ops, a.Bytes)
+			if a.Reason != "" {
+				fmt.Fprintf(&w.out, ": %s", a.Reason)
+			}
+			w.out.WriteByte('\n')
 		case *Commit:
 			w.under = a
 			fmt.Fprintf(&w.out, "commit %s -> %s batches=%d ops=%d", a.Previous, a.Head.Applied, a.Batches, len(a.Ops))

@@ -263,6 +263,9 @@ type Compactor struct {
 	Service
 	// Interval between two runs, as "24h"; 0 = only on demand; default 24 h.
 	Interval time.Duration
+	// DefragmentMB is how many megabytes of rows may be put again a day; 0 = none;
+	// default 100.
+	DefragmentMB int
 }
 
 // Evaluator listens only privately.

@@ -19,7 +19,7 @@ var known = map[string][]string{
 	"sluice.nats":            {"url"},
 	"sluice.bucket_store":    {"address", "metrics_port"},
 	"sluice.replicator":      {"address", "metrics_port"},
-	"sluice.compactor":       {"address", "metrics_port", "interval"},
+	"sluice.compactor":       {"address", "metrics_port", "interval", "defragment_mb_per_day"},
 	"sluice.rules_evaluator": {"metrics_port"},
 	"sluice.gateway":         {"metrics_port", "port", "max_streams", "path_prefix", "tls"},
 	"sluice.gateway.tls":     {"certificate", "key"},
@@ -38,8 +38,12 @@ func ours(v value, p *parser, dir string) Sluice {
 		NATSURL:     o.text("nats.url", "nats://127.0.0.1:4222"),
 		BucketStore: o.service("bucket_store", "127.0.0.1:7441"),
 		Replicator:  o.service("replicator", "127.0.0.1:7442"),
-		Compactor:   Compactor{Service: o.service("compactor", "127.0.0.1:7443"), Interval: o.interval("compactor.interval", 24*time.Hour)},
-		Evaluator:   Evaluator{MetricsPort: o.port("rules_evaluator.metrics_port")},
+		Compactor: Compactor{
+			Service:      o.service("compactor", "127.0.0.1:7443"),
+			Interval:     o.interval("compactor.interval", 24*time.Hour),
+			DefragmentMB: o.number("compactor.defragment_mb_per_day", 100),
+		},
+		Evaluator: Evaluator{MetricsPort: o.port("rules_evaluator.metrics_port")},
 		Gateway: Gateway{
 			MetricsPort: o.port("gateway.metrics_port"),
 			Port:        o.port("gateway.port"),
@@ -177,6 +181,20 @@ func (o overridden) count(key string) int {
 		return 0
 	}
 	return int(v.intOr(0, 1, unlimited, errs.S9001))
+}
+
+// number is a whole number of at least 0.
+func (o overridden) number(key string, or int) int {
+	s := o.text(key, "")
+	if s == "" {
+		return or
+	}
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil || n < 0 {
+		o.problem(key, "must be a whole number of at least 0")
+		return or
+	}
+	return int(n)
 }
 
 func (o overridden) interval(key string, or time.Duration) time.Duration {

@@ -2834,6 +2834,152 @@ func (x *ReplaceReply) GetCleared() uint64 {
 	return 0
 }
 
+type ReemitRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Stream     int64                  `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Bucket     string                 `protobuf:"bytes,2,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	Checkpoint uint64                 `protobuf:"varint,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // up to which the caller has read the bucket
+	// PUTs that were the newest ops of their rows there, ascending. Those of rows
+	// that have a newer one by now are left out.
+	Ops           []uint64 `protobuf:"varint,4,rep,packed,name=ops,proto3" json:"ops,omitempty"`
+	Bytes         uint64   `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"` // of data at most: all of them or none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReemitRequest) Reset() {
+	*x = ReemitRequest{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReemitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReemitRequest) ProtoMessage() {}
+
+func (x *ReemitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReemitRequest.ProtoReflect.Descriptor instead.
+func (*ReemitRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ReemitRequest) GetStream() int64 {
+	if x != nil {
+		return x.Stream
+	}
+	return 0
+}
+
+func (x *ReemitRequest) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *ReemitRequest) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *ReemitRequest) GetOps() []uint64 {
+	if x != nil {
+		return x.Ops
+	}
+	return nil
+}
+
+func (x *ReemitRequest) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type ReemitReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ops           uint32                 `protobuf:"varint,1,opt,name=ops,proto3" json:"ops,omitempty"`               // put again
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`           // of their data
+	Checkpoint    uint64                 `protobuf:"varint,3,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // that has them
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`          // why there are none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReemitReply) Reset() {
+	*x = ReemitReply{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReemitReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReemitReply) ProtoMessage() {}
+
+func (x *ReemitReply) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReemitReply.ProtoReflect.Descriptor instead.
+func (*ReemitReply) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ReemitReply) GetOps() uint32 {
+	if x != nil {
+		return x.Ops
+	}
+	return 0
+}
+
+func (x *ReemitReply) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ReemitReply) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *ReemitReply) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type CompactLookupsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        int64                  `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
@@ -2846,7 +2992,7 @@ type CompactLookupsRequest struct {
 
 func (x *CompactLookupsRequest) Reset() {
 	*x = CompactLookupsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3004,7 @@ func (x *CompactLookupsRequest) String() string {
 func (*CompactLookupsRequest) ProtoMessage() {}
 
 func (x *CompactLookupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3017,7 @@ func (x *CompactLookupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactLookupsRequest.ProtoReflect.Descriptor instead.
 func (*CompactLookupsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{49}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CompactLookupsRequest) GetStream() int64 {
@@ -2912,7 +3058,7 @@ type CompactLookupsReply struct {
 
 func (x *CompactLookupsReply) Reset() {
 	*x = CompactLookupsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3070,7 @@ func (x *CompactLookupsReply) String() string {
 func (*CompactLookupsReply) ProtoMessage() {}
 
 func (x *CompactLookupsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3083,7 @@ func (x *CompactLookupsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactLookupsReply.ProtoReflect.Descriptor instead.
 func (*CompactLookupsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{50}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CompactLookupsReply) GetRemoved() uint64 {
@@ -2966,7 +3112,7 @@ type ExpireRequestsRequest struct {
 
 func (x *ExpireRequestsRequest) Reset() {
 	*x = ExpireRequestsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2978,7 +3124,7 @@ func (x *ExpireRequestsRequest) String() string {
 func (*ExpireRequestsRequest) ProtoMessage() {}
 
 func (x *ExpireRequestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2991,7 +3137,7 @@ func (x *ExpireRequestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireRequestsRequest.ProtoReflect.Descriptor instead.
 func (*ExpireRequestsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{51}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ExpireRequestsRequest) GetStream() int64 {
@@ -3032,7 +3178,7 @@ type ExpireRequestsReply struct {
 
 func (x *ExpireRequestsReply) Reset() {
 	*x = ExpireRequestsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +3190,7 @@ func (x *ExpireRequestsReply) String() string {
 func (*ExpireRequestsReply) ProtoMessage() {}
 
 func (x *ExpireRequestsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +3203,7 @@ func (x *ExpireRequestsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireRequestsReply.ProtoReflect.Descriptor instead.
 func (*ExpireRequestsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{52}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExpireRequestsReply) GetRemoved() uint64 {
@@ -3269,7 +3415,22 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\x04R\x06target\"(\n" +
 	"\fReplaceReply\x12\x18\n" +
-	"\acleared\x18\x01 \x01(\x04R\acleared\"{\n" +
+	"\acleared\x18\x01 \x01(\x04R\acleared\"\x87\x01\n" +
+	"\rReemitRequest\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x16\n" +
+	"\x06bucket\x18\x02 \x01(\tR\x06bucket\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x03 \x01(\x04R\n" +
+	"checkpoint\x12\x10\n" +
+	"\x03ops\x18\x04 \x03(\x04R\x03ops\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\"m\n" +
+	"\vReemitReply\x12\x10\n" +
+	"\x03ops\x18\x01 \x01(\rR\x03ops\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x03 \x01(\x04R\n" +
+	"checkpoint\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"{\n" +
 	"\x15CompactLookupsRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x1e\n" +
 	"\n" +
@@ -3316,12 +3477,13 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x03Ops\x12\x15.sluice.v1.OpsRequest\x1a\x13.sluice.v1.OpsChunk0\x012\xad\x01\n" +
 	"\x10WriteCheckpoints\x12Z\n" +
 	"\x06Create\x12(.sluice.v1.CreateWriteCheckpointsRequest\x1a&.sluice.v1.CreateWriteCheckpointsReply\x12=\n" +
-	"\aReached\x12\x19.sluice.v1.ReachedRequest\x1a\x17.sluice.v1.ReachedReply2\xed\x02\n" +
+	"\aReached\x12\x19.sluice.v1.ReachedRequest\x1a\x17.sluice.v1.ReachedReply2\xa9\x03\n" +
 	"\n" +
 	"Compaction\x12@\n" +
 	"\bDirtiest\x12\x1a.sluice.v1.DirtiestRequest\x1a\x18.sluice.v1.DirtiestReply\x126\n" +
 	"\x04Scan\x12\x16.sluice.v1.ScanRequest\x1a\x14.sluice.v1.ScanReply0\x01\x12=\n" +
-	"\aReplace\x12\x19.sluice.v1.ReplaceRequest\x1a\x17.sluice.v1.ReplaceReply\x12R\n" +
+	"\aReplace\x12\x19.sluice.v1.ReplaceRequest\x1a\x17.sluice.v1.ReplaceReply\x12:\n" +
+	"\x06Reemit\x12\x18.sluice.v1.ReemitRequest\x1a\x16.sluice.v1.ReemitReply\x12R\n" +
 	"\x0eCompactLookups\x12 .sluice.v1.CompactLookupsRequest\x1a\x1e.sluice.v1.CompactLookupsReply\x12R\n" +
 	"\x0eExpireRequests\x12 .sluice.v1.ExpireRequestsRequest\x1a\x1e.sluice.v1.ExpireRequestsReplyB7Z5github.com/sluicesync/sluice/proto/sluice/v1;sluicev1b\x06proto3"
 
@@ -3338,7 +3500,7 @@ func file_sluice_v1_bucketstore_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_bucketstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(ApplyResult)(0),                      // 0: sluice.v1.ApplyResult
 	(*ApplyRequest)(nil),                  // 1: sluice.v1.ApplyRequest
@@ -3390,35 +3552,37 @@ var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(*ReplaceRequest)(nil),                // 47: sluice.v1.ReplaceRequest
 	(*MoveOp)(nil),                        // 48: sluice.v1.MoveOp
 	(*ReplaceReply)(nil),                  // 49: sluice.v1.ReplaceReply
-	(*CompactLookupsRequest)(nil),         // 50: sluice.v1.CompactLookupsRequest
-	(*CompactLookupsReply)(nil),           // 51: sluice.v1.CompactLookupsReply
-	(*ExpireRequestsRequest)(nil),         // 52: sluice.v1.ExpireRequestsRequest
-	(*ExpireRequestsReply)(nil),           // 53: sluice.v1.ExpireRequestsReply
-	nil,                                   // 54: sluice.v1.ListReply.TablesEntry
-	(*EvaluatedBatch)(nil),                // 55: sluice.v1.EvaluatedBatch
-	(*Cursor)(nil),                        // 56: sluice.v1.Cursor
-	(*StreamHead)(nil),                    // 57: sluice.v1.StreamHead
-	(*TableProgress)(nil),                 // 58: sluice.v1.TableProgress
-	(*TablePattern)(nil),                  // 59: sluice.v1.TablePattern
-	(*ValueOptions)(nil),                  // 60: sluice.v1.ValueOptions
-	(*Stream)(nil),                        // 61: sluice.v1.Stream
+	(*ReemitRequest)(nil),                 // 50: sluice.v1.ReemitRequest
+	(*ReemitReply)(nil),                   // 51: sluice.v1.ReemitReply
+	(*CompactLookupsRequest)(nil),         // 52: sluice.v1.CompactLookupsRequest
+	(*CompactLookupsReply)(nil),           // 53: sluice.v1.CompactLookupsReply
+	(*ExpireRequestsRequest)(nil),         // 54: sluice.v1.ExpireRequestsRequest
+	(*ExpireRequestsReply)(nil),           // 55: sluice.v1.ExpireRequestsReply
+	nil,                                   // 56: sluice.v1.ListReply.TablesEntry
+	(*EvaluatedBatch)(nil),                // 57: sluice.v1.EvaluatedBatch
+	(*Cursor)(nil),                        // 58: sluice.v1.Cursor
+	(*StreamHead)(nil),                    // 59: sluice.v1.StreamHead
+	(*TableProgress)(nil),                 // 60: sluice.v1.TableProgress
+	(*TablePattern)(nil),                  // 61: sluice.v1.TablePattern
+	(*ValueOptions)(nil),                  // 62: sluice.v1.ValueOptions
+	(*Stream)(nil),                        // 63: sluice.v1.Stream
 }
 var file_sluice_v1_bucketstore_proto_depIdxs = []int32{
-	55, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
+	57, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
 	0,  // 1: sluice.v1.ApplyReply.result:type_name -> sluice.v1.ApplyResult
-	56, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
-	57, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
-	58, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
-	57, // 5: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
-	59, // 6: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
-	60, // 7: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
-	61, // 8: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
-	61, // 9: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
-	61, // 10: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
-	54, // 11: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
+	58, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
+	59, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
+	60, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
+	59, // 5: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
+	61, // 6: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
+	62, // 7: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
+	63, // 8: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
+	63, // 9: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
+	63, // 10: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
+	56, // 11: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
 	26, // 12: sluice.v1.ListReply.size:type_name -> sluice.v1.StorageSize
-	58, // 13: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
-	57, // 14: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
+	60, // 13: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
+	59, // 14: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
 	31, // 15: sluice.v1.LookupsReply.results:type_name -> sluice.v1.LookupValues
 	35, // 16: sluice.v1.OpsRequest.positions:type_name -> sluice.v1.BucketPosition
 	38, // 17: sluice.v1.CreateWriteCheckpointsRequest.requests:type_name -> sluice.v1.CheckpointRequest
@@ -3446,33 +3610,35 @@ var file_sluice_v1_bucketstore_proto_depIdxs = []int32{
 	42, // 39: sluice.v1.Compaction.Dirtiest:input_type -> sluice.v1.DirtiestRequest
 	45, // 40: sluice.v1.Compaction.Scan:input_type -> sluice.v1.ScanRequest
 	47, // 41: sluice.v1.Compaction.Replace:input_type -> sluice.v1.ReplaceRequest
-	50, // 42: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
-	52, // 43: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
-	2,  // 44: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
-	4,  // 45: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
-	6,  // 46: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
-	8,  // 47: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
-	10, // 48: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
-	12, // 49: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
-	14, // 50: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
-	16, // 51: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
-	18, // 52: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
-	20, // 53: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
-	22, // 54: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
-	24, // 55: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
-	28, // 56: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
-	30, // 57: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
-	33, // 58: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
-	36, // 59: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
-	39, // 60: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
-	41, // 61: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
-	43, // 62: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
-	46, // 63: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
-	49, // 64: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
-	51, // 65: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
-	53, // 66: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
-	44, // [44:67] is the sub-list for method output_type
-	21, // [21:44] is the sub-list for method input_type
+	50, // 42: sluice.v1.Compaction.Reemit:input_type -> sluice.v1.ReemitRequest
+	52, // 43: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
+	54, // 44: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
+	2,  // 45: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
+	4,  // 46: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
+	6,  // 47: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
+	8,  // 48: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
+	10, // 49: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
+	12, // 50: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
+	14, // 51: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
+	16, // 52: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
+	18, // 53: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
+	20, // 54: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
+	22, // 55: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
+	24, // 56: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
+	28, // 57: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
+	30, // 58: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
+	33, // 59: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
+	36, // 60: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
+	39, // 61: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
+	41, // 62: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
+	43, // 63: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
+	46, // 64: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
+	49, // 65: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
+	51, // 66: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
+	53, // 67: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
+	55, // 68: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
+	45, // [45:69] is the sub-list for method output_type
+	21, // [21:45] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name
@@ -3490,7 +3656,7 @@ func file_sluice_v1_bucketstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_bucketstore_proto_rawDesc), len(file_sluice_v1_bucketstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   54,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

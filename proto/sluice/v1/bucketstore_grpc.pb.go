@@ -1109,6 +1109,7 @@ const (
 	Compaction_Dirtiest_FullMethodName       = "/sluice.v1.Compaction/Dirtiest"
 	Compaction_Scan_FullMethodName           = "/sluice.v1.Compaction/Scan"
 	Compaction_Replace_FullMethodName        = "/sluice.v1.Compaction/Replace"
+	Compaction_Reemit_FullMethodName         = "/sluice.v1.Compaction/Reemit"
 	Compaction_CompactLookups_FullMethodName = "/sluice.v1.Compaction/CompactLookups"
 	Compaction_ExpireRequests_FullMethodName = "/sluice.v1.Compaction/ExpireRequests"
 )
@@ -1126,6 +1127,9 @@ type CompactionClient interface {
 	// Replace rewrites ops of one bucket in one atomic step, if they still are
 	// what the caller has read.
 	Replace(ctx context.Context, in *ReplaceRequest, opts ...grpc.CallOption) (*ReplaceReply, error)
+	// Reemit puts rows of a bucket again as its newest ops, so that a compaction
+	// can fold the history that they hold back.
+	Reemit(ctx context.Context, in *ReemitRequest, opts ...grpc.CallOption) (*ReemitReply, error)
 	// CompactLookups drops superseded parameter entries up to a checkpoint.
 	CompactLookups(ctx context.Context, in *CompactLookupsRequest, opts ...grpc.CallOption) (*CompactLookupsReply, error)
 	// ExpireRequests drops checkpoint requests that are old and acknowledged.
@@ -1179,6 +1183,16 @@ func (c *compactionClient) Replace(ctx context.Context, in *ReplaceRequest, opts
 	return out, nil
 }
 
+func (c *compactionClient) Reemit(ctx context.Context, in *ReemitRequest, opts ...grpc.CallOption) (*ReemitReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReemitReply)
+	err := c.cc.Invoke(ctx, Compaction_Reemit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *compactionClient) CompactLookups(ctx context.Context, in *CompactLookupsRequest, opts ...grpc.CallOption) (*CompactLookupsReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CompactLookupsReply)
@@ -1212,6 +1226,9 @@ type CompactionServer interface {
 	// Replace rewrites ops of one bucket in one atomic step, if they still are
 	// what the caller has read.
 	Replace(context.Context, *ReplaceRequest) (*ReplaceReply, error)
+	// Reemit puts rows of a bucket again as its newest ops, so that a compaction
+	// can fold the history that they hold back.
+	Reemit(context.Context, *ReemitRequest) (*ReemitReply, error)
 	// CompactLookups drops superseded parameter entries up to a checkpoint.
 	CompactLookups(context.Context, *CompactLookupsRequest) (*CompactLookupsReply, error)
 	// ExpireRequests drops checkpoint requests that are old and acknowledged.
@@ -1234,6 +1251,9 @@ func (UnimplementedCompactionServer) Scan(*ScanRequest, grpc.ServerStreamingServ
 }
 func (UnimplementedCompactionServer) Replace(context.Context, *ReplaceRequest) (*ReplaceReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
+}
+func (UnimplementedCompactionServer) Reemit(context.Context, *ReemitRequest) (*ReemitReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reemit not implemented")
 }
 func (UnimplementedCompactionServer) CompactLookups(context.Context, *CompactLookupsRequest) (*CompactLookupsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method CompactLookups not implemented")
@@ -1309,6 +1329,24 @@ func _Compaction_Replace_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Compaction_Reemit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReemitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CompactionServer).Reemit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Compaction_Reemit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CompactionServer).Reemit(ctx, req.(*ReemitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Compaction_CompactLookups_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CompactLookupsRequest)
 	if err := dec(in); err != nil {
@@ -1359,6 +1397,10 @@ var Compaction_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Replace",
 			Handler:    _Compaction_Replace_Handler,
+		},
+		{
+			MethodName: "Reemit",
+			Handler:    _Compaction_Reemit_Handler,
 		},
 		{
 			MethodName: "CompactLookups",

@@ -25,7 +25,7 @@ func CheckCommit(state model.StreamState, head *model.StreamHead, c *ledger.Comm
 // NextHead is the head after c was committed on head.
 func NextHead(head *model.StreamHead, c *ledger.Commit) model.StreamHead {
 	next := c.Head
-	if !c.Published {
+	if !c.Published || c.Head.Applied == c.Previous { // nothing came from the source
 		next.LastError, next.LastErrorAt = head.LastError, head.LastErrorAt
 	} else {
 		next.LastError, next.LastErrorAt = "", 0

@@ -3,10 +3,14 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
+	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
@@ -89,6 +93,31 @@ func (c *compaction) Replace(ctx context.Context, m *pb.ReplaceRequest) (*pb.Rep
 		return nil, mapped(fmt.Errorf("replace: %w", err))
 	}
 	return &pb.ReplaceReply{Cleared: removed}, nil
+}
+
+// maxReemit bounds the bytes of data that one call puts again.
+const maxReemit = 16 << 20
+
+// Reemit puts rows of a bucket again.
+func (c *compaction) Reemit(ctx context.Context, m *pb.ReemitRequest) (*pb.ReemitReply, error) {
+	ops := make([]model.OpID, len(m.GetOps()))
+	for i, id := range m.GetOps() {
+		ops[i] = model.OpID(id)
+	}
+	if len(ops) == 0 || !slices.IsSorted(ops) || ops[0] == 0 || ops[len(ops)-1] > model.OpID(m.GetCheckpoint()) {
+		return nil, status.Error(codes.InvalidArgument, "ops must be ascending and not above the checkpoint")
+	}
+	w, err := c.Hub.Writer(model.StreamID(m.GetStream()))
+	if err != nil {
+		return nil, mapped(err)
+	}
+	r, err := w.Reemit(ctx, ledger.Reemit{
+		Bucket: m.GetBucket(), Checkpoint: model.OpID(m.GetCheckpoint()), Ops: ops, Bytes: int(min(m.GetBytes(), maxReemit)),
+	})
+	if err != nil {
+		return nil, mapped(fmt.Errorf("reemit: %w", err))
+	}
+	return &pb.ReemitReply{Ops: uint32(r.Ops), Bytes: uint64(r.Bytes), Checkpoint: uint64(r.Checkpoint), Reason: r.Reason}, nil
 }
 
 // CompactLookups drops superseded parameter entries.

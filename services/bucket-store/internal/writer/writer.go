@@ -139,7 +139,7 @@ func (h *Hub) start(s *model.Stream) *Writer {
 	}
 	live, end := context.WithCancel(h.ctx)
 	w := &Writer{
-		hub: h, id: s.ID, custom: s.CustomCheckpoints, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]ticket{},
+		hub: h, id: s.ID, custom: s.CustomCheckpoints, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]ticket{}, reemits: map[uint64]chan<- ledger.Reemitted{},
 		in: make(chan any, 64), work: make(chan ledger.Action, 1), done: make(chan ledger.Event, 1), states: make(chan struct{}, 1),
 		view: view{head: s.Head, moved: make(chan struct{})},
 	}
@@ -202,7 +202,7 @@ type Writer struct {
 	live   context.Context // ends with the hub, or when the stream is terminated
 	end    context.CancelFunc
 
-	in     chan any           // *arrival or ledger.Event; never closed. 64: some batches while a step runs
+	in     chan any           // *arrival, *reemission or ledger.Event; never closed. 64: some batches while a step runs
 	work   chan ledger.Action // to perform; closed by loop. One action is under way at most
 	done   chan ledger.Event  // from perform; one event an action
 	states chan struct{}      // 1: a signal
@@ -210,6 +210,7 @@ type Writer struct {
 	// owned by loop
 	ledger     *ledger.Ledger
 	tickets    map[uint64]ticket
+	reemits    map[uint64]chan<- ledger.Reemitted // by ticket
 	lastTicket uint64
 	traced     *trace.Span // of the newest batch committed that no notice has told of
 
@@ -291,14 +292,18 @@ func (w *Writer) loop() {
 }
 
 func (w *Writer) take(message any) {
-	a, ok := message.(*arrival)
-	if !ok {
-		w.step(message.(ledger.Event))
-		return
-	}
 	w.lastTicket++
-	w.tickets[w.lastTicket] = a.ticket
-	w.step(ledger.Arrived{Ticket: w.lastTicket, Batch: a.batch, Size: a.size})
+	switch m := message.(type) {
+	case *arrival:
+		w.tickets[w.lastTicket] = m.ticket
+		w.step(ledger.Arrived{Ticket: w.lastTicket, Batch: m.batch, Size: m.size})
+	case *reemission:
+		m.Ticket = w.lastTicket
+		w.reemits[m.Ticket] = m.done
+		w.step(m.Reemit)
+	default:
+		w.step(message.(ledger.Event))
+	}
 }
 
 // look reads the stream's state.
@@ -338,6 +343,9 @@ func (w *Writer) step(e ledger.Event) {
 			if o.Answered != nil {
 				o.Answered(a.Result)
 			}
+		case ledger.Reemitted:
+			w.reemits[a.Ticket] <- a // never blocks: one answer, and there is room for it
+			delete(w.reemits, a.Ticket)
 		case ledger.Notify:
 			w.notify(&a.Notice)
 			notified = true
@@ -419,6 +427,11 @@ func (w *Writer) do(a ledger.Action) ledger.Event {
 	case ledger.LoadTable:
 		var e ledger.TableLoaded
 		if e.Rows, e.More, err = s.Table(ctx, w.id, a.Table, a.After, a.Limit); err == nil {
+			return e
+		}
+	case ledger.LoadOps:
+		var e ledger.OpsLoaded
+		if e, err = store.LoadOps(ctx, s, w.id, a); err == nil {
 			return e
 		}
 	case *ledger.Commit:

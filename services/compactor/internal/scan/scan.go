@@ -30,6 +30,7 @@ import (
 type Store interface {
 	Scan(context.Context, *pb.ScanRequest, ...grpc.CallOption) (grpc.ServerStreamingClient[pb.ScanReply], error)
 	Replace(context.Context, *pb.ReplaceRequest, ...grpc.CallOption) (*pb.ReplaceReply, error)
+	Reemit(context.Context, *pb.ReemitRequest, ...grpc.CallOption) (*pb.ReemitReply, error)
 }
 
 // Target names the work: a bucket of a stream, up to a checkpoint that was the
@@ -46,6 +47,8 @@ type Result struct {
 	// Untracked ops found no room in the memory limit: the bucket is compacted
 	// less than it could be.
 	Untracked uint64
+	// Reemit are the rows that are worth to be put again now.
+	Reemit []model.OpID
 }
 
 // Add adds what was done by a further attempt.
@@ -54,6 +57,7 @@ func (r *Result) Add(s Result) {
 	r.Moved += s.Moved
 	r.Cleared += s.Cleared
 	r.Untracked += s.Untracked
+	r.Reemit = s.Reemit
 }
 
 // Bucket compacts one bucket. What it has done when it fails stays done.
@@ -110,7 +114,25 @@ func bucket(ctx context.Context, store Store, t Target, l compact.Limits) (Resul
 			return r, fmt.Errorf("mark as compacted: %w", err)
 		}
 	}
+	r.Reemit, _ = plan.Reemit()
 	return r, nil
+}
+
+// Reemit has ops of a bucket put again, if they have at most that many bytes of
+// data. It makes the checkpoint that has them t's.
+func Reemit(ctx context.Context, store Store, t *Target, ops []model.OpID, bytes uint64) (*pb.ReemitReply, error) {
+	req := &pb.ReemitRequest{Stream: int64(t.Stream), Bucket: t.Bucket, Checkpoint: uint64(t.Checkpoint), Bytes: bytes}
+	for _, id := range ops {
+		req.Ops = append(req.Ops, uint64(id))
+	}
+	reply, err := store.Reemit(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("put %d ops of bucket %s of stream %d again: %w", len(ops), t.Bucket, t.Stream, err)
+	}
+	if reply.GetOps() > 0 {
+		t.Checkpoint = model.OpID(reply.GetCheckpoint())
+	}
+	return reply, nil
 }
 
 // read feeds the plan with the whole bucket, newest op first, and passes on the
