@@ -110,6 +110,8 @@ type BatchMeta struct {
 	// made from NoCheckpointBefore on.
 	SnapshotDone       bool
 	NoCheckpointBefore Position
+	// Origin is that of the positions from here on, "" = as before.
+	Origin string
 	// Transactions that end in this batch, and their size in the source's bytes.
 	Transactions uint32
 	SourceBytes  uint64

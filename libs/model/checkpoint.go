@@ -75,11 +75,14 @@ type StreamHead struct {
 	Checkpoint         Checkpoint
 	SnapshotDone       bool
 	NoCheckpointBefore Position
-	CommitTime         Micros
-	Heartbeat          Micros
-	PublishedAt        Micros
-	EvaluatedAt        Micros
-	StoredAt           Micros
+	// Origin names the history that the positions are of, in the source's own
+	// form: the same position in another one is another place. "" = not known.
+	Origin      string
+	CommitTime  Micros
+	Heartbeat   Micros
+	PublishedAt Micros
+	EvaluatedAt Micros
+	StoredAt    Micros
 	// LastError is the last fatal error of replication, "" after a success.
 	LastError   string
 	LastErrorAt Micros

@@ -90,7 +90,7 @@ func (g gen) progress() []model.TableProgress {
 
 func (g gen) meta() model.BatchMeta {
 	return model.BatchMeta{
-		Progress: g.progress(), SnapshotDone: g.IntN(2) == 0, NoCheckpointBefore: model.Position(g.text(9)),
+		Progress: g.progress(), SnapshotDone: g.IntN(2) == 0, NoCheckpointBefore: model.Position(g.text(9)), Origin: g.text(9),
 		Transactions: g.Uint32(), SourceBytes: g.Uint64(),
 		CommitTime: g.micros(), Heartbeat: g.micros(), PublishedAt: g.micros(), EvaluatedAt: g.micros(),
 	}
@@ -156,7 +156,7 @@ func (g gen) head() model.StreamHead {
 	return model.StreamHead{
 		Epoch: model.Epoch(g.Uint64()), Applied: g.cursor(), Persisted: model.OpID(g.Uint64()),
 		Checkpoint:   model.Checkpoint{Op: model.OpID(g.Uint64()), Position: model.Position(g.text(9))},
-		SnapshotDone: g.IntN(2) == 0, NoCheckpointBefore: model.Position(g.text(9)),
+		SnapshotDone: g.IntN(2) == 0, NoCheckpointBefore: model.Position(g.text(9)), Origin: g.text(9),
 		CommitTime: g.micros(), Heartbeat: g.micros(), PublishedAt: g.micros(), EvaluatedAt: g.micros(), StoredAt: g.micros(),
 		LastError: g.text(30), LastErrorAt: g.micros(),
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -292,6 +293,82 @@ func TestSlotLost(t *testing.T) {
 	if err := conn.QueryRow(context.Background(), `SELECT count(*) FROM pg_replication_slots`).Scan(&slots); err != nil || slots != 0 {
 		t.Errorf("%d slots are left, %v", slots, err)
 	}
+}
+
+// TestSourceHistory: a source that is promoted goes on. One that was put back to
+// an earlier state, by its files or by a recovery to a point in time, and another
+// cluster in its place, are each named, and a new stream is made; what the old one
+// has stays as it was.
+func TestSourceHistory(t *testing.T) {
+	s := newSuite(t)
+	pgtest.Exec(t, s.pg.Connect(t, "postgres"), todos+`INSERT INTO todos VALUES (1, 'a', 0)`)
+	id := s.ledger.deploy(model.ValueOptions{}, "todos")
+	stop := s.start("a")
+	s.caughtUp(id, 10*time.Second)
+	write := func(n int) { // what the source will not remember
+		conn := s.pg.Connect(t, "postgres")
+		pgtest.Exec(t, conn, fmt.Sprintf(`INSERT INTO todos SELECT %d + i, repeat('x', 200), 0 FROM generate_series(1, 5000) i`, n))
+		s.caughtUp(id, 10*time.Second)
+		expectSame(t, s, id, conn, "todos")
+	}
+	// replaced waits for the stream that takes the place of id, which stays as it
+	// is, with an error that says why.
+	replaced := func(why string) {
+		t.Helper()
+		before := s.ledger.rows(id, "todos")
+		next := id + 1
+		eventually(t, 10*time.Second, "a new stream: "+why, func() bool { return s.ledger.head(next).SnapshotDone })
+		old := s.ledger.stream(id)
+		if old.State != model.Errored || !strings.HasPrefix(old.Head.LastError, "[PSYNC_S1146] the source has another history than what is stored: ") || !strings.Contains(old.Head.LastError, why) {
+			t.Errorf("the old stream is %s: %s", old.State, old.Head.LastError)
+		}
+		if after := s.ledger.rows(id, "todos"); !slices.Equal(before, after) {
+			t.Errorf("the old stream's rows have changed: %d, then %d", len(before), len(after))
+		}
+		id = next
+		conn := s.pg.Connect(t, "postgres")
+		pgtest.Exec(t, conn, `UPDATE todos SET done = done + 1`)
+		s.caughtUp(id, 10*time.Second)
+		expectSame(t, s, id, conn, "todos")
+	}
+
+	origin := s.ledger.head(id).Origin
+	s.pg.Stop(t, "fast")
+	s.pg.Recover(t)
+	s.pg.StartAgain(t)
+	write(10_000)
+	if now := s.ledger.head(id).Origin; !strings.HasSuffix(origin, ":1") || now != strings.TrimSuffix(origin, "1")+"2" {
+		t.Errorf("the origin was %s and is %s after the promotion", origin, now)
+	}
+
+	s.pg.Stop(t, "fast")
+	saved := s.pg.Save(t)
+	s.pg.StartAgain(t)
+	write(20_000)
+	s.pg.Stop(t, "fast")
+	s.pg.Restore(t, saved)
+	s.pg.StartAgain(t)
+	replaced("its log ends at ")
+
+	s.pg.Stop(t, "fast")
+	saved = s.pg.Save(t)
+	s.pg.StartAgain(t)
+	write(30_000)
+	stop()
+	s.pg.Stop(t, "fast")
+	s.pg.Restore(t, saved)
+	s.pg.Recover(t)
+	s.pg.StartAgain(t)
+	// It has gone on beyond what is stored before anybody looks.
+	pgtest.Exec(t, s.pg.Connect(t, "postgres"), `INSERT INTO todos SELECT 40000 + i, repeat('y', 200), 0 FROM generate_series(1, 10000) i`)
+	stop = s.start("a")
+	replaced("its timeline 3 left timeline 2 at ")
+
+	stop()
+	s.pg = pgtest.Start(t)
+	pgtest.Exec(t, s.pg.Connect(t, "postgres"), todos+`INSERT INTO todos VALUES (1, 'b', 0)`)
+	s.start("a")
+	replaced("it is another database cluster: its system identifier is ")
 }
 
 // TestTwoStreams: during a deploy a second stream has its own copy and slot

@@ -286,6 +286,9 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 	applied := stream.Head.Applied
 	chain := publish.NewChain(publisher, stream.ID, epoch, applied, start, known, j.observer())
 	chain.Copied(stream.Head.NoCheckpointBefore)
+	if o := log.Origin(); o != stream.Head.Origin {
+		chain.From(o)
+	}
 	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Parallel: j.r.src.Parallel(), Rows: j.r.metrics.snapshotRows}
 	j.publisher.Store(publisher)
 	j.reader.Store(&log)

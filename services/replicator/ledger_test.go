@@ -1,6 +1,7 @@
 package replicator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -366,6 +367,7 @@ func (s *ledgerStream) applyNow(l *ledger, b *model.ChangeBatch) {
 		s.Head.Heartbeat = b.Meta.Heartbeat
 	}
 	s.Head.CommitTime = max(s.Head.CommitTime, b.Meta.CommitTime)
+	s.Head.Origin = cmp.Or(b.Meta.Origin, s.Head.Origin)
 	if b.End.AtTransactionEnd() && s.Head.SnapshotDone && b.End.Position >= s.Head.NoCheckpointBefore {
 		s.Head.Checkpoint.Position = b.End.Position
 		s.State = model.Active
@@ -409,6 +411,12 @@ func (l *ledger) rows(id model.StreamID, table string) []string {
 	}
 	sort.Strings(out)
 	return out
+}
+
+func (l *ledger) stream(id model.StreamID) model.Stream {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.streams[id].Stream
 }
 
 func (l *ledger) head(id model.StreamID) model.StreamHead {

@@ -27,6 +27,7 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -430,6 +431,7 @@ func (l *Ledger) commit(last bool) []Action {
 			c.Progress = append(c.Progress, m.Progress...)
 			head.SnapshotDone = head.SnapshotDone || m.SnapshotDone
 			head.NoCheckpointBefore = max(head.NoCheckpointBefore, m.NoCheckpointBefore)
+			head.Origin = cmp.Or(m.Origin, head.Origin)
 			head.CommitTime = max(head.CommitTime, m.CommitTime)
 			head.Heartbeat = max(head.Heartbeat, m.Heartbeat)
 			head.PublishedAt = max(head.PublishedAt, m.PublishedAt)

@@ -539,6 +539,7 @@ type BatchMeta struct {
 	Heartbeat          int64                  `protobuf:"varint,7,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
 	PublishedAt        int64                  `protobuf:"varint,8,opt,name=published_at,json=publishedAt,proto3" json:"published_at,omitempty"`
 	EvaluatedAt        int64                  `protobuf:"varint,9,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
+	Origin             string                 `protobuf:"bytes,10,opt,name=origin,proto3" json:"origin,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -634,6 +635,13 @@ func (x *BatchMeta) GetEvaluatedAt() int64 {
 		return x.EvaluatedAt
 	}
 	return 0
+}
+
+func (x *BatchMeta) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
 }
 
 // ChangeBatch is the body of a JetStream message.
@@ -961,6 +969,7 @@ type StreamHead struct {
 	StoredAt           int64                  `protobuf:"varint,11,opt,name=stored_at,json=storedAt,proto3" json:"stored_at,omitempty"`
 	LastError          string                 `protobuf:"bytes,12,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	LastErrorAt        int64                  `protobuf:"varint,13,opt,name=last_error_at,json=lastErrorAt,proto3" json:"last_error_at,omitempty"`
+	Origin             string                 `protobuf:"bytes,14,opt,name=origin,proto3" json:"origin,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -1084,6 +1093,13 @@ func (x *StreamHead) GetLastErrorAt() int64 {
 		return x.LastErrorAt
 	}
 	return 0
+}
+
+func (x *StreamHead) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
 }
 
 type Stream struct {
@@ -1369,7 +1385,7 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\blast_key\x18\x02 \x01(\fR\alastKey\x12\x12\n" +
 	"\x04rows\x18\x03 \x01(\x04R\x04rows\x12\x1a\n" +
 	"\bestimate\x18\x04 \x01(\x04R\bestimate\x12\x12\n" +
-	"\x04done\x18\x05 \x01(\bR\x04done\"\xe4\x02\n" +
+	"\x04done\x18\x05 \x01(\bR\x04done\"\xfc\x02\n" +
 	"\tBatchMeta\x124\n" +
 	"\bprogress\x18\x01 \x03(\v2\x18.sluice.v1.TableProgressR\bprogress\x12#\n" +
 	"\rsnapshot_done\x18\x02 \x01(\bR\fsnapshotDone\x120\n" +
@@ -1380,7 +1396,9 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"commitTime\x12\x1c\n" +
 	"\theartbeat\x18\a \x01(\x03R\theartbeat\x12!\n" +
 	"\fpublished_at\x18\b \x01(\x03R\vpublishedAt\x12!\n" +
-	"\fevaluated_at\x18\t \x01(\x03R\vevaluatedAt\"\x83\x02\n" +
+	"\fevaluated_at\x18\t \x01(\x03R\vevaluatedAt\x12\x16\n" +
+	"\x06origin\x18\n" +
+	" \x01(\tR\x06origin\"\x83\x02\n" +
 	"\vChangeBatch\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +
@@ -1404,7 +1422,7 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\x0fWriteCheckpoint\x12\x19\n" +
 	"\buser_key\x18\x01 \x01(\tR\auserKey\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x12\n" +
-	"\x04head\x18\x03 \x01(\tR\x04head\"\xe0\x03\n" +
+	"\x04head\x18\x03 \x01(\tR\x04head\"\xf8\x03\n" +
 	"\n" +
 	"StreamHead\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
@@ -1424,7 +1442,8 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\tstored_at\x18\v \x01(\x03R\bstoredAt\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\f \x01(\tR\tlastError\x12\"\n" +
-	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\"\xe5\x02\n" +
+	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\x12\x16\n" +
+	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xe5\x02\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +

@@ -431,3 +431,13 @@ func TestUserOfBefore(t *testing.T) {
 		t.Errorf("%+v %v, want %+v", got, err, want)
 	}
 }
+
+// TestHeadOfBefore: a head that was stored before origins were known is read.
+func TestHeadOfBefore(t *testing.T) {
+	h := &head{StreamHead: model.StreamHead{Epoch: 3, Applied: model.Cursor{Position: "p"}, LastError: "e"}}
+	value := appendHead(nil, h)
+	value = value[:len(value)-1] // without the length of the origin
+	if got, err := readHead(string(value)); err != nil || *got != *h {
+		t.Errorf("%+v %v", got, err)
+	}
+}

@@ -247,7 +247,7 @@ func appendHead(dst []byte, h *head) []byte {
 	} {
 		dst = binary.AppendUvarint(dst, n)
 	}
-	for _, s := range [...]string{string(h.Applied.Position), string(h.Checkpoint.Position), string(h.NoCheckpointBefore), h.LastError} {
+	for _, s := range [...]string{string(h.Applied.Position), string(h.Checkpoint.Position), string(h.NoCheckpointBefore), h.LastError, h.Origin} {
 		dst = appendText(dst, s)
 	}
 	return dst
@@ -268,6 +268,9 @@ func readHead(value string) (*head, error) {
 	h.Checkpoint.Position = model.Position(r.text())
 	h.NoCheckpointBefore = model.Position(r.text())
 	h.LastError = r.text()
+	if len(r.s) > 0 { // stored before origins were known
+		h.Origin = r.text()
+	}
 	return h, r.err()
 }
 

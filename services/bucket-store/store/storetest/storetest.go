@@ -255,7 +255,7 @@ func testCommit(t *suite) {
 		Stream: st.id, Epoch: st.epoch, End: model.Cursor{Position: position(1), Offset: 1},
 		Rows: []model.EvaluatedRow{{Kind: model.RowSnapshot, Key: row(1), Puts: put(1, "one", "a", "b").Puts, Source: "source", Lookups: entry(1, "l", "[1]").Lookups}},
 		Meta: model.BatchMeta{
-			SnapshotDone: true, NoCheckpointBefore: position(3), CommitTime: 5, Heartbeat: 6, PublishedAt: 7, EvaluatedAt: 8,
+			SnapshotDone: true, NoCheckpointBefore: position(3), Origin: "o", CommitTime: 5, Heartbeat: 6, PublishedAt: 7, EvaluatedAt: 8,
 			Progress: []model.TableProgress{{Table: model.SourceTable{ID: model.TableID{7}, Connection: "default", Schema: "s", Name: "n", CompleteRows: true, Columns: []model.Column{{Name: "c", Type: "25", Key: true}}}, LastKey: []byte{0, 255}, Rows: 3, Estimate: 4, Done: true}},
 		},
 	})
@@ -286,7 +286,7 @@ func testCommit(t *suite) {
 		head, err := t.s.Head(t.ctx, st.id)
 		t.check(err)
 		want := model.StreamHead{Epoch: 1, Applied: model.Cursor{Position: position(3)}, Persisted: 7, Checkpoint: model.Checkpoint{Op: 7, Position: position(3)},
-			SnapshotDone: true, NoCheckpointBefore: position(3), CommitTime: 5, Heartbeat: 6, PublishedAt: 7, EvaluatedAt: 8}
+			SnapshotDone: true, NoCheckpointBefore: position(3), Origin: "o", CommitTime: 5, Heartbeat: 6, PublishedAt: 7, EvaluatedAt: 8}
 		if head != want {
 			t.Errorf("head\n%+v, want\n%+v", head, want)
 		}

@@ -103,6 +103,27 @@ func (s *Server) Stop(t testing.TB, mode string) {
 	s.run(t, "pg_ctl", "-D", s.data(), "-m", mode, "-w", "stop")
 }
 
+// Save returns a copy of a stopped server's files, for Restore.
+func (s *Server) Save(t testing.TB) (saved string) {
+	t.Helper()
+	saved = filepath.Join(s.dir, fmt.Sprint("saved", rand.Uint32()))
+	s.run(t, "sh", "-c", `cp -a "$1" "$2"`, "sh", s.data(), saved)
+	return saved
+}
+
+// Restore puts the files of a stopped server back to what was saved.
+func (s *Server) Restore(t testing.TB, saved string) {
+	t.Helper()
+	s.run(t, "sh", "-c", `rm -rf "$1" && mv "$2" "$1"`, "sh", s.data(), saved)
+}
+
+// Recover makes a stopped server end a recovery when it is started: it then is
+// on a new timeline, as after a promotion.
+func (s *Server) Recover(t testing.TB) {
+	t.Helper()
+	s.run(t, "sh", "-c", `touch "$1/recovery.signal" && echo "restore_command='false'" >>"$1/postgresql.conf"`, "sh", s.data())
+}
+
 // URI of a database, as user postgres.
 func (s *Server) URI(database string) string {
 	return fmt.Sprintf("postgresql://postgres:trusted@127.0.0.1:%d/%s", s.Port, database)

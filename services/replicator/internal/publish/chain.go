@@ -79,6 +79,8 @@ type Chain struct {
 
 	until model.Position // CopiedUntil; written under mu
 	hold  model.Position // for the next batch
+	// origin is for the next batch: what bucket-store does not have yet.
+	origin string
 
 	// Whole transactions that wait: the first `whole` of rows, up to wholeAt.
 	waiting bool
@@ -137,6 +139,13 @@ func (c *Chain) Hold(position model.Position) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hold = max(c.hold, position)
+}
+
+// From says that positions are of another origin than bucket-store has.
+func (c *Chain) From(origin string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.origin = origin
 }
 
 // Known returns the tables of the stream.
@@ -304,7 +313,8 @@ func (c *Chain) Insert(ctx context.Context, rows *source.Rows, meta model.BatchM
 // emit publishes one batch. The caller holds mu.
 func (c *Chain) emit(changes []model.Change, end model.Cursor, meta model.BatchMeta) {
 	meta.NoCheckpointBefore = max(meta.NoCheckpointBefore, c.hold)
-	c.hold = ""
+	meta.Origin = c.origin
+	c.hold, c.origin = "", ""
 	c.until = max(c.until, meta.NoCheckpointBefore)
 	meta.PublishedAt = model.Micros(c.now().UnixMicro())
 	b := model.ChangeBatch{Stream: c.stream, Epoch: c.epoch, Previous: c.prev, End: end, Changes: changes, Meta: meta}

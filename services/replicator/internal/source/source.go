@@ -32,9 +32,10 @@ type Source interface {
 	// Heartbeat writes a marker that carries a time.
 	Heartbeat(ctx context.Context, at model.Micros) error
 	// Open takes over the place of a stream in the log, from whoever holds it.
-	// If s.Head says that the tables are copied, the history since must still be
-	// there, else the error is ErrHistoryLost; otherwise the place is made if
-	// need be.
+	// What s.Head says to be stored must be of the history that the source has
+	// now, and if it says that the tables are copied, the history since must
+	// still be there: else the error is ErrHistoryLost, and its text names what
+	// happened. Otherwise the place is made if need be.
 	Open(ctx context.Context, s *model.Stream) (Log, error)
 	// Remove gives up the place of a stream. It is no error if there is none.
 	Remove(ctx context.Context, s *model.Stream) error
@@ -65,6 +66,9 @@ type Log interface {
 	// Start is where Read will begin, and whether the place was made by Open:
 	// then nothing that was copied before is of use.
 	Start() (at model.Position, created bool)
+	// Origin names the history that the positions of the log are of (see
+	// model.StreamHead).
+	Origin() string
 	// Tables lists the tables that the stream reads, as they are now.
 	Tables(ctx context.Context) ([]Table, error)
 	// Copy reads a table in the order of its key from just behind the place

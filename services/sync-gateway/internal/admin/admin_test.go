@@ -133,6 +133,37 @@ func active(at time.Time) []model.Stream {
 		Head: model.StreamHead{Checkpoint: model.Checkpoint{Op: 42, Position: "0/2"}, SnapshotDone: true, EvaluatedAt: m, StoredAt: m, Heartbeat: m}}}
 }
 
+// The old data is served while a stream whose history is lost is built anew, and
+// the status says why it is stale.
+func TestStatusErrored(t *testing.T) {
+	now := time.Now()
+	streams := active(now)
+	streams[0].State, streams[0].Head.LastError = model.Errored, "[PSYNC_S1146] the history is lost"
+	streams = append(streams, model.Stream{ID: 4, Name: "powersync_4", Config: config, State: model.Processing})
+	a := newAPI(t, &fakes{streams: streams}, nil)
+	_, body := post(a, "/api/admin/v1/sluice/status", "")
+	var s struct {
+		Data struct {
+			Healthy bool
+			Stages  []stage
+			Streams []streamStatus
+		}
+	}
+	if err := json.Unmarshal([]byte(body), &s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Data.Healthy || len(s.Data.Stages) != 5 || s.Data.Stages[3].OK || s.Data.Stages[3].Detail != "[PSYNC_S1146] the history is lost" {
+		t.Errorf("%s", body)
+	}
+	if len(s.Data.Streams) != 2 || s.Data.Streams[0].State != "ERRORED" || s.Data.Streams[0].LastError == "" || s.Data.Streams[1].State != "PROCESSING" {
+		t.Errorf("%s", body)
+	}
+	_, body = post(a, "/api/admin/v1/diagnostics", "")
+	if !strings.Contains(body, `{"level":"fatal","message":"[PSYNC_S1146] the history is lost"`) {
+		t.Errorf("%s", body)
+	}
+}
+
 func TestTokens(t *testing.T) {
 	a := newAPI(t, &fakes{}, nil)
 	for _, token := range []string{"", "one", "Token", "Token ", "Token One", "Bearer onetwo", "Token three", "Basic one"} {

@@ -44,6 +44,7 @@ type logReader struct {
 	stream  *model.Stream
 	version int
 	start   lsn
+	origin  origin
 	created bool
 
 	confirmed atomic.Uint64 // what the server may forget
@@ -76,6 +77,9 @@ type relationState struct {
 }
 
 func (l *logReader) Start() (model.Position, bool) { return l.start.position(), l.created }
+
+// Origin is the cluster and its timeline.
+func (l *logReader) Origin() string { return l.origin.String() }
 
 func (l *logReader) Close() {}
 

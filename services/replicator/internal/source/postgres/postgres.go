@@ -115,15 +115,19 @@ func parseLSN(s string) (lsn, error) {
 // Position returns where the next write-ahead record goes: behind every commit
 // so far, flushed or not.
 func (s *Source) Position(ctx context.Context) (model.Position, error) {
-	var text string
-	if err := s.pool.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&text); err != nil {
-		return "", fmt.Errorf("read the log's end: %w", err)
-	}
-	at, err := parseLSN(text)
+	at, err := s.end(ctx)
 	if err != nil {
 		return "", err
 	}
 	return at.position(), nil
+}
+
+func (s *Source) end(ctx context.Context) (lsn, error) {
+	var text string
+	if err := s.pool.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&text); err != nil {
+		return 0, fmt.Errorf("read the log's end: %w", err)
+	}
+	return parseLSN(text)
 }
 
 // Mark writes a marker in a transaction of its own, which commits

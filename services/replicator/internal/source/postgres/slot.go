@@ -76,7 +76,17 @@ func (s *Source) Open(ctx context.Context, stream *model.Stream) (source.Log, er
 	if err != nil {
 		return nil, err
 	}
+	current := lsn(0)
+	if found != nil {
+		current = found.current
+	} else if current, err = s.end(ctx); err != nil {
+		return nil, err
+	}
 	l := &logReader{source: s, stream: stream, version: version, answer: make(chan struct{}, 1)}
+	// First: a slot that is gone with the rest of the history is not the cause.
+	if l.origin, err = s.sameHistory(ctx, &stream.Head, current); err != nil {
+		return nil, err
+	}
 	if found != nil {
 		applied := lsn(0)
 		if p := stream.Head.Applied.Position; p != "" {
@@ -157,14 +167,11 @@ func (s *Source) createSlot(ctx context.Context, name string) (lsn, error) {
 		return 0, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	results, err := conn.Exec(ctx, "CREATE_REPLICATION_SLOT "+quote(name)+" LOGICAL pgoutput NOEXPORT_SNAPSHOT").ReadAll()
+	row, err := command(ctx, conn, "CREATE_REPLICATION_SLOT "+quote(name)+" LOGICAL pgoutput NOEXPORT_SNAPSHOT", 2)
 	if err != nil {
 		return 0, fmt.Errorf("create replication slot %s: %w", name, err)
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 2 {
-		return 0, errs.New(errs.S1101, "unexpected answer to CREATE_REPLICATION_SLOT")
-	}
-	at, err := parseLSN(string(results[0].Rows[0][1]))
+	at, err := parseLSN(string(row[1]))
 	if err != nil {
 		return 0, fmt.Errorf("create replication slot %s: %w", name, err)
 	}
