@@ -49,6 +49,11 @@ type Stream struct {
 	Name string // of the stream, and of its slot in Postgres
 	// Config is the sync config's YAML.
 	Config string
+	// Content is what Config means, as rules.Plan.Identity tells, in hex; "" = not
+	// known. Edited is the text that was deployed last, if another one of the same
+	// content was: what is replicated stays that of Config.
+	Content string
+	Edited  string
 	// Tables that the config reads and how source values become SQLite values:
 	// what the replicator needs of a plan.
 	Tables  []TablePattern
@@ -56,12 +61,22 @@ type Stream struct {
 	State   StreamState
 	Head    StreamHead
 	Created Micros
+	// Activated is when it became the active one; 0 = never, or not known.
+	Activated Micros
 	// FromFile: the config is the one that the service config named, not one
 	// that was deployed by hand.
 	FromFile bool
 	// CustomCheckpoints: rows of the source carry the clients' write
 	// checkpoints, and none are handed out.
 	CustomCheckpoints bool
+}
+
+// Text is the sync config as it was deployed last.
+func (s *Stream) Text() string {
+	if s.Edited != "" {
+		return s.Edited
+	}
+	return s.Config
 }
 
 // StreamHead is how far a stream is: the state that one commit moves.

@@ -1,7 +1,10 @@
 package rules
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -138,6 +141,32 @@ func (p *Plan) SourceTables() []model.TablePattern { return p.tables }
 
 // Values says how source values must be converted for this config.
 func (p *Plan) Values() model.ValueOptions { return p.values }
+
+// Identity is equal for configs that mean the same: that have the same
+// definitions, in whatever order, and the same events, and want the source's
+// values converted alike. Their plans make the same buckets and rows; the lookups
+// of one are not those of another.
+func (p *Plan) Identity() [32]byte {
+	all := make([][32]byte, len(p.definitions))
+	for i := range p.definitions {
+		all[i] = p.definitions[i].Identity
+	}
+	slices.SortFunc(all, func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
+	b := fmt.Appendf(nil, "%t %d %t", p.values.ISO8601, p.values.MaxDigits, p.values.CustomTypes)
+	for i := range all {
+		b = append(b, all[i][:]...)
+	}
+	return sha256.Sum256(append(b, p.eventKey()...))
+}
+
+// eventKey is equal for plans with the same event definitions.
+func (p *Plan) eventKey() string {
+	var b []byte
+	for i := range p.plan.Events {
+		b = p.plan.Events[i].AppendKey(b)
+	}
+	return string(b)
+}
 
 // Definitions returns the bucket definitions and streams in the config's order.
 func (p *Plan) Definitions() []Definition { return p.definitions }

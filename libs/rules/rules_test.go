@@ -228,6 +228,40 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+// TestPlanIdentity holds what of a config changes what it means, as a whole.
+func TestPlanIdentity(t *testing.T) {
+	head := "config:\n  edition: 3\n"
+	a := "  a:\n    query: SELECT * FROM t WHERE owner IN (SELECT id FROM u WHERE uid = auth.user_id())\n"
+	b := "  b:\n    auto_subscribe: true\n    query: SELECT id, name FROM v WHERE owner IN (SELECT id FROM w WHERE uid = auth.user_id())\n"
+	events := "event_definitions:\n  write_checkpoints:\n    payloads: [\"SELECT user_id, client_id, checkpoint FROM checkpoints\"]\n"
+	base := mustCompile(t, head+"streams:\n"+a+b+events).Identity()
+	for name, same := range map[string]string{
+		"reordered":     events + "streams:\n" + b + a + head,
+		"commented":     "# why\n" + head + "streams: # which\n" + a + "\n\n" + b + events,
+		"renamed alias": head + "streams:\n" + strings.Replace(a, "SELECT id FROM u WHERE uid", "SELECT x.id FROM u AS x WHERE x.uid", 1) + b + events,
+		"named query":   head + "with:\n  mine: SELECT id FROM u WHERE uid = auth.user_id()\nstreams:\n" + strings.Replace(a, "(SELECT id FROM u WHERE uid = auth.user_id())", "mine", 1) + b + events,
+		"default given": head + "  timestamps_iso8601: true\nstreams:\n" + a + b + events,
+	} {
+		if mustCompile(t, same).Identity() != base {
+			t.Errorf("%s: the identity changes", name)
+		}
+	}
+	for name, other := range map[string]string{
+		"stream added":   head + "streams:\n" + a + b + strings.Replace(b, "b:", "c:", 1) + events,
+		"stream dropped": head + "streams:\n" + a + events,
+		"stream renamed": head + "streams:\n" + strings.Replace(a, "a:", "c:", 1) + b + events,
+		"column":         head + "streams:\n" + a + strings.Replace(b, "name", "nam", 1) + events,
+		"values":         head + "  timestamps_iso8601: false\nstreams:\n" + a + b + events,
+		"no event":       head + "streams:\n" + a + b,
+		"event's table":  head + "streams:\n" + a + b + strings.Replace(events, "FROM checkpoints", "FROM cp", 1),
+		"priority":       head + "streams:\n" + a + "    priority: 1\n" + b + events,
+	} {
+		if mustCompile(t, other).Identity() == base {
+			t.Errorf("%s: the identity stays", name)
+		}
+	}
+}
+
 // TestColumns holds which columns of a table a config needs.
 func TestColumns(t *testing.T) {
 	p := mustCompile(t, `

@@ -231,6 +231,10 @@ func Stream(s *model.Stream) *pb.Stream {
 
 		FromFile:          s.FromFile,
 		CustomCheckpoints: s.CustomCheckpoints,
+
+		Content:   text(s.Content),
+		Edited:    text(s.Edited),
+		Activated: int64(s.Activated),
 	}
 }
 
@@ -248,6 +252,10 @@ func ModelStream(s *pb.Stream) model.Stream {
 
 		FromFile:          s.GetFromFile(),
 		CustomCheckpoints: s.GetCustomCheckpoints(),
+
+		Content:   s.GetContent(),
+		Edited:    s.GetEdited(),
+		Activated: model.Micros(s.GetActivated()),
 	}
 }
 

@@ -1,8 +1,11 @@
 package bucketstore
 
 import (
+	"fmt"
 	"testing"
 
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 )
 
@@ -37,4 +40,81 @@ func TestDeployFromFile(t *testing.T) {
 			t.Errorf("step %d: %v, want stream %d, created %v, kept %v", n, r, step.id, step.created, step.kept)
 		}
 	}
+}
+
+// A config of the same content changes the text that is shown and nothing else,
+// and one of the content of the active stream gives up what was to replace it.
+func TestDeploySameContent(t *testing.T) {
+	i := run(t, t.TempDir(), bus(t))
+	deploy := func(config, content string, force, fromFile bool) *pb.DeployReply {
+		t.Helper()
+		r, err := i.catalog.Deploy(t.Context(), &pb.DeployRequest{Config: config, Content: content, Force: force, FromFile: fromFile})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	expect := func(step string, r *pb.DeployReply, id int64, created bool, want string) {
+		t.Helper()
+		list, err := i.catalog.List(t.Context(), &pb.ListRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, s := range wire.ModelStreams(list.GetStreams()) {
+			got += fmt.Sprintf("%d %s %s (%s) ", s.ID, s.State, s.Text(), s.Config)
+		}
+		if r.GetStream().GetId() != id || r.GetCreated() != created || got != want {
+			t.Errorf("%s: %v, want stream %d, created %v\n%s, want\n%s", step, r, id, created, got, want)
+		}
+	}
+	activate := func(id int64) {
+		t.Helper()
+		c := i.chain(id)
+		i.apply(c.next(6, put(1, "{}", "a")))
+	}
+	expect("first", deploy("a", "A", false, false), 1, true, "1 PROCESSING a (a) ")
+	expect("edited while it is processed", deploy("a # one", "A", false, false), 1, false, "1 PROCESSING a # one (a) ")
+	activate(1)
+	expect("edited", deploy("a # two", "A", false, false), 1, false, "1 ACTIVE a # two (a) ")
+	expect("another", deploy("b", "B", false, false), 2, true, "1 ACTIVE a # two (a) 2 PROCESSING b (b) ")
+	expect("given up", deploy("a # three", "A", false, false), 1, false, "1 ACTIVE a # three (a) 2 STOP b (b) ")
+	expect("as it was", deploy("a", "A", false, false), 1, false, "1 ACTIVE a (a) 2 STOP b (b) ")
+	expect("forced", deploy("a # four", "A", true, false), 3, true, "1 ACTIVE a (a) 2 STOP b (b) 3 PROCESSING a # four (a # four) ")
+	activate(3)
+	expect("from a file", deploy("c", "C", false, true), 4, true, "1 STOP a (a) 2 STOP b (b) 3 ACTIVE a # four (a # four) 4 PROCESSING c (c) ")
+	expect("by hand", deploy("b", "B", false, false), 5, true, "1 STOP a (a) 2 STOP b (b) 3 ACTIVE a # four (a # four) 4 STOP c (c) 5 PROCESSING b (b) ")
+	kept := deploy("c # edited", "C", false, true)
+	expect("from the file, edited", kept, 5, false, "1 STOP a (a) 2 STOP b (b) 3 ACTIVE a # four (a # four) 4 STOP c (c) 5 PROCESSING b (b) ")
+	if !kept.GetKept() {
+		t.Error("the file is not said to be passed over")
+	}
+	// What replaces a stream whose history is lost has its text, too.
+	deploy("a # five", "A", false, false)
+	if _, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: 3, Reason: "lost"}); err != nil {
+		t.Fatal(err)
+	}
+	expect("restarted", deploy("a # six", "A", false, false), 6, false,
+		"1 STOP a (a) 2 STOP b (b) 3 ERRORED a # five (a # four) 4 STOP c (c) 5 STOP b (b) 6 PROCESSING a # six (a # four) ")
+	// Whoever does not know the content is compared by text.
+	expect("no content", deploy("a # seven", "", false, false), 7, true,
+		"1 STOP a (a) 2 STOP b (b) 3 ERRORED a # five (a # four) 4 STOP c (c) 5 STOP b (b) 6 STOP a # six (a # four) 7 PROCESSING a # seven (a # seven) ")
+	if was := i.activated(3); was == 0 || i.activated(7) != 0 {
+		t.Errorf("streams 3 and 7 became active at %d and %d", was, i.activated(7))
+	}
+}
+
+func (i *instance) activated(id int64) model.Micros {
+	i.t.Helper()
+	list, err := i.catalog.List(i.t.Context(), &pb.ListRequest{})
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	for _, s := range wire.ModelStreams(list.GetStreams()) {
+		if int64(s.ID) == id {
+			return s.Activated
+		}
+	}
+	i.t.Fatalf("no stream %d", id)
+	return 0
 }

@@ -193,6 +193,15 @@ func (x *Index) AppendKey(b []byte) []byte {
 	return appendOutputs(b, x.Outputs)
 }
 
+// AppendKey appends a text that is equal for events that mean the same.
+func (e *Event) AppendKey(b []byte) []byte {
+	b = strconv.AppendQuote(append(b, '*'), e.Name)
+	for i := range e.Payloads {
+		b = e.Payloads[i].AppendKey(b)
+	}
+	return b
+}
+
 func appendTableKey(b []byte, t model.TablePattern) []byte {
 	b = strconv.AppendQuote(b, t.Connection)
 	b = strconv.AppendQuote(b, t.Schema)

@@ -997,8 +997,10 @@ type DeployRequest struct {
 	FromFile bool `protobuf:"varint,6,opt,name=from_file,json=fromFile,proto3" json:"from_file,omitempty"`
 	// The config has events that carry write checkpoints.
 	CustomCheckpoints bool `protobuf:"varint,7,opt,name=custom_checkpoints,json=customCheckpoints,proto3" json:"custom_checkpoints,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// What the config means: equal for configs that differ in nothing that matters.
+	Content       string `protobuf:"bytes,8,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeployRequest) Reset() {
@@ -1078,6 +1080,13 @@ func (x *DeployRequest) GetCustomCheckpoints() bool {
 		return x.CustomCheckpoints
 	}
 	return false
+}
+
+func (x *DeployRequest) GetContent() string {
+	if x != nil {
+		return x.Content
+	}
+	return ""
 }
 
 type DeployReply struct {
@@ -3275,7 +3284,7 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"*\n" +
 	"\x10TerminateRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"\x10\n" +
-	"\x0eTerminateReply\"\x8c\x02\n" +
+	"\x0eTerminateReply\"\xa6\x02\n" +
 	"\rDeployRequest\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\tR\x06config\x12/\n" +
 	"\x06tables\x18\x02 \x03(\v2\x17.sluice.v1.TablePatternR\x06tables\x12/\n" +
@@ -3284,7 +3293,8 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\vslot_prefix\x18\x05 \x01(\tR\n" +
 	"slotPrefix\x12\x1b\n" +
 	"\tfrom_file\x18\x06 \x01(\bR\bfromFile\x12-\n" +
-	"\x12custom_checkpoints\x18\a \x01(\bR\x11customCheckpoints\"f\n" +
+	"\x12custom_checkpoints\x18\a \x01(\bR\x11customCheckpoints\x12\x18\n" +
+	"\acontent\x18\b \x01(\tR\acontent\"f\n" +
 	"\vDeployReply\x12)\n" +
 	"\x06stream\x18\x01 \x01(\v2\x11.sluice.v1.StreamR\x06stream\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\x12\x12\n" +

@@ -1114,7 +1114,10 @@ type Stream struct {
 	Created  int64                  `protobuf:"varint,8,opt,name=created,proto3" json:"created,omitempty"`
 	FromFile bool                   `protobuf:"varint,9,opt,name=from_file,json=fromFile,proto3" json:"from_file,omitempty"`
 	// Write checkpoints come from rows of the source; none are handed out.
-	CustomCheckpoints bool `protobuf:"varint,10,opt,name=custom_checkpoints,json=customCheckpoints,proto3" json:"custom_checkpoints,omitempty"`
+	CustomCheckpoints bool   `protobuf:"varint,10,opt,name=custom_checkpoints,json=customCheckpoints,proto3" json:"custom_checkpoints,omitempty"`
+	Edited            string `protobuf:"bytes,11,opt,name=edited,proto3" json:"edited,omitempty"`   // text that was deployed last, if it is not config
+	Content           string `protobuf:"bytes,13,opt,name=content,proto3" json:"content,omitempty"` // what config means, see DeployRequest
+	Activated         int64  `protobuf:"varint,14,opt,name=activated,proto3" json:"activated,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1217,6 +1220,27 @@ func (x *Stream) GetCustomCheckpoints() bool {
 		return x.CustomCheckpoints
 	}
 	return false
+}
+
+func (x *Stream) GetEdited() string {
+	if x != nil {
+		return x.Edited
+	}
+	return ""
+}
+
+func (x *Stream) GetContent() string {
+	if x != nil {
+		return x.Content
+	}
+	return ""
+}
+
+func (x *Stream) GetActivated() int64 {
+	if x != nil {
+		return x.Activated
+	}
+	return 0
 }
 
 // CheckpointNotice is published on NATS subject sluice.checkpoints.<stream id>.
@@ -1443,7 +1467,7 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\f \x01(\tR\tlastError\x12\"\n" +
 	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\x12\x16\n" +
-	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xe5\x02\n" +
+	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xb5\x03\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1455,7 +1479,10 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\acreated\x18\b \x01(\x03R\acreated\x12\x1b\n" +
 	"\tfrom_file\x18\t \x01(\bR\bfromFile\x12-\n" +
 	"\x12custom_checkpoints\x18\n" +
-	" \x01(\bR\x11customCheckpoints\"\xf5\x02\n" +
+	" \x01(\bR\x11customCheckpoints\x12\x16\n" +
+	"\x06edited\x18\v \x01(\tR\x06edited\x12\x18\n" +
+	"\acontent\x18\r \x01(\tR\acontent\x12\x1c\n" +
+	"\tactivated\x18\x0e \x01(\x03R\tactivated\"\xf5\x02\n" +
 	"\x10CheckpointNotice\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x1a\n" +

@@ -1,6 +1,9 @@
 package store
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
 )
@@ -20,6 +23,23 @@ func CheckCommit(state model.StreamState, head *model.StreamHead, c *ledger.Comm
 		return &MovedError{Head: *head}
 	}
 	return nil
+}
+
+// Altered are the existing streams that c changes.
+func (c *Change) Altered() []model.StreamID {
+	ids := slices.AppendSeq(slices.Collect(maps.Keys(c.States)), maps.Keys(c.Edited))
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// Alter changes one of them.
+func (c *Change) Alter(s *model.Stream) {
+	if state, ok := c.States[s.ID]; ok {
+		s.State = state
+	}
+	if text, ok := c.Edited[s.ID]; ok {
+		s.Edited = text
+	}
 }
 
 // NextHead is the head after c was committed on head.

@@ -50,9 +50,11 @@ type Streams interface {
 	Clear(ctx context.Context, id model.StreamID) error
 }
 
-// Change of the catalog: states of existing streams, and a new stream.
+// Change of the catalog: states and texts of existing streams, and a new stream.
 type Change struct {
 	States map[model.StreamID]model.StreamState
+	// Edited are streams' new Edited.
+	Edited map[model.StreamID]string
 	// New is made unless it is nil; its ID is given by the store, and its name
 	// is Prefix, the id, and Suffix.
 	New            *model.Stream
@@ -61,7 +63,8 @@ type Change struct {
 
 // Ledger is what the writer of a stream needs.
 type Ledger interface {
-	// Commit does all of c in one atomic step (D3). If the stream's epoch is
+	// Commit does all of c in one atomic step (D3). A stream that it makes the
+	// active one is Activated at c.Head.StoredAt. If the stream's epoch is
 	// another it fails with a *FencedError (D5); if its applied cursor or
 	// highest op id is another, with a *MovedError; if the stream is not
 	// replicated any more, with ErrNotReplicated; all of them change nothing.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -40,10 +41,10 @@ func prefixOf(s *model.Stream) string {
 	return defaultPrefix
 }
 
-// Deploy makes a stream of a config, unless the newest has it already.
+// Deploy makes a stream of a config, unless there is one of the same content.
 func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployReply, error) {
 	wanted := model.Stream{
-		Config: m.GetConfig(), Tables: wire.ModelTablePatterns(m.GetTables()), Values: wire.ModelValueOptions(m.GetValues()),
+		Config: m.GetConfig(), Content: m.GetContent(), Tables: wire.ModelTablePatterns(m.GetTables()), Values: wire.ModelValueOptions(m.GetValues()),
 		State: model.Processing, Created: model.Micros(c.Now().UnixMicro()), FromFile: m.GetFromFile(),
 		CustomCheckpoints: m.GetCustomCheckpoints(),
 	}
@@ -56,41 +57,72 @@ func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployRe
 	kept := false
 	made, err := c.Store.Change(ctx, func(streams []model.Stream) store.Change {
 		same, kept = nil, false
-		var live *model.Stream // the one being processed, or else the active one
-		states := map[model.StreamID]model.StreamState{}
+		var processing, active *model.Stream
 		for i := range streams {
-			s := &streams[i]
-			switch {
-			case s.State == model.Processing:
-				live = s
-				states[s.ID] = model.Stopped
-			case s.State == model.Active && (live == nil || live.State != model.Processing):
-				live = s
+			switch s := &streams[i]; s.State {
+			case model.Processing:
+				processing = s
+			case model.Active:
+				active = s
 			}
 		}
-		if live != nil && !m.GetForce() && live.Config == wanted.Config && slices.Equal(live.Tables, wanted.Tables) && live.Values == wanted.Values &&
-			live.CustomCheckpoints == wanted.CustomCheckpoints {
-			same = live
-			return store.Change{}
+		live := cmp.Or(processing, active)
+		change := store.Change{}
+		if processing != nil {
+			change.States = map[model.StreamID]model.StreamState{processing.ID: model.Stopped}
 		}
+		switch {
+		case live == nil || m.GetForce():
+		case sameContent(live, &wanted):
+			same = new(*live)
+			return edit(store.Change{}, same, wanted.Config)
 		// A service that starts again deploys the file again: that must not undo
 		// what was deployed by hand after the file.
-		if live != nil && m.GetFromFile() && !live.FromFile && slices.ContainsFunc(streams, func(s model.Stream) bool { return s.FromFile && s.Config == wanted.Config }) {
+		case wanted.FromFile && !live.FromFile && slices.ContainsFunc(streams, func(s model.Stream) bool { return s.FromFile && sameText(&s, &wanted) }):
 			same, kept = live, true
 			return store.Change{}
+		case active != nil && sameContent(active, &wanted):
+			same = new(*active) // and the one that was to replace it is given up
+			return edit(change, same, wanted.Config)
 		}
-		return store.Change{States: states, New: &wanted, Prefix: prefix, Suffix: suffix}
+		change.New, change.Prefix, change.Suffix = &wanted, prefix, suffix
+		return change
 	})
 	if err != nil {
 		return nil, mapped(fmt.Errorf("deploy: %w", err))
 	}
-	if same != nil {
-		return &pb.DeployReply{Stream: wire.Stream(same), Kept: kept}, nil
+	if made != nil {
+		c.Log.Info("replication stream made", "stream", made.ID, "name", made.Name)
 	}
-	c.Log.Info("replication stream made", "stream", made.ID, "name", made.Name)
 	c.Hub.StatesChanged()
 	c.Catalog.Wake()
+	if made == nil {
+		return &pb.DeployReply{Stream: wire.Stream(same), Kept: kept}, nil
+	}
 	return &pb.DeployReply{Stream: wire.Stream(made), Created: true}, nil
+}
+
+// sameText tells whether wanted's config is the one of s, as far as its text
+// and content can tell.
+func sameText(s, wanted *model.Stream) bool {
+	return s.Config == wanted.Config || s.Content != "" && s.Content == wanted.Content
+}
+
+// sameContent tells whether s replicates what wanted would.
+func sameContent(s, wanted *model.Stream) bool {
+	return sameText(s, wanted) && slices.Equal(s.Tables, wanted.Tables) && s.Values == wanted.Values && s.CustomCheckpoints == wanted.CustomCheckpoints
+}
+
+// edit makes text the config's of s, if it is another, and adds that to c.
+func edit(c store.Change, s *model.Stream, text string) store.Change {
+	if s.Text() == text {
+		return c
+	}
+	if s.Edited = text; text == s.Config {
+		s.Edited = ""
+	}
+	c.Edited = map[model.StreamID]string{s.ID: s.Edited}
+	return c
 }
 
 // Watch sends all live streams, again after every change.

@@ -37,7 +37,7 @@ func (s *Store) Change(_ context.Context, decide func([]model.Stream) store.Chan
 	change := decide(s.list())
 	batch := s.db.NewBatch()
 	defer batch.Close()
-	moved, err := s.setStates(batch, change.States)
+	moved, err := s.setDefinitions(batch, change.Altered(), change.Alter)
 	if err != nil {
 		return nil, err
 	}
@@ -78,17 +78,17 @@ func (s *Store) Change(_ context.Context, decide func([]model.Stream) store.Chan
 	return made, nil
 }
 
-// setStates writes new states into batch and returns the definitions that are
-// to take effect when it is committed. The caller holds catalog.
-func (s *Store) setStates(batch *pebble.Batch, states map[model.StreamID]model.StreamState) (map[*stream]*model.Stream, error) {
+// setDefinitions writes changed definitions into batch and returns those that
+// are to take effect when it is committed. The caller holds catalog.
+func (s *Store) setDefinitions(batch *pebble.Batch, ids []model.StreamID, alter func(*model.Stream)) (map[*stream]*model.Stream, error) {
 	moved := map[*stream]*model.Stream{}
-	for id, state := range states {
+	for _, id := range ids {
 		st := (*s.streams.Load())[id]
 		if st == nil {
 			return nil, fmt.Errorf("stream %d: %w", id, store.ErrNoStream)
 		}
 		def := *st.definition.Load()
-		def.State = state
+		alter(&def)
 		if err := setDefinition(batch, &def); err != nil {
 			return nil, err
 		}
@@ -194,7 +194,7 @@ func (s *Store) Clear(_ context.Context, id model.StreamID) error {
 	defer st.compact.Unlock()
 	batch := s.db.NewBatch()
 	defer batch.Close()
-	moved, err := s.setStates(batch, map[model.StreamID]model.StreamState{id: model.Terminated})
+	moved, err := s.setDefinitions(batch, []model.StreamID{id}, func(def *model.Stream) { def.State = model.Terminated })
 	if err != nil {
 		return err
 	}

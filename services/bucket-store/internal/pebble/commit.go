@@ -72,7 +72,7 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	w.set(streamKey(kindHead, c.Stream), appendHead(nil, now))
 	var moved map[*stream]*model.Stream
 	if c.Activate {
-		if moved, err = s.setStates(batch, activation(s.list(), c.Stream)); err != nil {
+		if moved, err = s.activate(batch, c); err != nil {
 			return err
 		}
 	}
@@ -112,15 +112,21 @@ func (s *Store) custom(w *writer, position model.Position, c *ledger.Commit) err
 	return nil
 }
 
-// activation is the change of states when a stream becomes the active one.
-func activation(streams []model.Stream, id model.StreamID) map[model.StreamID]model.StreamState {
-	states := map[model.StreamID]model.StreamState{id: model.Active}
-	for i := range streams {
-		if d := &streams[i]; d.ID != id && (d.State == model.Active || d.State == model.Errored) {
-			states[d.ID] = model.Stopped
+// activate is setDefinitions where c makes its stream the active one.
+func (s *Store) activate(batch *pebble.Batch, c *ledger.Commit) (map[*stream]*model.Stream, error) {
+	ids := []model.StreamID{c.Stream}
+	for _, d := range s.list() {
+		if d.ID != c.Stream && (d.State == model.Active || d.State == model.Errored) {
+			ids = append(ids, d.ID)
 		}
 	}
-	return states
+	return s.setDefinitions(batch, ids, func(d *model.Stream) {
+		if d.ID == c.Stream {
+			d.State, d.Activated = model.Active, c.Head.StoredAt
+		} else {
+			d.State = model.Stopped
+		}
+	})
 }
 
 // nextStates adds the commit to the states of its buckets.

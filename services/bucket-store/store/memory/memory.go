@@ -123,13 +123,13 @@ func (s *Store) Change(_ context.Context, decide func([]model.Stream) store.Chan
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := decide(s.list())
-	for id := range c.States {
+	for _, id := range c.Altered() {
 		if s.streams[id] == nil {
 			return nil, fmt.Errorf("stream %d: %w", id, store.ErrNoStream)
 		}
 	}
-	for id, state := range c.States {
-		s.streams[id].State = state
+	for _, id := range c.Altered() {
+		c.Alter(&s.streams[id].Stream)
 	}
 	if c.New == nil {
 		return nil, nil
@@ -271,7 +271,7 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 				other.State = model.Stopped
 			}
 		}
-		st.State = model.Active
+		st.State, st.Activated = model.Active, c.Head.StoredAt
 	}
 	if failure == FailsPersisted {
 		return ErrFailed

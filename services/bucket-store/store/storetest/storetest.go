@@ -370,7 +370,7 @@ func testCatalog(t *suite) {
 		t.check(err)
 		var b strings.Builder
 		for _, s := range streams {
-			fmt.Fprintf(&b, "%s %s %s\n", s.Name, s.State, s.Config)
+			fmt.Fprintf(&b, "%s %s %s\n", s.Name, s.State, s.Text())
 		}
 		return b.String()
 	}
@@ -411,13 +411,32 @@ func testCatalog(t *suite) {
 	if h, err := t.s.Head(t.ctx, second.id); err != nil || h.LastError != "" || h.LastErrorAt != 0 {
 		t.Errorf("an error stays after a checkpoint: %+v %v", h, err)
 	}
+	if _, err := t.s.Change(t.ctx, func([]model.Stream) store.Change {
+		return store.Change{Edited: map[model.StreamID]string{second.id: "edited"}, States: map[model.StreamID]model.StreamState{first.id: model.Errored}}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	third := t.deploy()
+	third.now = 77
+	third.tx(1)
+	if got := states(); got != "p_1_x STOP config\np_2_x STOP edited\np_3_x ACTIVE config\n" {
+		t.Errorf("states\n%s", got)
+	}
+	if _, err := t.s.Change(t.ctx, func([]model.Stream) store.Change { return store.Change{Edited: map[model.StreamID]string{42: "x"}} }); !errors.Is(err, store.ErrNoStream) {
+		t.Errorf("the text of no stream is changed: %v", err)
+	}
 	before := states()
 	t.reopen()
+	streams, err := t.s.Streams(t.ctx)
+	t.check(err)
+	if s := streams[2]; s.Activated != 77 || s.Edited != "" || streams[1].Edited != "edited" || streams[1].Config != "config" {
+		t.Errorf("streams %+v", streams)
+	}
 	if got := states(); got != before {
 		t.Errorf("states after a restart\n%s", got)
 	}
-	if third := t.deploy(); third.id != 3 {
-		t.Errorf("stream id %d", third.id)
+	if fourth := t.deploy(); fourth.id != 4 {
+		t.Errorf("stream id %d", fourth.id)
 	}
 	if _, err := t.s.Head(t.ctx, 42); !errors.Is(err, store.ErrNoStream) {
 		t.Errorf("no such stream: %v", err)

@@ -149,6 +149,7 @@ func (c *Catalog) call(ctx context.Context, content string, plan *rules.Plan, s 
 		FromFile:   true,
 
 		CustomCheckpoints: plan.CustomCheckpoints(),
+		Content:           fmt.Sprintf("%x", plan.Identity()),
 	}, grpc.WaitForReady(true))
 }
 

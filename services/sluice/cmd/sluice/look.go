@@ -201,13 +201,40 @@ func (d *deployCmd) Run(c *cli, t terminal) error {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, d.Timeout)
 	defer cancel()
-	name, err := a.Deploy(ctx, string(b), func(s admin.Stream) {
-		fmt.Fprintf(t.err, "%s: %s", s.Name, s.State)
-		if s.LastError != "" {
-			fmt.Fprintf(t.err, ": %s", s.LastError)
-		}
-		fmt.Fprintln(t.err)
-	})
+	name, err := a.Deploy(ctx, string(b), t.progress)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(t.out, "%s is active\n", name)
+	return nil
+}
+
+// progress tells of a stream that is waited for.
+func (t terminal) progress(s admin.Stream) {
+	fmt.Fprintf(t.err, "%s: %s", s.Name, s.State)
+	if s.LastError != "" {
+		fmt.Fprintf(t.err, ": %s", s.LastError)
+	}
+	fmt.Fprintln(t.err)
+}
+
+type rollbackCmd struct {
+	instance
+	Timeout time.Duration `default:"30m" help:"How long to wait until it is active."`
+}
+
+func (r *rollbackCmd) Run(c *cli, t terminal) error {
+	a, _, err := r.client(c)
+	if err != nil {
+		return err
+	}
+	ctx, stop := process.Signals(context.Background())
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	defer cancel()
+	name, err := a.Rollback(ctx, func(name, activated string) {
+		fmt.Fprintf(t.err, "going back to the config of %s, which became active at %s\n", name, activated)
+	}, t.progress)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ type cli struct {
 	Validate validateCmd `cmd:"" help:"Report every problem of the service config and of the sync config."`
 	Explain  explainCmd  `cmd:"" help:"Say which stream or definition gives which bucket to a user, and which gives a row, and why not where it does not."`
 	Deploy   deployCmd   `cmd:"" help:"Make the running instance use a sync config, and wait until it is active."`
+	Rollback rollbackCmd `cmd:"" help:"Go back to the sync config that was active before, or give up the one that is not active yet."`
 	Compact  compactCmd  `cmd:"" help:"Compact now, and wait until it is done."`
 	Status   statusCmd   `cmd:"" help:"Show the pipeline with its freshness by stage; fails if it is stale."`
 	Token    tokenCmd    `cmd:"" help:"Mint a development token from the config's key."`

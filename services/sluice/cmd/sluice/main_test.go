@@ -168,6 +168,22 @@ func TestInstance(t *testing.T) {
 	}
 }
 
+func TestRollback(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		replies := map[string]string{
+			"/api/admin/v1/sluice/status":   `{"data":{"streams":[{"name":"s_3","state":"ACTIVE"}]}}`,
+			"/api/admin/v1/sluice/rollback": `{"data":{"slot_name":"s_3","to":"s_1","activated_at":"2026-01-02T03:04:05Z"}}`,
+		}
+		fmt.Fprint(w, replies[r.URL.Path])
+	}))
+	defer s.Close()
+	t.Setenv("SLUICE_URL", s.URL)
+	code, out, stderr := sluice("rollback", "-c", files(t, service, syncConfig))
+	if code != 0 || out != "s_3 is active\n" || !strings.HasPrefix(stderr, "going back to the config of s_1, which became active at 2026-01-02T03:04:05Z\n") {
+		t.Errorf("%d %q %q", code, out, stderr)
+	}
+}
+
 // TestInstanceTLS: an instance whose certificate is of another name, under a
 // path prefix, is found through the config that it has too.
 func TestInstanceTLS(t *testing.T) {

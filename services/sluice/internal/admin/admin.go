@@ -142,6 +142,59 @@ func (c *Client) Schema(ctx context.Context) (*rules.Schema, error) {
 	return out, nil
 }
 
+// Table is a table of the source; Rows and Bytes are estimates, nil = unknown.
+type Table struct {
+	Schema, Name string
+	Rows, Bytes  *int64
+}
+
+// Tables returns the tables of the instance's source database.
+func (c *Client) Tables(ctx context.Context) ([]Table, error) {
+	var reply struct {
+		Connections []struct {
+			Schemas []struct {
+				Name   string `json:"name"`
+				Tables []struct {
+					Name  string `json:"name"`
+					Rows  *int64 `json:"estimated_rows"`
+					Bytes *int64 `json:"estimated_bytes"`
+				} `json:"tables"`
+			} `json:"schemas"`
+		} `json:"connections"`
+	}
+	if err := c.post(ctx, "/api/admin/v1/schema", "application/json", []byte("{}"), &reply); err != nil {
+		return nil, err
+	}
+	var out []Table
+	for _, connection := range reply.Connections {
+		for _, schema := range connection.Schemas {
+			for _, t := range schema.Tables {
+				out = append(out, Table{schema.Name, t.Name, t.Rows, t.Bytes})
+			}
+		}
+	}
+	return out, nil
+}
+
+// Config is a deployed sync config and the name of its stream. Identity is what
+// tells the instance which other config means the same; "" = it does not know.
+type Config struct {
+	Name     string `json:"slot_name"`
+	Content  string `json:"content"`
+	Identity string `json:"identity"`
+}
+
+// Current returns the config that is active and the one that is to replace it,
+// nil if there is none.
+func (c *Client) Current(ctx context.Context) (current, next *Config, err error) {
+	var reply struct {
+		Current *Config `json:"current"`
+		Next    *Config `json:"next"`
+	}
+	err = c.call(ctx, http.MethodGet, "/api/sync-rules/v1/current", "", nil, &reply)
+	return reply.Current, reply.Next, err
+}
+
 // Compact compacts now and returns when it is done.
 func (c *Client) Compact(ctx context.Context, r CompactRequest) (Compaction, error) {
 	body, err := json.Marshal(r)
@@ -174,6 +227,26 @@ func (c *Client) Deploy(ctx context.Context, config string, progress func(Stream
 	if err := c.post(ctx, "/api/sync-rules/v1/deploy?override=true", "application/yaml", []byte(config), &reply); err != nil {
 		return "", err
 	}
+	return reply.Name, c.wait(ctx, reply.Name, progress)
+}
+
+// Rollback deploys the sync config that was active before, says whose it is, and
+// waits until it is active. It returns the name of its stream.
+func (c *Client) Rollback(ctx context.Context, to func(name, activated string), progress func(Stream)) (string, error) {
+	var reply struct {
+		Name      string `json:"slot_name"`
+		To        string `json:"to"`
+		Activated string `json:"activated_at"`
+	}
+	if err := c.post(ctx, "/api/admin/v1/sluice/rollback", "application/json", []byte("{}"), &reply); err != nil {
+		return "", err
+	}
+	to(reply.To, reply.Activated)
+	return reply.Name, c.wait(ctx, reply.Name, progress)
+}
+
+// wait waits until the stream is active.
+func (c *Client) wait(ctx context.Context, name string, progress func(Stream)) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	var last Stream
@@ -183,16 +256,16 @@ func (c *Client) Deploy(ctx context.Context, config string, progress func(Stream
 		now := time.Now()
 		switch {
 		case ctx.Err() != nil:
-			return reply.Name, fmt.Errorf("wait for stream %s to become active: %w", reply.Name, ctx.Err())
+			return fmt.Errorf("wait for stream %s to become active: %w", name, ctx.Err())
 		case err == nil:
 			away = time.Time{}
 		case away.IsZero():
 			away = now
 		case now.Sub(away) > unreachableFor:
-			return reply.Name, err
+			return err
 		}
 		for _, stream := range s.Streams {
-			if stream.Name != reply.Name {
+			if stream.Name != name {
 				continue
 			}
 			if stream.State != last.State || stream.LastError != last.LastError {
@@ -202,11 +275,11 @@ func (c *Client) Deploy(ctx context.Context, config string, progress func(Stream
 			last = stream
 			switch {
 			case stream.State == "ACTIVE":
-				return reply.Name, nil
+				return nil
 			case stream.State == "STOP" || stream.State == "TERMINATED":
-				return reply.Name, ErrStopped
+				return ErrStopped
 			case stream.LastError != "" && now.Sub(failing) > errorFor:
-				return reply.Name, fmt.Errorf("stream %s does not become active: %s", reply.Name, stream.LastError)
+				return fmt.Errorf("stream %s does not become active: %s", name, stream.LastError)
 			}
 		}
 		select {
@@ -216,9 +289,13 @@ func (c *Client) Deploy(ctx context.Context, config string, progress func(Stream
 	}
 }
 
-// post calls path and reads data into out.
 func (c *Client) post(ctx context.Context, path, contentType string, body []byte, out any) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.URL, "/")+path, bytes.NewReader(body))
+	return c.call(ctx, http.MethodPost, path, contentType, body, out)
+}
+
+// call calls path and reads data into out.
+func (c *Client) call(ctx context.Context, method, path, contentType string, body []byte, out any) error {
+	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.URL, "/")+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("make the request: %w", err)
 	}

@@ -89,17 +89,18 @@ func New(o Options) *API {
 		a.tokens = append(a.tokens, sha256.Sum256([]byte(t)))
 	}
 	for path, f := range map[string]func(*call) (any, error){
-		"POST /api/admin/v1/diagnostics":    a.diagnostics,
-		"POST /api/admin/v1/schema":         a.schema,
-		"POST /api/admin/v1/validate":       a.validate,
-		"POST /api/admin/v1/reprocess":      a.reprocessAdmin,
-		"POST /api/admin/v1/execute-sql":    a.executeSQL,
-		"POST /api/admin/v1/sluice/status":  a.status,
-		"POST /api/admin/v1/sluice/compact": a.compact,
-		"POST /api/sync-rules/v1/deploy":    a.deploy,
-		"POST /api/sync-rules/v1/reprocess": a.reprocess,
-		"POST /api/sync-rules/v1/validate":  a.validateRules,
-		"GET /api/sync-rules/v1/current":    a.current,
+		"POST /api/admin/v1/diagnostics":     a.diagnostics,
+		"POST /api/admin/v1/schema":          a.schema,
+		"POST /api/admin/v1/validate":        a.validate,
+		"POST /api/admin/v1/reprocess":       a.reprocessAdmin,
+		"POST /api/admin/v1/execute-sql":     a.executeSQL,
+		"POST /api/admin/v1/sluice/status":   a.status,
+		"POST /api/admin/v1/sluice/compact":  a.compact,
+		"POST /api/admin/v1/sluice/rollback": a.rollback,
+		"POST /api/sync-rules/v1/deploy":     a.deploy,
+		"POST /api/sync-rules/v1/reprocess":  a.reprocess,
+		"POST /api/sync-rules/v1/validate":   a.validateRules,
+		"GET /api/sync-rules/v1/current":     a.current,
 	} {
 		a.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, f) })
 	}
@@ -306,7 +307,7 @@ func (a *API) make(c *call, content string, force bool) (any, error) {
 	defer cancel()
 	r, err := a.catalog.Deploy(ctx, &pb.DeployRequest{
 		Config: content, Tables: wire.TablePatterns(plan.SourceTables()), Values: wire.ValueOptions(plan.Values()),
-		Force: force, SlotPrefix: a.o.SlotPrefix, CustomCheckpoints: plan.CustomCheckpoints(),
+		Force: force, SlotPrefix: a.o.SlotPrefix, CustomCheckpoints: plan.CustomCheckpoints(), Content: fmt.Sprintf("%x", plan.Identity()),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("deploy: %w", err)
@@ -327,7 +328,7 @@ func (a *API) remake(c *call) (*streams, any, error) {
 	case s.active == nil:
 		return nil, nil, errs.New(errs.S4104, "No active sync config")
 	}
-	made, err := a.make(c, s.active.Config, true)
+	made, err := a.make(c, s.active.Text(), true)
 	return s, made, err
 }
 
@@ -398,7 +399,7 @@ func (a *API) current(c *call) (any, error) {
 		if x == nil {
 			return nil
 		}
-		out := map[string]any{"slot_name": x.Name, "content": x.Config, "valid": true, "state": x.State.String(), "stream": int64(x.ID)}
+		out := map[string]any{"slot_name": x.Name, "content": x.Text(), "valid": true, "state": x.State.String(), "stream": int64(x.ID), "identity": x.Content}
 		if _, err := a.compile(x.Config); err != nil {
 			out["valid"] = false
 			out["errors"] = []string{reply.Of(err, "").Details}

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -214,6 +215,53 @@ func TestDeploy(t *testing.T) {
 		t.Errorf("%d %s", status, got)
 	}
 	if status, got := ask(file, "POST", "/api/sync-rules/v1/deploy?override=true", "Token one", "application/yaml", config); status != 200 || f.deployed == nil {
+		t.Errorf("%d %s", status, got)
+	}
+}
+
+// TestRollback: whose config it is that a rollback deploys.
+func TestRollback(t *testing.T) {
+	stream := func(id int, config string, state model.StreamState, served bool) model.Stream {
+		s := model.Stream{ID: model.StreamID(id), Name: fmt.Sprint("s_", id), Config: config, Content: config[:1], State: state}
+		if served {
+			s.Activated = model.Micros(id)
+		}
+		return s
+	}
+	const gone, now, next, lost = model.Terminated, model.Active, model.Processing, model.Errored
+	for _, c := range []struct {
+		name    string
+		streams []model.Stream
+		want    string // "" = none
+	}{
+		{"nothing is deployed", nil, ""},
+		{"nothing is active", []model.Stream{stream(1, "a", next, false)}, ""},
+		{"the first", []model.Stream{stream(1, "a", now, true)}, ""},
+		{"the second", []model.Stream{stream(1, "a", gone, true), stream(2, "b", now, true)}, "s_1"},
+		{"one between was never active", []model.Stream{stream(1, "a", gone, true), stream(2, "b", gone, false), stream(3, "c", now, true)}, "s_1"},
+		{"built anew since", []model.Stream{stream(1, "a", gone, true), stream(2, "b", gone, true), stream(3, "b # again", now, true)}, "s_1"},
+		{"gone back before", []model.Stream{stream(1, "a", gone, true), stream(2, "b", gone, true), stream(3, "a", now, true)}, "s_2"},
+		{"one is on its way", []model.Stream{stream(1, "a", gone, true), stream(2, "b", now, true), stream(3, "c", next, false)}, "s_2"},
+		{"the same is on its way", []model.Stream{stream(1, "a", gone, true), stream(2, "b", lost, true), stream(3, "b", next, false)}, "s_1"},
+		{"versions of before had no content", []model.Stream{{ID: 1, Config: "a", State: now, Activated: 1}, {ID: 2, Config: "b", State: next}}, ""},
+	} {
+		got := before(c.streams)
+		if got == nil && c.want != "" || got != nil && got.Name != c.want {
+			t.Errorf("%s: %+v, want %s", c.name, got, c.want)
+		}
+	}
+	f := &fakes{streams: []model.Stream{stream(1, config, gone, true), stream(2, "x", now, true)}}
+	f.streams[0].Edited = config + "# edited\n"
+	a := newAPI(t, f, nil)
+	status, got := post(a, "/api/admin/v1/sluice/rollback", "")
+	if status != 200 || !strings.Contains(got, `"slot_name":"powersync_9"`) || !strings.Contains(got, `"to":"s_1","activated_at":"1970-01-01T00:00:00.000001Z"`) {
+		t.Errorf("%d %s", status, got)
+	}
+	if f.deployed.GetConfig() != f.streams[0].Edited || f.deployed.GetForce() || len(f.deployed.GetContent()) != 64 {
+		t.Errorf("deployed %v", f.deployed)
+	}
+	f.streams = f.streams[1:]
+	if status, got := post(a, "/api/admin/v1/sluice/rollback", ""); status != 422 || !strings.Contains(got, "No earlier sync config") {
 		t.Errorf("%d %s", status, got)
 	}
 }
