@@ -78,7 +78,7 @@ func (a *api) Schema(ctx context.Context, _ *pb.SchemaRequest) (*pb.SchemaReply,
 	}
 	reply := &pb.SchemaReply{DefaultSchema: "public"}
 	for _, t := range tables {
-		st := &pb.SchemaTable{Schema: t.Schema, Name: t.Name}
+		st := &pb.SchemaTable{Schema: t.Schema, Name: t.Name, Rows: t.Rows, Bytes: t.Bytes}
 		for _, c := range t.Columns {
 			st.Columns = append(st.Columns, &pb.SchemaColumn{Name: c.Name, Type: c.Type, SqliteType: c.SQLiteType})
 		}

@@ -157,6 +157,21 @@ func TestAPI(t *testing.T) {
 		t.Errorf("%d rows", n)
 	}
 
+	estimate := func() (rows, bytes int64) {
+		schema, err := s.source.Schema(ctx, &pb.SchemaRequest{})
+		if err != nil || len(schema.GetTables()) != 1 {
+			t.Fatal(schema, err)
+		}
+		return schema.GetTables()[0].GetRows(), schema.GetTables()[0].GetBytes()
+	}
+	if rows, bytes := estimate(); rows != -1 || bytes != -1 {
+		t.Errorf("%d rows, %d bytes before there are statistics", rows, bytes)
+	}
+	pgtest.Exec(t, conn, `ANALYZE todos`)
+	if rows, bytes := estimate(); rows != 20 || bytes != 8192 {
+		t.Errorf("%d rows, %d bytes, want 20 and a page", rows, bytes)
+	}
+
 	schema, err := s.source.Schema(ctx, &pb.SchemaRequest{})
 	if err != nil {
 		t.Fatal(err)

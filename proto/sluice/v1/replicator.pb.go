@@ -716,10 +716,13 @@ func (x *SchemaReply) GetDefaultSchema() string {
 }
 
 type SchemaTable struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Schema        string                 `protobuf:"bytes,1,opt,name=schema,proto3" json:"schema,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Columns       []*SchemaColumn        `protobuf:"bytes,3,rep,name=columns,proto3" json:"columns,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Schema  string                 `protobuf:"bytes,1,opt,name=schema,proto3" json:"schema,omitempty"`
+	Name    string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Columns []*SchemaColumn        `protobuf:"bytes,3,rep,name=columns,proto3" json:"columns,omitempty"`
+	// By the source's statistics; -1 = they do not say.
+	Rows          int64 `protobuf:"varint,4,opt,name=rows,proto3" json:"rows,omitempty"`
+	Bytes         int64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -773,6 +776,20 @@ func (x *SchemaTable) GetColumns() []*SchemaColumn {
 		return x.Columns
 	}
 	return nil
+}
+
+func (x *SchemaTable) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *SchemaTable) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
 }
 
 type SchemaColumn struct {
@@ -1004,11 +1021,13 @@ const file_sluice_v1_replicator_proto_rawDesc = "" +
 	"\rSchemaRequest\"d\n" +
 	"\vSchemaReply\x12.\n" +
 	"\x06tables\x18\x01 \x03(\v2\x16.sluice.v1.SchemaTableR\x06tables\x12%\n" +
-	"\x0edefault_schema\x18\x02 \x01(\tR\rdefaultSchema\"l\n" +
+	"\x0edefault_schema\x18\x02 \x01(\tR\rdefaultSchema\"\x96\x01\n" +
 	"\vSchemaTable\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\tR\x06schema\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x121\n" +
-	"\acolumns\x18\x03 \x03(\v2\x17.sluice.v1.SchemaColumnR\acolumns\"W\n" +
+	"\acolumns\x18\x03 \x03(\v2\x17.sluice.v1.SchemaColumnR\acolumns\x12\x12\n" +
+	"\x04rows\x18\x04 \x01(\x03R\x04rows\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\"W\n" +
 	"\fSchemaColumn\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1f\n" +

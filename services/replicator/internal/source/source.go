@@ -199,11 +199,14 @@ type TableDiagnosis struct {
 	Problems []Problem
 }
 
-// SchemaTable is a table of the source's schema.
+// SchemaTable is a table of the source's schema. Rows and Bytes are what the
+// source's statistics estimate of what a copy reads; -1 = they do not say.
 type SchemaTable struct {
 	Schema  string
 	Name    string
 	Columns []SchemaColumn
+	Rows    int64
+	Bytes   int64
 }
 
 // SchemaColumn is a column; SQLiteType is what its values become.

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,6 +23,7 @@ type cli struct {
 	NATS     natsCmd     `cmd:"" name:"nats" help:"Run a NATS server alone."`
 	Validate validateCmd `cmd:"" help:"Report every problem of the service config and of the sync config."`
 	Explain  explainCmd  `cmd:"" help:"Say which stream or definition gives which bucket to a user, and which gives a row, and why not where it does not."`
+	Diff     diffCmd     `cmd:"" help:"Say what deploying a sync config in place of another costs. Exits with 0 if nothing, 1 if they differ, 2 in trouble."`
 	Deploy   deployCmd   `cmd:"" help:"Make the running instance use a sync config, and wait until it is active."`
 	Rollback rollbackCmd `cmd:"" help:"Go back to the sync config that was active before, or give up the one that is not active yet."`
 	Compact  compactCmd  `cmd:"" help:"Compact now, and wait until it is done."`
@@ -40,6 +42,15 @@ func (c *cli) load() (*config.File, error) {
 func main() {
 	os.Exit(run(os.Args[1:], terminal{os.Stdout, os.Stderr}))
 }
+
+// exit ends a command with another code than 1, and with a message if err is
+// not nil.
+type exit struct {
+	code int
+	err  error
+}
+
+func (e exit) Error() string { return fmt.Sprintf("exit code %d: %v", e.code, e.err) }
 
 // run runs one command and returns the exit code.
 func run(args []string, t terminal) int {
@@ -61,6 +72,13 @@ func run(args []string, t terminal) int {
 		return 2
 	}
 	if err := ctx.Run(&c, t); err != nil {
+		var e exit
+		if errors.As(err, &e) {
+			if e.err != nil {
+				fmt.Fprintln(t.err, "sluice:", errs.Cause(e.err))
+			}
+			return e.code
+		}
 		fmt.Fprintln(t.err, "sluice:", errs.Cause(err))
 		return 1
 	}

@@ -73,7 +73,7 @@ func (f *fakes) Schema(context.Context, *pb.SchemaRequest) (*pb.SchemaReply, err
 	if f.away {
 		return nil, errs.New(errs.S1302, "away")
 	}
-	return &pb.SchemaReply{DefaultSchema: "public", Tables: []*pb.SchemaTable{{Schema: "public", Name: "lists", Columns: []*pb.SchemaColumn{{Name: "id", Type: "text", SqliteType: "text"}}}}}, nil
+	return &pb.SchemaReply{DefaultSchema: "public", Tables: []*pb.SchemaTable{{Schema: "public", Name: "lists", Rows: 3, Bytes: -1, Columns: []*pb.SchemaColumn{{Name: "id", Type: "text", SqliteType: "text"}}}}}, nil
 }
 
 func (f *fakes) ExecuteSQL(_ context.Context, r *pb.ExecuteSQLRequest) (*pb.ExecuteSQLReply, error) {
@@ -473,7 +473,7 @@ func TestRest(t *testing.T) {
 	a := newAPI(t, f, nil)
 	for path, want := range map[string]string{
 		"/api/admin/v1/sluice/compact": `{"data":{"buckets":1,"lookups_removed":5,"ops_cleared":4,"ops_moved":3,"ops_read":2}}`,
-		"/api/admin/v1/schema":         `{"data":{"connections":[{"id":"default","schemas":[{"name":"public","tables":[{"name":"lists","columns":[{"name":"id","sqlite_type":"text","internal_type":"text","type":"text","pg_type":"text"}]}]}],"tag":"default"}],"defaultConnectionTag":"default","defaultSchema":"public"}}`,
+		"/api/admin/v1/schema":         `{"data":{"connections":[{"id":"default","schemas":[{"name":"public","tables":[{"name":"lists","columns":[{"name":"id","sqlite_type":"text","internal_type":"text","type":"text","pg_type":"text"}],"estimated_rows":3}]}],"tag":"default"}],"defaultConnectionTag":"default","defaultSchema":"public"}}`,
 		"/api/admin/v1/execute-sql":    `{"data":{"error":"SQL querying is not enabled: set debug_api on the connection","results":{"columns":[],"rows":[]},"success":false}}`,
 	} {
 		if status, got := post(a, path, `{}`); status != 200 || got != want {

@@ -213,7 +213,7 @@ func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content boo
 		LSN: string(x.Head.Checkpoint.Position), Keepalive: stamp(x.Head.StoredAt), Checkpoint: stamp(x.Head.StoredAt), Tables: []tableStatus{}}
 	out := configStatus{Errors: []problem{}}
 	if content {
-		out.Content = x.Config
+		out.Content = x.Text()
 	}
 	plan, ds := rules.Compile(x.Config, rules.Options{DefaultSchema: a.o.DefaultSchema})
 	out.Errors = append(out.Errors, findings(ds)...)
@@ -226,12 +226,6 @@ func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content boo
 		}
 	}
 	if d != nil {
-		known := func(n int64) *int64 {
-			if n < 0 {
-				return nil
-			}
-			return &n
-		}
 		c.Lag, c.WALStatus, c.SafeWAL, c.MaxSlotWALKeep = known(d.GetLagBytes()), d.GetWalStatus(), known(d.GetSafeWalSize()), known(d.GetMaxSlotWalKeepSize())
 		if c.SafeWAL != nil && c.MaxSlotWALKeep != nil && *c.SafeWAL <= *c.MaxSlotWALKeep/2 {
 			out.Errors = append(out.Errors, problem{Level: "warning", Message: "Less than half of the slot's WAL budget remains"})
@@ -247,6 +241,14 @@ func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content boo
 	}
 	out.Connections = []connectionStatus{c}
 	return out
+}
+
+// known is nil for a number that the source did not tell.
+func known(n int64) *int64 {
+	if n < 0 {
+		return nil
+	}
+	return &n
 }
 
 // describeTable says what a plan, which may be nil, makes of a table.
@@ -328,6 +330,8 @@ func (a *API) schema(c *call) (any, error) {
 	type table struct {
 		Name    string   `json:"name"`
 		Columns []column `json:"columns"`
+		Rows    *int64   `json:"estimated_rows,omitempty"`
+		Bytes   *int64   `json:"estimated_bytes,omitempty"`
 	}
 	type schema struct {
 		Name   string  `json:"name"`
@@ -342,7 +346,7 @@ func (a *API) schema(c *call) (any, error) {
 			place[t.GetSchema()] = i
 			schemas = append(schemas, schema{Name: t.GetSchema(), Tables: []table{}})
 		}
-		x := table{Name: t.GetName(), Columns: []column{}}
+		x := table{Name: t.GetName(), Columns: []column{}, Rows: known(t.GetRows()), Bytes: known(t.GetBytes())}
 		for _, col := range t.GetColumns() {
 			x.Columns = append(x.Columns, column{col.GetName(), col.GetSqliteType(), col.GetType(), col.GetType(), col.GetType()})
 		}

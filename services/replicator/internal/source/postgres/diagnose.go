@@ -196,8 +196,9 @@ func (s *Source) Diagnose(ctx context.Context, streams []source.StreamTables) (*
 // Schema lists the tables that may be read, with the SQLite types that their
 // columns' values have.
 func (s *Source) Schema(ctx context.Context) ([]source.SchemaTable, error) {
-	rows, err := s.pool.Query(ctx, `SELECT n.nspname::text, c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid::oid
-		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+	rows, err := s.pool.Query(ctx, `SELECT n.nspname::text, c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid::oid,
+		CASE WHEN c.relkind = 'p' THEN 0 WHEN c.relpages = 0 AND c.reltuples = 0 THEN -1 ELSE c.reltuples END::int8, (c.relpages + coalesce(long.relpages, 0))::int8 * current_setting('block_size')::int8
+		FROM pg_class c LEFT JOIN pg_class long ON long.oid = c.reltoastrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp%'
 		ORDER BY 1, 2, a.attnum`)
 	if err != nil {
@@ -209,12 +210,16 @@ func (s *Source) Schema(ctx context.Context) ([]source.SchemaTable, error) {
 		var schema, name string
 		var c source.SchemaColumn
 		var oid uint32
-		if err := rows.Scan(&schema, &name, &c.Name, &c.Type, &oid); err != nil {
+		var count, bytes int64
+		if err := rows.Scan(&schema, &name, &c.Name, &c.Type, &oid, &count, &bytes); err != nil {
 			rows.Close()
 			return nil, fmt.Errorf("read schema: %w", err)
 		}
 		if n := len(tables); n == 0 || tables[n-1].Schema != schema || tables[n-1].Name != name {
-			tables = append(tables, source.SchemaTable{Schema: schema, Name: name})
+			if count < 0 {
+				bytes = -1 // never analyzed
+			}
+			tables = append(tables, source.SchemaTable{Schema: schema, Name: name, Rows: count, Bytes: bytes})
 		}
 		t := &tables[len(tables)-1]
 		t.Columns = append(t.Columns, c)

@@ -1,0 +1,75 @@
+package rules
+
+import (
+	"slices"
+	"strings"
+)
+
+// Fate is what becomes of a definition when one config takes another's place.
+type Fate uint8
+
+const (
+	Kept    Fate = iota + 1 // the same, perhaps in other words or at another place
+	Changed                 // another one of the same name
+	Added
+	Dropped
+)
+
+func (f Fate) String() string {
+	switch f {
+	case Kept:
+		return "kept"
+	case Changed:
+		return "changed"
+	case Added:
+		return "added"
+	case Dropped:
+		return "dropped"
+	}
+	return "Fate"
+}
+
+// DefinitionFate is the fate of a definition, as it is in the newer config if it
+// is there.
+type DefinitionFate struct {
+	Definition
+	Fate Fate
+}
+
+// Difference is what differs between two configs.
+type Difference struct {
+	// Same: they mean the same (see Plan.Identity), and all definitions are kept.
+	Same bool
+	// Definitions of both, by name.
+	Definitions []DefinitionFate
+	// Values: the source's values are converted differently, in all definitions.
+	Values bool
+	// Events: the event definitions differ.
+	Events bool
+}
+
+// Diff compares a config with one that is to take its place.
+func Diff(older, newer *Plan) *Difference {
+	d := &Difference{Same: older.Identity() == newer.Identity(), Values: older.values != newer.values, Events: older.eventKey() != newer.eventKey()}
+	was := map[string]*Definition{}
+	for i := range older.definitions {
+		was[older.definitions[i].Name] = &older.definitions[i]
+	}
+	for _, n := range newer.definitions {
+		o := was[n.Name]
+		delete(was, n.Name)
+		switch {
+		case o == nil:
+			d.Definitions = append(d.Definitions, DefinitionFate{n, Added})
+		case o.Identity == n.Identity:
+			d.Definitions = append(d.Definitions, DefinitionFate{n, Kept})
+		default:
+			d.Definitions = append(d.Definitions, DefinitionFate{n, Changed})
+		}
+	}
+	for _, o := range was {
+		d.Definitions = append(d.Definitions, DefinitionFate{*o, Dropped})
+	}
+	slices.SortFunc(d.Definitions, func(a, b DefinitionFate) int { return strings.Compare(a.Name, b.Name) })
+	return d
+}

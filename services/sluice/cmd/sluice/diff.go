@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/sluicesync/sluice/libs/kit/config"
+	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/libs/rules"
+	"github.com/sluicesync/sluice/services/sluice/internal/admin"
+)
+
+type diffCmd struct {
+	instance
+	Deployed bool     `help:"OLD is the config that is active in the running instance; NEW is by default the configured one."`
+	Offline  bool     `help:"Do not ask a running instance how large the tables are."`
+	JSON     bool     `help:"Print JSON."`
+	Files    []string `arg:"" optional:"" name:"file" help:"OLD and NEW sync config; with --deployed only NEW."`
+}
+
+func (d *diffCmd) Run(c *cli, t terminal) error {
+	x, err := d.compare(c, t)
+	if err != nil {
+		return exit{2, err}
+	}
+	if d.JSON {
+		b, err := json.MarshalIndent(x, "", "  ")
+		if err != nil {
+			return exit{2, fmt.Errorf("write JSON: %w", err)}
+		}
+		fmt.Fprintf(t.out, "%s\n", b)
+	} else if err := x.print(t.out); err != nil {
+		return exit{2, err}
+	}
+	if !x.Same {
+		return exit{code: 1}
+	}
+	return nil
+}
+
+// difference is what deploying one config in place of another does. In this
+// form it is public: `sluice diff --json`.
+type difference struct {
+	// Same: nothing is copied and nothing downloaded; only the text changes.
+	Same        bool           `json:"same"`
+	Definitions []definitionIs `json:"definitions"`
+	// Values and Events: the conversion of the source's values, or the event
+	// definitions, differ.
+	Values bool `json:"values_changed"`
+	Events bool `json:"events_changed"`
+	// Tables that are copied, and the sums of what is known of them.
+	Tables []tableRead `json:"tables"`
+	Rows   int64       `json:"rows"`
+	Bytes  int64       `json:"bytes"`
+	// Download is what clients download again: nothing, or everything that they
+	// are given.
+	Download string `json:"download"`
+	// Replaces is the stream, not active yet, that deploying gives up.
+	Replaces string `json:"replaces,omitempty"`
+	// Estimates says why there are none, "" if there are.
+	Estimates string `json:"no_estimates,omitempty"`
+}
+
+type definitionIs struct {
+	Name string `json:"name"`
+	Kind string `json:"kind"`
+	Fate string `json:"change"`
+}
+
+// tableRead is a table that is copied; one that matches no table of the source
+// has its pattern's name and is missing.
+type tableRead struct {
+	Schema  string `json:"schema"`
+	Name    string `json:"name"`
+	Rows    *int64 `json:"rows,omitempty"`
+	Bytes   *int64 `json:"bytes,omitempty"`
+	Missing bool   `json:"missing,omitempty"`
+}
+
+func (d *diffCmd) compare(c *cli, t terminal) (*difference, error) {
+	f, err := c.load()
+	if err != nil {
+		if d.Deployed || c.Config != "" || c.ConfigB64 != "" {
+			return nil, err
+		}
+		fmt.Fprintln(t.err, err)
+		fmt.Fprintln(t.err, "sluice: without a service config, tables without a schema are taken to be in public")
+	}
+	o := rules.Options{DefaultSchema: defaultSchema(f)}
+	var older, newer *version
+	replaces := ""
+	ctx, cancel := context.WithTimeout(context.Background(), schemaTimeout)
+	defer cancel()
+	switch n := len(d.Files); {
+	case d.Deployed && n <= 1:
+		a, err := d.of(f)
+		if err != nil {
+			return nil, err
+		}
+		file := ""
+		if n == 1 {
+			file = d.Files[0]
+		}
+		if newer, err = readVersion(f, file, o, t); err != nil {
+			return nil, err
+		}
+		if older, replaces, err = deployedVersion(ctx, a, newer, o, t); err != nil {
+			return nil, err
+		}
+	case !d.Deployed && n == 2:
+		if older, err = readVersion(f, d.Files[0], o, t); err != nil {
+			return nil, err
+		}
+		if newer, err = readVersion(f, d.Files[1], o, t); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("OLD and NEW are wanted, or --deployed and NEW; %d files are given", n)
+	}
+	diff := rules.Diff(older.plan, newer.plan)
+	x := &difference{
+		Same: older.same(newer), Values: diff.Values, Events: diff.Events, Replaces: replaces,
+		Definitions: []definitionIs{}, Tables: []tableRead{}, Download: "nothing",
+	}
+	for _, e := range diff.Definitions {
+		x.Definitions = append(x.Definitions, definitionIs{e.Name, e.Kind.String(), e.Fate.String()})
+	}
+	if !x.Same {
+		x.Download = "everything"
+		d.read(ctx, f, newer.plan, x)
+	}
+	return x, nil
+}
+
+// version is a sync config. Its identity is that of its plan, or, if it is
+// deployed, what the instance has noted as such: by that it compares.
+type version struct {
+	text, identity string
+	plan           *rules.Plan
+}
+
+func (v *version) same(w *version) bool { return v.text == w.text || v.identity == w.identity }
+
+func newVersion(text, name string, o rules.Options, t terminal) (*version, error) {
+	plan, _ := rules.Compile(text, o)
+	if plan == nil {
+		check(t.err, text, name, o)
+		return nil, fmt.Errorf("the sync config %s is not valid", name)
+	}
+	return &version{text, fmt.Sprintf("%x", plan.Identity()), plan}, nil
+}
+
+// readVersion reads a file, or the configured sync config if it is "".
+func readVersion(f *config.File, file string, o rules.Options, t terminal) (*version, error) {
+	text, name, ok, err := syncText(f, file)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, errors.New("the service config names no sync config: name one")
+	}
+	return newVersion(text, name, o, t)
+}
+
+// deployedVersion is the active one. replaces is the stream of another that is
+// on its way and would be given up for newer, "" if there is none.
+func deployedVersion(ctx context.Context, a *admin.Client, newer *version, o rules.Options, t terminal) (active *version, replaces string, err error) {
+	current, next, err := a.Current(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	if active, err = newVersion(current.Content, current.Name, o, t); err != nil {
+		return nil, "", err
+	}
+	active.identity = current.Identity
+	if next != nil && !newer.same(&version{text: next.Content, identity: next.Identity}) {
+		replaces = next.Name
+	}
+	return active, replaces, nil
+}
+
+// read lists the tables that a copy for p reads, with what the instance says of
+// them.
+func (d *diffCmd) read(ctx context.Context, f *config.File, p *rules.Plan, x *difference) {
+	tables, err := d.tables(ctx, f)
+	if err != nil {
+		x.Estimates = errs.Cause(err)
+		for _, pattern := range p.SourceTables() {
+			x.Tables = append(x.Tables, tableRead{Schema: pattern.Schema, Name: pattern.Name})
+		}
+		return
+	}
+	x.match(p, tables)
+}
+
+func (d *diffCmd) tables(ctx context.Context, f *config.File) ([]admin.Table, error) {
+	switch {
+	case d.Offline:
+		return nil, errors.New("--offline is given")
+	case f == nil:
+		return nil, errors.New("the service config does not say where the instance is")
+	}
+	a, err := d.of(f)
+	if err != nil {
+		return nil, err
+	}
+	return a.Tables(ctx)
+}
+
+// match finds the tables of p among those of the source.
+func (x *difference) match(p *rules.Plan, tables []admin.Table) {
+	for _, pattern := range p.SourceTables() {
+		found := false
+		for _, t := range tables {
+			if !rules.Matches(pattern, &model.SourceTable{Connection: model.DefaultConnection, Schema: t.Schema, Name: t.Name}) {
+				continue
+			}
+			found = true
+			if slices.ContainsFunc(x.Tables, func(r tableRead) bool { return r.Schema == t.Schema && r.Name == t.Name }) {
+				continue
+			}
+			x.Tables = append(x.Tables, tableRead{Schema: t.Schema, Name: t.Name, Rows: t.Rows, Bytes: t.Bytes})
+			if t.Rows != nil && t.Bytes != nil {
+				x.Rows += *t.Rows
+				x.Bytes += *t.Bytes
+			}
+		}
+		if !found {
+			x.Tables = append(x.Tables, tableRead{Schema: pattern.Schema, Name: pattern.Name, Missing: true})
+		}
+	}
+}
+
+func (x *difference) print(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "DEFINITION\tCHANGE")
+	for _, d := range x.Definitions {
+		fmt.Fprintf(tw, "%s %s\t%s\n", d.Kind, d.Name, d.Fate)
+	}
+	if x.Events {
+		fmt.Fprintln(tw, "event definitions\tchanged")
+	}
+	if x.Values {
+		fmt.Fprintln(tw, "conversion of values\tchanged")
+	}
+	if err := tw.Flush(); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	if x.Same {
+		fmt.Fprint(w, "\nThey mean the same: nothing is copied, and clients download nothing.\n")
+		return x.printReplaces(w)
+	}
+	fmt.Fprintln(w)
+	fmt.Fprintln(tw, "TABLE TO COPY\tROWS\tSIZE")
+	unknown := 0
+	for _, r := range x.Tables {
+		rows, size := "?", "?"
+		switch {
+		case r.Missing:
+			rows, size = "not in the source", "-"
+		case r.Rows != nil && r.Bytes != nil:
+			rows, size = fmt.Sprintf("~%d", *r.Rows), "~"+bytesText(*r.Bytes)
+		default:
+			unknown++
+		}
+		fmt.Fprintf(tw, "%s.%s\t%s\t%s\n", r.Schema, r.Name, rows, size)
+	}
+	if err := tw.Flush(); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	switch {
+	case x.Estimates != "":
+		fmt.Fprintf(w, "\nHow large they are is not known: %s.\n", x.Estimates)
+	case unknown > 0:
+		fmt.Fprintf(w, "\n~%d rows, ~%s, and %d tables of which the source has no statistics yet (ANALYZE makes them).\n", x.Rows, bytesText(x.Bytes), unknown)
+	default:
+		fmt.Fprintf(w, "\n~%d rows, ~%s in all, by the source's statistics.\n", x.Rows, bytesText(x.Bytes))
+	}
+	fmt.Fprint(w, "All of them are copied beside the active version, for the definitions that are kept too. When that is done, clients\n"+
+		"connect again and download everything that they are given.\n")
+	return x.printReplaces(w)
+}
+
+func (x *difference) printReplaces(w io.Writer) error {
+	if x.Replaces != "" {
+		fmt.Fprintf(w, "%s, which is not active yet, is given up.\n", x.Replaces)
+	}
+	return nil
+}
+
+func bytesText(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f /= 1024
+		i++
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%.1f", f), ".0") + " " + units[i]
+}
