@@ -304,11 +304,11 @@ func TestSourceHistory(t *testing.T) {
 	pgtest.Exec(t, s.pg.Connect(t, "postgres"), todos+`INSERT INTO todos VALUES (1, 'a', 0)`)
 	id := s.ledger.deploy(model.ValueOptions{}, "todos")
 	stop := s.start("a")
-	s.caughtUp(id, 10*time.Second)
+	s.caughtUp(id, 30*time.Second)
 	write := func(n int) { // what the source will not remember
 		conn := s.pg.Connect(t, "postgres")
 		pgtest.Exec(t, conn, fmt.Sprintf(`INSERT INTO todos SELECT %d + i, repeat('x', 200), 0 FROM generate_series(1, 5000) i`, n))
-		s.caughtUp(id, 10*time.Second)
+		s.caughtUp(id, 30*time.Second)
 		expectSame(t, s, id, conn, "todos")
 	}
 	// replaced waits for the stream that takes the place of id, which stays as it
@@ -317,7 +317,7 @@ func TestSourceHistory(t *testing.T) {
 		t.Helper()
 		before := s.ledger.rows(id, "todos")
 		next := id + 1
-		eventually(t, 10*time.Second, "a new stream: "+why, func() bool { return s.ledger.head(next).SnapshotDone })
+		eventually(t, 30*time.Second, "a new stream: "+why, func() bool { return s.ledger.head(next).SnapshotDone })
 		old := s.ledger.stream(id)
 		if old.State != model.Errored || !strings.HasPrefix(old.Head.LastError, "[PSYNC_S1146] the source has another history than what is stored: ") || !strings.Contains(old.Head.LastError, why) {
 			t.Errorf("the old stream is %s: %s", old.State, old.Head.LastError)
@@ -328,7 +328,7 @@ func TestSourceHistory(t *testing.T) {
 		id = next
 		conn := s.pg.Connect(t, "postgres")
 		pgtest.Exec(t, conn, `UPDATE todos SET done = done + 1`)
-		s.caughtUp(id, 10*time.Second)
+		s.caughtUp(id, 30*time.Second)
 		expectSame(t, s, id, conn, "todos")
 	}
 

@@ -91,10 +91,23 @@ func (s *Server) run(t testing.TB, name string, args ...string) {
 	}
 }
 
-// StartAgain starts the server after Stop.
+// StartAgain starts the server after Stop, and returns when it takes writes: the
+// end of a recovery comes after pg_ctl has seen it accept connections.
 func (s *Server) StartAgain(t testing.TB) {
 	t.Helper()
 	s.run(t, "pg_ctl", "-D", s.data(), "-w", "-t", "60", "-l", filepath.Join(s.dir, "log"), "start")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.URI("postgres")+"?sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	for recovering := true; recovering; {
+		if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // Stop stops the server, gracefully or as a crash would.
