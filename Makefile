@@ -49,6 +49,7 @@ verify: ## what CI checks besides tests: generate and diff, lint, arrows, tidy
 test: client ## every test once, with -race, against real servers
 	e2e/client/run --test client.test.mjs
 	go test -race -timeout 20m $(MODULES)
+	go test -run 'TestStore//(LargeBucket|ManyBuckets)$$' ./services/bucket-store/internal/...
 	go test -race -timeout 40m -p 1 ./e2e/...
 
 race: test ## the same as test

@@ -20,7 +20,6 @@ import (
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
-	"github.com/sluicesync/sluice/services/bucket-store/store/storetest"
 )
 
 // childDir tells this test binary to be the writer that TestKilled kills.
@@ -40,34 +39,6 @@ func open(t testing.TB, dir string, o Options) *Store {
 		t.Fatal(err)
 	}
 	return s
-}
-
-func TestStore(t *testing.T) {
-	for name, o := range map[string]Options{
-		"": {},
-		// Everything is evicted, given up and flushed at once.
-		"tiny": {StateBytes: 1, FilterBytes: 1, CacheBytes: 1, MemTableBytes: 64 << 10},
-	} {
-		t.Run(name, func(t *testing.T) {
-			storetest.Run(t, func(t *testing.T) storetest.Instance {
-				dir := t.TempDir()
-				s := open(t, dir, o)
-				current := s
-				t.Cleanup(func() {
-					if err := current.Close(); err != nil {
-						t.Error(err)
-					}
-				})
-				return storetest.Instance{Store: s, Reopen: func() store.Store {
-					if err := current.Close(); err != nil {
-						t.Fatal(err)
-					}
-					current = open(t, dir, o)
-					return current
-				}}
-			})
-		})
-	}
 }
 
 // addTransaction commits transaction n: row n%10 moves to bucket n%3, and all

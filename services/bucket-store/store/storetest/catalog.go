@@ -3,7 +3,10 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
@@ -117,5 +120,150 @@ func testClear(t *suite) {
 	t.check(err)
 	if len(streams) != 2 || streams[0].State != model.Terminated {
 		t.Errorf("streams %+v", streams)
+	}
+}
+
+// testFencing: whoever opened the last session writes, and nobody else (D5).
+func testFencing(t *suite) {
+	st := t.deploy()
+	st.tx(1, put(1, "x", "a"))
+	old := st.ledger.Head().Epoch
+	const callers = 8
+	epochs := make([]model.Epoch, callers)
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			head, err := t.s.OpenSession(t.ctx, st.id)
+			if err != nil {
+				t.Error(err)
+			}
+			epochs[i] = head.Epoch
+		})
+	}
+	wg.Wait()
+	slices.Sort(epochs)
+	for i, e := range epochs {
+		if e != old+model.Epoch(i)+1 {
+			t.Fatalf("sessions opened at once got epochs %d after %d", epochs, old)
+		}
+	}
+	t.reopen()
+	head, err := t.s.Head(t.ctx, st.id)
+	t.check(err)
+	if head.Epoch != epochs[callers-1] {
+		t.Fatalf("the epoch is %d, the last session's %d", head.Epoch, epochs[callers-1])
+	}
+
+	// Of the same commit made at once, one is taken (D4); those of earlier
+	// sessions are not.
+	var taken atomic.Int32
+	for i := range 2 * callers {
+		wg.Go(func() {
+			c := st.bulk(head, []string{"a"}, 3)
+			c.Head.Epoch = epochs[i%callers]
+			err := t.s.Commit(t.ctx, c)
+			var fenced *store.FencedError
+			var moved *store.MovedError
+			switch newest := c.Head.Epoch == head.Epoch; {
+			case newest && err == nil:
+				taken.Add(1)
+			case newest && errors.As(err, &moved):
+				if moved.Head.Applied != c.Head.Applied || moved.Head.Persisted != c.Head.Persisted {
+					t.Errorf("D4: a redelivered commit finds the head %+v", moved.Head)
+				}
+			case !newest && errors.As(err, &fenced):
+				if fenced.Current != head.Epoch {
+					t.Errorf("D5: fenced by epoch %d, it is %d", fenced.Current, head.Epoch)
+				}
+			default:
+				t.Errorf("D5: commit of epoch %d while it is %d: %v", c.Head.Epoch, head.Epoch, err)
+			}
+		})
+	}
+	wg.Wait()
+	if taken.Load() != 1 {
+		t.Errorf("D4: %d of the same commits were taken", taken.Load())
+	}
+	st.wantSums(4, "a")
+	if err := t.s.ReportError(t.ctx, st.id, old, "of an old session", 1); err == nil {
+		t.Error("D5: an error of an old session is kept")
+	}
+	for _, message := range []string{"lost", ""} {
+		t.check(t.s.ReportError(t.ctx, st.id, head.Epoch, message, 7))
+		if h, err := t.s.Head(t.ctx, st.id); err != nil || h.LastError != message || (h.LastErrorAt == 7) != (message != "") {
+			t.Errorf("after error %q the head is %+v %v", message, h, err)
+		}
+	}
+	for name, err := range map[string]error{
+		"session":      func() error { _, err := t.s.OpenSession(t.ctx, 99); return err }(),
+		"error":        t.s.ReportError(t.ctx, 99, 1, "", 0),
+		"tables":       func() error { _, err := t.s.Tables(t.ctx, 99); return err }(),
+		"clear":        t.s.Clear(t.ctx, 99),
+		"records":      func() error { _, err := t.s.Records(t.ctx, 99, []model.RowKey{row(1)}); return err }(),
+		"table":        func() error { _, _, err := t.s.Table(t.ctx, 99, model.TableID{7}, model.RowID{}, 1); return err }(),
+		"lookups":      func() error { _, err := t.s.Lookups(t.ctx, 99, 1, []string{"l"}, 1); return err }(),
+		"custom":       func() error { _, err := t.s.CustomReached(t.ctx, 99, "", []string{"u"}); return err }(),
+		"dirtiest":     func() error { _, err := t.s.Dirtiest(t.ctx, 99, store.DirtyQuery{}); return err }(),
+		"replace":      func() error { _, err := t.s.Replace(t.ctx, 99, store.Replacement{Bucket: "a"}); return err }(),
+		"compact":      func() error { _, _, err := t.s.CompactLookups(t.ctx, 99, 0, nil, 0); return err }(),
+		"state change": func() error { _, err := t.s.Change(t.ctx, stop(99)); return err }(),
+	} {
+		if !errors.Is(err, store.ErrNoStream) {
+			t.Errorf("%s of no stream: %v", name, err)
+		}
+	}
+}
+
+func stop(ids ...model.StreamID) func([]model.Stream) store.Change {
+	return func([]model.Stream) store.Change {
+		c := store.Change{States: map[model.StreamID]model.StreamState{}, New: &model.Stream{State: model.Processing}}
+		for _, id := range ids {
+			c.States[id] = model.Stopped
+		}
+		return c
+	}
+}
+
+// testDeploys: decide sees what it changes, and all of a change happens or none.
+func testDeploys(t *suite) {
+	const n = 8
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			made, err := t.s.Change(t.ctx, func(streams []model.Stream) store.Change {
+				c := store.Change{States: map[model.StreamID]model.StreamState{}, New: &model.Stream{Config: fmt.Sprint("after ", len(streams)), State: model.Processing}, Prefix: "p", Suffix: "s"}
+				for i := range streams {
+					c.States[streams[i].ID] = model.Stopped
+				}
+				return c
+			})
+			if err != nil || made == nil || made.Name != fmt.Sprintf("p%ds", made.ID) || made.Config != fmt.Sprint("after ", made.ID-1) {
+				t.Errorf("made %+v %v", made, err)
+			}
+		})
+	}
+	wg.Wait()
+	for range 2 {
+		streams, err := t.s.Streams(t.ctx)
+		t.check(err)
+		if len(streams) != n {
+			t.Fatalf("%d streams", len(streams))
+		}
+		for i, s := range streams {
+			want := model.Stopped
+			if i == n-1 {
+				want = model.Processing
+			}
+			if s.ID != model.StreamID(i+1) || s.State != want || s.Config != fmt.Sprint("after ", i) || s.Head != (model.StreamHead{}) {
+				t.Errorf("stream %d: %+v, want state %s", i+1, s, want)
+			}
+		}
+		if _, err := t.s.Change(t.ctx, stop(n, n+7)); !errors.Is(err, store.ErrNoStream) {
+			t.Errorf("D3: a change of a stream that is not there: %v", err) // and nothing of it happened: see above
+		}
+		if made, err := t.s.Change(t.ctx, func([]model.Stream) store.Change { return store.Change{} }); made != nil || err != nil {
+			t.Errorf("no change: %+v %v", made, err)
+		}
+		t.reopen()
 	}
 }

@@ -2,7 +2,9 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
@@ -58,4 +60,40 @@ func testWriteCheckpoints(t *suite) {
 	}
 	unreached("d", "u7e w9223372036854775807f")
 	unreached("f", "")
+}
+
+// testCreateAtOnce: whoever asks at the same time gets numbers of his own, also
+// within one call.
+func testCreateAtOnce(t *suite) {
+	const callers, calls = 8, 10
+	made := make([][]uint64, callers)
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			for range calls {
+				out, err := t.s.CreateWriteCheckpoints(t.ctx, "", []store.WriteCheckpointRequest{{UserKey: "u", Head: "a"}, {UserKey: fmt.Sprint("of ", i), Head: "a"}, {UserKey: "u", Head: "b"}})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				made[i] = append(made[i], out[0].ID, out[2].ID)
+			}
+		})
+	}
+	wg.Wait()
+	var all []uint64
+	for _, ids := range made {
+		if !slices.IsSorted(ids) {
+			t.Errorf("one caller got %v", ids)
+		}
+		all = append(all, ids...)
+	}
+	slices.Sort(all)
+	if all = slices.Compact(all); len(all) != 2*callers*calls || all[len(all)-1] != uint64(len(all)) {
+		t.Errorf("%d calls for two numbers got %v", callers*calls, all)
+	}
+	t.reopen()
+	if ids, err := t.s.Reached(t.ctx, "b", []string{"u", "of 3"}); err != nil || ids[0] != 2*callers*calls || ids[1] != calls {
+		t.Errorf("reached %v %v", ids, err)
+	}
 }

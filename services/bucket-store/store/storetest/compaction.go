@@ -139,3 +139,59 @@ func (st *stream) compaction(bucket string, c model.OpID) store.Replacement {
 	}
 	return r
 }
+
+// testScan: a scan goes over the ops in either direction, without their data.
+func testScan(t *suite) {
+	st := t.deploy()
+	for n := range 6 {
+		st.tx(n+1, put(n%3, strings.Repeat("data", 1000), "a"), put(9, "x", "b"))
+	}
+	st.tx(10, remove(1)) // a: 1 3 5 7 9 11 13
+	scan := func(downTo, upTo model.OpID, ascending bool, stop int) string {
+		var b strings.Builder
+		n := 0
+		for op, err := range t.s.Scan(t.ctx, st.id, "a", downTo, upTo, ascending) {
+			t.check(err)
+			if op.Data != "" || op.ObjectType != "t" || op.Key != row(int(op.ObjectID[0]-'0')) {
+				t.Errorf("scanned %+v", op)
+			}
+			fmt.Fprintf(&b, "%s%s ", op.ID, op.ObjectID)
+			if n++; n == stop {
+				break
+			}
+		}
+		return strings.TrimSpace(b.String())
+	}
+	for _, x := range []struct {
+		downTo, upTo model.OpID
+		ascending    bool
+		stop         int
+		want         string
+	}{
+		{0, 99, false, -1, "131 112 91 70 52 31 10"},
+		{0, 99, true, -1, "10 31 52 70 91 112 131"},
+		{3, 9, false, -1, "91 70 52"},
+		{3, 9, true, -1, "52 70 91"},
+		{2, 10, false, 2, "91 70"},
+		{2, 10, true, 2, "31 52"},
+		{9, 9, false, -1, ""},
+		{9, 3, true, -1, ""},
+		{13, 99, false, -1, ""},
+	} {
+		if got := scan(x.downTo, x.upTo, x.ascending, x.stop); got != x.want {
+			t.Errorf("scan of (%s, %s], ascending %v: %q, want %q", x.downTo, x.upTo, x.ascending, got, x.want)
+		}
+	}
+	// Below a CLEAR, unlike a read, a scan says what is there.
+	st.replace(store.Replacement{Bucket: "a", Checkpoint: 13, Moves: []store.Move{{ID: 1, Target: 7}, {ID: 3, Target: 13}}, ClearTo: 3})
+	n := 0
+	for op, err := range t.s.Scan(t.ctx, st.id, "a", 0, 4, true) {
+		t.check(err)
+		if n++; op.Kind != model.OpClear || op.Target != 13 {
+			t.Errorf("scanned %+v", op)
+		}
+	}
+	if n != 1 {
+		t.Errorf("scanned %d ops below the CLEAR", n)
+	}
+}

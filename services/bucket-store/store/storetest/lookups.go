@@ -2,7 +2,9 @@ package storetest
 
 import (
 	"errors"
+	"fmt"
 
+	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
@@ -64,5 +66,52 @@ func testCompactLookups(t *suite) {
 	}
 	if n, next, err := t.s.CompactLookups(t.ctx, st.id, c2, nil, 0); n != 0 || next != nil || err != nil {
 		t.Errorf("INV-20: again: %d %x %v", n, next, err)
+	}
+}
+
+// testVersions: each checkpoint keeps the versions of its time, until compaction
+// says so (INV-19).
+func testVersions(t *suite) {
+	st := t.deploy()
+	const n = 40
+	checkpoints := []model.OpID{0}
+	for i := 1; i <= n; i++ {
+		rows := []model.EvaluatedRow{entry(1, "l", fmt.Sprintf("[%d]", i))}
+		switch i % 4 {
+		case 0:
+			rows = append(rows, entry(2, "l", "[0]"))
+		case 2:
+			rows = append(rows, remove(2))
+		case 3: // the last version of a transaction counts
+			rows = append([]model.EvaluatedRow{entry(1, "l", "[-1]"), remove(1)}, rows...)
+		}
+		checkpoints = append(checkpoints, st.tx(i, rows...))
+	}
+	at := func(i int) string {
+		switch {
+		case i == 0:
+			return "[[]]"
+		case i >= 4 && i%4 < 2:
+			return fmt.Sprintf("[[[%d] [0]]]", i)
+		}
+		return fmt.Sprintf("[[[%d]]]", i)
+	}
+	for range 2 {
+		for i, c := range checkpoints {
+			st.wantLookups(c, at(i), "l")
+		}
+		t.reopen()
+	}
+	_, _, err := t.s.CompactLookups(t.ctx, st.id, checkpoints[n/2], nil, 0)
+	t.check(err)
+	for range 2 {
+		for i, c := range checkpoints {
+			if i < n/2 {
+				st.wantLookups(c, "invalidated", "l")
+			} else {
+				st.wantLookups(c, at(i), "l")
+			}
+		}
+		t.reopen()
 	}
 }

@@ -19,6 +19,18 @@ import (
 type Instance struct {
 	Store  store.Store
 	Reopen func() store.Store
+
+	// Break makes the next durable step of the store fail: before any of it is
+	// stored, or after all of it is. The failure is an error, or a panic where
+	// it would be the end of the process; Reopen follows, and finds what was
+	// durable and nothing else, also if there was no durable step. nil: the
+	// store cannot be broken, and nobody knows what it does then.
+	Break func(persisted bool)
+	// Survives: the store is to be used after a break without Reopen, too.
+	Survives bool
+	// Small: large amounts of data show nothing here, as everything is in
+	// memory or another instance is shown them.
+	Small bool
 }
 
 // Run runs the suite on instances that open makes; open cleans up after itself.
@@ -27,11 +39,14 @@ func Run(t *testing.T, open func(*testing.T) Instance) {
 		name string
 		test func(*suite)
 	}{
-		{"Commit", testCommit}, {"Refused", testRefused}, {"Catalog", testCatalog}, {"Clear", testClear},
-		{"Checksums", testChecksums}, {"LongTransaction", testLongTransaction}, {"Lookups", testLookups},
-		{"HostileNames", testHostileNames}, {"LargeRow", testLargeRow}, {"Table", testTable},
-		{"WriteCheckpoints", testWriteCheckpoints}, {"CustomCheckpoints", testCustomCheckpoints}, {"ExpireRequests", testExpireRequests}, {"Replace", testReplace}, {"ReplaceRefused", testReplaceRefused},
-		{"CompactLookups", testCompactLookups}, {"Dirtiest", testDirtiest}, {"LikeTheModel", testLikeTheModel}, {"Meanwhile", testMeanwhile},
+		{"Catalog", testCatalog}, {"Clear", testClear}, {"Fencing", testFencing}, {"Deploys", testDeploys},
+		{"Commit", testCommit}, {"Refused", testRefused}, {"Redelivered", testRedelivered}, {"LongTransaction", testLongTransaction},
+		{"Records", testRecords}, {"Table", testTable}, {"Checksums", testChecksums}, {"Ops", testOps},
+		{"Lookups", testLookups}, {"Versions", testVersions}, {"CompactLookups", testCompactLookups},
+		{"WriteCheckpoints", testWriteCheckpoints}, {"CreateAtOnce", testCreateAtOnce}, {"CustomCheckpoints", testCustomCheckpoints}, {"ExpireRequests", testExpireRequests},
+		{"Scan", testScan}, {"Replace", testReplace}, {"ReplaceRefused", testReplaceRefused}, {"Dirtiest", testDirtiest},
+		{"HostileNames", testHostileNames}, {"LargeRow", testLargeRow}, {"LargeBucket", testLargeBucket}, {"ManyBuckets", testManyBuckets},
+		{"LikeTheModel", testLikeTheModel}, {"Meanwhile", testMeanwhile}, {"Canceled", testCanceled}, {"Broken", testBroken},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i := open(t)
@@ -80,13 +95,21 @@ type stream struct {
 	at      model.Cursor
 	now     model.Micros // StoredAt of commits
 	commits int
+	// commit makes a commit; nil: the store does.
+	commit func(*ledger.Commit) error
 }
 
 // open opens a session, as a replicator does.
 func (st *stream) open() {
 	st.Helper()
-	head, err := st.s.OpenSession(st.ctx, st.id)
+	_, err := st.s.OpenSession(st.ctx, st.id)
 	st.check(err)
+	st.resume()
+}
+
+// resume begins at what is stored.
+func (st *stream) resume() {
+	st.Helper()
 	streams, err := st.s.Streams(st.ctx)
 	st.check(err)
 	for i := range streams {
@@ -94,7 +117,7 @@ func (st *stream) open() {
 			st.ledger = ledger.New(&streams[i], ledger.Options{TableRows: 3})
 		}
 	}
-	st.epoch, st.at = head.Epoch, head.Applied
+	st.epoch, st.at = st.ledger.Head().Epoch, st.ledger.Head().Applied
 }
 
 func position(n int) model.Position { return model.Position(fmt.Sprintf("%08d", n)) }
@@ -132,7 +155,11 @@ func (st *stream) applyBatch(b *model.EvaluatedBatch) {
 				queue = append(queue, ledger.TableLoaded{Rows: rows, More: more})
 			case *ledger.Commit:
 				a.Head.StoredAt = st.now
-				st.check(st.s.Commit(st.ctx, a))
+				if st.commit != nil {
+					st.check(st.commit(a))
+				} else {
+					st.check(st.s.Commit(st.ctx, a))
+				}
 				st.commits++
 				queue = append(queue, ledger.Committed{})
 			case ledger.Answer:
