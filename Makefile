@@ -11,7 +11,7 @@ FUZZTIME ?= 20s
 SIM_N    ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help build client generate lint arrows tidy test race unit e2e fuzz sim bench postgres-versions conformance demo verify up down clean
+.PHONY: help build client generate lint arrows tidy test race unit e2e fuzz sim bench chart postgres-versions conformance demo verify up down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,18 @@ generate: ## make the Go code of proto/ again
 
 bin/tools/staticcheck: tools/staticcheck/go.mod
 	cd tools/staticcheck && GOWORK=off go build -o ../../bin/tools/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+# Helm shows templates the version of Kubernetes that it was built for.
+HELM := helm.sh/helm/v3/pkg
+bin/tools/helm: tools/helm/go.mod
+	cd tools/helm && GOWORK=off go build -o ../../bin/tools/helm -ldflags="-s -w -X $(HELM)/chartutil.k8sVersionMajor=1 -X $(HELM)/chartutil.k8sVersionMinor=33 \
+	  -X $(HELM)/lint/rules.k8sVersionMajor=1 -X $(HELM)/lint/rules.k8sVersionMinor=33" helm.sh/helm/v3/cmd/helm
+
+bin/tools/kubeconform: tools/kubeconform/go.mod
+	cd tools/kubeconform && GOWORK=off go build -o ../../bin/tools/kubeconform github.com/yannh/kubeconform/cmd/kubeconform
+
+bin/schemas: tools/chart/schemas.go
+	cd tools/chart && GOWORK=off go run . schemas ../../bin/schemas
 
 lint: bin/tools/staticcheck ## gofmt, go vet, staticcheck
 	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs -r gofmt -l); \
@@ -68,6 +80,10 @@ fuzz: ## every fuzz target for FUZZTIME each
 
 bench: ## the speed of every path; prints JSON
 	scripts/bench
+
+chart: bin/tools/helm bin/tools/kubeconform bin/schemas ## the Helm chart: lint, Kubernetes' schemas, policies; builds helm first
+	go build -o bin/ ./services/sluice/cmd/sluice
+	cd tools/chart && GOWORK=off go vet ./... && GOWORK=off go test -count=1 ./...
 
 postgres-versions: ## the replicator's tests against Postgres 13, 14, 16, 17 and 18
 	scripts/postgres-versions
