@@ -9,9 +9,11 @@ DATA     ?= data
 REPLICAS ?= 1
 FUZZTIME ?= 20s
 SIM_N    ?= 1000
+IMAGE    ?= sluice:local
+PLATFORMS ?= linux/$(shell go env GOARCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build client generate lint arrows tidy test race unit e2e fuzz sim bench chart postgres-versions conformance demo verify up down clean
+.PHONY: help build client generate lint arrows tidy test race unit e2e fuzz sim bench chart images postgres-versions conformance demo verify up down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +86,10 @@ bench: ## the speed of every path; prints JSON
 chart: bin/tools/helm bin/tools/kubeconform bin/schemas ## the Helm chart: lint, Kubernetes' schemas, policies; builds helm first
 	go build -o bin/ ./services/sluice/cmd/sluice
 	cd tools/chart && GOWORK=off go vet ./... && GOWORK=off go test -count=1 ./...
+
+images: ## bin/images: the container image and its SBOM, without a container engine; PLATFORMS, IMAGE
+	cd tools/images && GOWORK=off go vet ./... && GOWORK=off go test ./...
+	cd tools/images && GOWORK=off go run . -out ../../bin/images -tag $(IMAGE) -platforms $(PLATFORMS) ../..
 
 postgres-versions: ## the replicator's tests against Postgres 13, 14, 16, 17 and 18
 	scripts/postgres-versions
