@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
@@ -82,7 +83,7 @@ func run(t testing.TB, dir string, nc *nats.Conn) *instance {
 	go func() {
 		done <- Run(ctx, Config{Dir: dir, Stall: 300 * time.Millisecond}, Conns{NATS: nc, Listener: lis}, env)
 	}()
-	conn, err := rpc.Dial(lis.Addr().String())
+	conn, err := rpc.Dial(lis.Addr().String(), certificate.BucketStore, env)
 	if err != nil {
 		t.Fatal(err)
 	}

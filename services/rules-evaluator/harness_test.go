@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
@@ -239,7 +240,7 @@ func newWorld(t *testing.T, s *store) *world {
 		}
 		return l
 	}
-	if w.conn, err = rpc.Dial(address); err != nil {
+	if w.conn, err = rpc.Dial(address, certificate.BucketStore, w.env); err != nil {
 		t.Fatal(err)
 	}
 	w.serve(lis)

@@ -6,7 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/sluicesync/sluice/services/sync-gateway/internal/certificate"
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 )
 
 // register adds the gateway's metrics: those of spec/06 §7.1, and our own.

@@ -195,6 +195,10 @@ sluice:
     path_prefix: sync/ ### 18: sluice.gateway.path_prefix: [PSYNC_S9001] must be a path like /sync-service
     tls:
       certificate: cert.pem ### 20: sluice.gateway.tls.certificate: [PSYNC_S9001] certificate and key must be given together
+  tls:
+    identities: sluice ### must be like spiffe://sluice/, with a slash at its end
+    compactor: {key: key.pem} ### 22: sluice.tls.compactor.key: [PSYNC_S9001] certificate and key must be given together
+    nats: {ca: "-----BEGIN"} ### 16: sluice.tls.nats.ca: [PSYNC_S9001] has no certificate in it
 `
 
 func TestProblems(t *testing.T) {
@@ -346,6 +350,51 @@ func TestSources(t *testing.T) {
 	}
 }
 
+// TestServicesTLS: what is between services is given for all, for one, or in part
+// for one; the environment replaces each.
+func TestServicesTLS(t *testing.T) {
+	if s := parse(t, "sluice: {tls: {}}").Sluice.TLS; s.On() || s.Identities != DefaultIdentities || s.Of("nats") != (Mutual{}) {
+		t.Errorf("without: %+v", s)
+	}
+	s := parse(t, `sluice:
+  tls:
+    ca: ca.pem
+    certificate: /run/c.pem
+    key: /run/k.pem
+    identities: spiffe://prod.example/ns/sluice/sa/
+    gateway: {certificate: g.pem, key: gk.pem}
+    nats: {ca: other.pem}
+`, "SLUICE_TLS_REPLICATOR_CERTIFICATE", "r.pem", "SLUICE_TLS_REPLICATOR_KEY", "rk.pem", "SLUICE_TLS_CA", "/run/ca.pem").Sluice.TLS
+	files := func(certificate, key string) TLS { return TLS{PEM{Path: certificate}, PEM{Path: key}} }
+	for name, want := range map[string]Mutual{
+		"bucket-store":    {PEM{Path: "/run/ca.pem"}, files("/run/c.pem", "/run/k.pem")},
+		"rules-evaluator": {PEM{Path: "/run/ca.pem"}, files("/run/c.pem", "/run/k.pem")},
+		"sync-gateway":    {PEM{Path: "/run/ca.pem"}, files("/etc/sluice/g.pem", "/etc/sluice/gk.pem")},
+		"replicator":      {PEM{Path: "/run/ca.pem"}, files("r.pem", "rk.pem")},
+		"nats":            {PEM{Path: "/etc/sluice/other.pem"}, files("/run/c.pem", "/run/k.pem")},
+	} {
+		if got := s.Of(name); got != want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if !s.On() || s.Identities != "spiffe://prod.example/ns/sluice/sa/" {
+		t.Errorf("%+v", s)
+	}
+	// Whoever names one file means TLS: without the others nothing may start.
+	for _, text := range []string{"tls: {ca: c}", "tls: {certificate: c, key: k}", "tls: {nats: {certificate: c, key: k}}"} {
+		if !parse(t, "sluice: {"+text+"}").Sluice.TLS.On() {
+			t.Errorf("%s is off", text)
+		}
+	}
+	certificate, _ := pair(t)
+	if s := parse(t, "{}", "SLUICE_TLS_CA", certificate).Sluice.TLS; s.CA.Text != certificate {
+		t.Errorf("text: %+v", s)
+	}
+	if f := parse(t, "sluice: {tls: {getaway: {}, nats: {cert: x}}}"); len(f.Warnings) != 2 || !strings.Contains(f.Warnings[0].Message, "is it gateway?") {
+		t.Errorf("warnings: %v", f.Warnings)
+	}
+}
+
 // TestTLS: a certificate and its key are PEM text or a file, in the file or in
 // the environment; what cannot be served is a problem with its place.
 func TestTLS(t *testing.T) {
@@ -477,7 +526,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(broken)
 	f.Add(`{"port": 3, "x": [1, {"y": null}]}`)
 	f.Add("a: &a {<<: *a}\nport: *a")
-	f.Add("sluice: {gateway: {path_prefix: /a, tls: {certificate: c, key: k}}}")
+	f.Add("sluice: {gateway: {path_prefix: /a, tls: {certificate: c, key: k}}, tls: {ca: a, identities: spiffe://a/, nats: {key: k}}}")
 	f.Fuzz(func(t *testing.T, text string) {
 		file, err := Parse([]byte(text), "t", "/", environment("PS_A", "x"))
 		if (file == nil) == (err == nil) {

@@ -245,6 +245,8 @@ type Sluice struct {
 	Compactor   Compactor // SLUICE_COMPACTOR_*; default address 127.0.0.1:7443
 	Evaluator   Evaluator // SLUICE_RULES_EVALUATOR_*
 	Gateway     Gateway   // SLUICE_GATEWAY_*
+	// TLS is between the services and to NATS: sluice.tls, SLUICE_TLS_*.
+	TLS ServicesTLS
 	// Data is the data folder: sluice.data (relative to the config file) or
 	// SLUICE_DATA; default sluice-data in the working directory.
 	Data string
@@ -310,6 +312,41 @@ func (t TLS) Pair() (certificate, key []byte, err error) {
 		return nil, nil, fmt.Errorf("read the key: %w", err)
 	}
 	return certificate, key, nil
+}
+
+// DefaultIdentities is before the role in the URI of a service's certificate.
+const DefaultIdentities = "spiffe://sluice/"
+
+// ServicesTLS is TLS between the services and to NATS: all or none.
+type ServicesTLS struct {
+	Mutual // of every service, as far as it has none of its own
+	// Own are by the service's name, as bucket-store.
+	Own map[string]Mutual
+	// Identities is before the role in a certificate's URI; default
+	// DefaultIdentities.
+	Identities string
+}
+
+// On reports whether there is TLS between services: if so much as one file of it
+// is named.
+func (s ServicesTLS) On() bool { return s.Mutual != Mutual{} || len(s.Own) > 0 }
+
+// Of is what the service called name shows.
+func (s ServicesTLS) Of(name string) Mutual {
+	m, own := s.Mutual, s.Own[name]
+	if (own.CA != PEM{}) {
+		m.CA = own.CA
+	}
+	if own.On() {
+		m.TLS = own.TLS
+	}
+	return m
+}
+
+// Mutual is what a service shows others, and whom it trusts.
+type Mutual struct {
+	CA PEM // one or several, one after the other
+	TLS
 }
 
 // PEM is given as text, or as the file that has it.

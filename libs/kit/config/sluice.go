@@ -2,6 +2,7 @@ package config
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"net/url"
 	"path"
@@ -15,7 +16,7 @@ import (
 
 // known are the keys of our section, by the section they are in.
 var known = map[string][]string{
-	"sluice":                 {"nats", "bucket_store", "replicator", "compactor", "rules_evaluator", "gateway", "data"},
+	"sluice":                 {"nats", "bucket_store", "replicator", "compactor", "rules_evaluator", "gateway", "tls", "data"},
 	"sluice.nats":            {"url"},
 	"sluice.bucket_store":    {"address", "metrics_port"},
 	"sluice.replicator":      {"address", "metrics_port"},
@@ -23,6 +24,23 @@ var known = map[string][]string{
 	"sluice.rules_evaluator": {"metrics_port"},
 	"sluice.gateway":         {"metrics_port", "port", "max_streams", "path_prefix", "tls"},
 	"sluice.gateway.tls":     {"certificate", "key"},
+	"sluice.tls": {"ca", "certificate", "key", "identities",
+		"bucket_store", "replicator", "compactor", "rules_evaluator", "gateway", "nats"},
+	"sluice.tls.bucket_store":    ownTLS,
+	"sluice.tls.replicator":      ownTLS,
+	"sluice.tls.compactor":       ownTLS,
+	"sluice.tls.rules_evaluator": ownTLS,
+	"sluice.tls.gateway":         ownTLS,
+	"sluice.tls.nats":            ownTLS,
+}
+
+var ownTLS = []string{"ca", "certificate", "key"}
+
+// sections are the names that services have in our section, after those that they
+// have as processes.
+var sections = [][2]string{
+	{"bucket-store", "bucket_store"}, {"replicator", "replicator"}, {"compactor", "compactor"}, {"rules-evaluator", "rules_evaluator"},
+	{"sync-gateway", "gateway"}, {"nats", "nats"},
 }
 
 // ours reads our section and its environment variables.
@@ -51,6 +69,7 @@ func ours(v value, p *parser, dir string) Sluice {
 			PathPrefix:  o.prefix("gateway.path_prefix"),
 			TLS:         o.tls("gateway.tls", dir),
 		},
+		TLS:  o.servicesTLS(dir),
 		Data: filepath.Clean(data),
 	}
 }
@@ -243,6 +262,29 @@ func (o overridden) tls(key, dir string) TLS {
 		}
 	}
 	return t
+}
+
+// servicesTLS reads what is between services. Files are not looked at, as in tls,
+// and each service finds by itself what it lacks.
+func (o overridden) servicesTLS(dir string) ServicesTLS {
+	s := ServicesTLS{Mutual: o.mutual("tls", dir), Identities: o.text("tls.identities", DefaultIdentities), Own: map[string]Mutual{}}
+	if u, err := url.Parse(s.Identities); err != nil || u.Scheme != "spiffe" || u.Host == "" || u.String() != s.Identities || !strings.HasSuffix(s.Identities, "/") {
+		o.problem("tls.identities", "must be like "+DefaultIdentities+", with a slash at its end")
+	}
+	for _, names := range sections {
+		if m := o.mutual("tls."+names[1], dir); m != (Mutual{}) {
+			s.Own[names[0]] = m
+		}
+	}
+	return s
+}
+
+func (o overridden) mutual(key, dir string) Mutual {
+	m := Mutual{CA: o.pem(key+".ca", dir), TLS: o.tls(key, dir)}
+	if m.CA.Text != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(m.CA.Text)) {
+		o.problem(key+".ca", "has no certificate in it")
+	}
+	return m
 }
 
 // pem is PEM text, or a path: in the file it starts where the file is.

@@ -88,6 +88,9 @@ const (
 	S9002 Code = "PSYNC_S9002"
 	// S9003: the pipeline is stale: a stage has not moved for too long.
 	S9003 Code = "PSYNC_S9003"
+	// S9010: the certificate, its key or the CA of TLS between services cannot
+	// be used.
+	S9010 Code = "PSYNC_S9010"
 )
 
 // HTTPStatus is the status with which a failure of code leaves over HTTP.

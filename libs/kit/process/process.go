@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/serve"
@@ -27,7 +28,7 @@ import (
 
 // Service is one service as a process.
 type Service struct {
-	// Name is the binary's.
+	// Name is the binary's, and the service's role.
 	Name string
 	// MetricsPort chooses the private port's key; 0 = telemetry.prometheus_port.
 	MetricsPort func(*config.Sluice) int
@@ -84,13 +85,37 @@ func (s Service) run(ctx context.Context, args []string, log io.Writer) error {
 	}
 	defer CloseExport(ctx, export, l)
 	env.Trace = export.Tracer(s.Name)
+	if env.TLS, err = certificate.ForService(f.Sluice.TLS, certificate.Role(s.Name), l); err != nil {
+		return err
+	}
+	if env.TLS != nil {
+		env.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sluice_certificate_expiry_timestamp_seconds", Help: "When the certificate that other services are shown expires.",
+		}, func() float64 { return float64(env.TLS.Expires().Unix()) }))
+	}
 	lis, err := s.listen(f, l)
 	if err != nil {
 		return err
 	}
 	return Run(ctx, lis, f.Probes, registry, map[string]*service.Health{s.Name: env.Health}, func(ctx context.Context) error {
-		return s.Run(ctx, f, env)
+		return WithTLS(ctx, env.TLS, func(ctx context.Context) error { return s.Run(ctx, f, env) })
 	})
+}
+
+// WithTLS runs main while shown (nil = no TLS) takes up new certificates.
+func WithTLS(ctx context.Context, shown *certificate.Keeper, main func(context.Context) error) error {
+	if shown == nil {
+		return main(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return shown.Run(ctx) })
+	eg.Go(func() error {
+		defer cancel()
+		return main(ctx)
+	})
+	return eg.Wait()
 }
 
 // listen listens on the private port. telemetry.prometheus_port is one port for

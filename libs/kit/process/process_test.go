@@ -14,10 +14,15 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/sluicesync/sluice/libs/kit/authority"
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/config"
+	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/service"
 )
 
@@ -95,6 +100,54 @@ func TestRun(t *testing.T) {
 	}
 	if !strings.Contains(l.String(), "is it gateway?") {
 		t.Errorf("the config's warning is not logged: %s", l)
+	}
+}
+
+// TestTLS: with sluice.tls a service gets its certificate, whose expiry is a
+// metric, or says with a code what is wrong before it runs.
+func TestTLS(t *testing.T) {
+	a, err := authority.New("test", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, key, err := a.Issue("spiffe://sluice/compactor", nil, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SLUICE_TLS_CA", string(a.Certificate))
+	t.Setenv("SLUICE_TLS_COMPACTOR_CERTIFICATE", string(c))
+	t.Setenv("SLUICE_TLS_COMPACTOR_KEY", string(key))
+	ran := false
+	s := Service{
+		Name: "compactor", MetricsPort: func(*config.Sluice) int { return 0 },
+		Run: func(_ context.Context, _ *config.File, env service.Env) error {
+			ran = true
+			if env.TLS.Role() != certificate.Compactor {
+				t.Errorf("role %q", env.TLS.Role())
+			}
+			all, err := env.Metrics.(prometheus.Gatherer).Gather()
+			for _, f := range all {
+				if f.GetName() == "sluice_certificate_expiry_timestamp_seconds" {
+					if at := f.GetMetric()[0].GetGauge().GetValue(); at != float64(env.TLS.Expires().Unix()) {
+						t.Errorf("expires at %v", at)
+					}
+					return err
+				}
+			}
+			return errors.New("no metric")
+		},
+	}
+	l := &log{}
+	if err := s.run(context.Background(), []string{"-c", file(t, "{}")}, l); err != nil || !ran {
+		t.Errorf("%v %v", ran, err)
+	}
+	if text := l.String(); !strings.Contains(text, "TLS certificate read") || strings.Contains(text, "PRIVATE") {
+		t.Errorf("D10: %s", text)
+	}
+	ran = false
+	s.Name = "sync-gateway"
+	if err := s.run(context.Background(), []string{"-c", file(t, "{}")}, l); errs.CodeOf(err) != errs.S9010 || !strings.Contains(err.Error(), "there is no certificate") || ran {
+		t.Errorf("%v %v", ran, err)
 	}
 }
 

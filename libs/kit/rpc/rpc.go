@@ -25,12 +25,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/rpc/local"
 	"github.com/sluicesync/sluice/libs/kit/service"
@@ -86,9 +86,11 @@ func Serve(ctx context.Context, lis net.Listener, env service.Env, register func
 
 func newServer(lis net.Listener, env service.Env) server {
 	if _, ok := lis.(*local.Listener); ok {
-		return local.NewServer(unaryServer(env), streamServer(env.Log))
+		env.TLS = nil // whoever has the other end was handed it
+		return local.NewServer(unaryServer(env), streamServer(env))
 	}
 	return grpc.NewServer(
+		grpc.Creds(serverCredentials(env)),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
 		grpc.InitialWindowSize(window),
@@ -99,16 +101,16 @@ func newServer(lis net.Listener, env service.Env) server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingInterval, Timeout: pingInterval}),
 		grpc.UnaryInterceptor(unaryServer(env)),
-		grpc.StreamInterceptor(streamServer(env.Log)),
+		grpc.StreamInterceptor(streamServer(env)),
 		grpc.WaitForHandlers(true),
 	)
 }
 
-// Dial returns a connection to target (host:port) without waiting for it: a
-// server that is not there yet is tried again at least once a second. Calls
-// made with grpc.WaitForReady(true) wait for it.
-func Dial(target string) (*grpc.ClientConn, error) {
-	c, err := grpc.NewClient(target, options()...)
+// Dial returns a connection to the service of a role at target (host:port)
+// without waiting for it: a server that is not there yet is tried again at least
+// once a second. Calls made with grpc.WaitForReady(true) wait for it.
+func Dial(target string, server certificate.Role, env service.Env) (*grpc.ClientConn, error) {
+	c, err := grpc.NewClient(target, append(options(), grpc.WithTransportCredentials(clientCredentials(server, env)))...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", target, err)
 	}
@@ -123,7 +125,6 @@ func Pipe() (net.Listener, *local.Conn) {
 
 func options() []grpc.DialOption {
 	return []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: pingInterval, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -172,9 +173,9 @@ func span(s *trace.Span, method string) *trace.Span {
 	return s
 }
 
-func streamServer(log *slog.Logger) grpc.StreamServerInterceptor {
+func streamServer(env service.Env) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
-		defer recovered(log, info.FullMethod, &err)
+		defer recovered(env.Log, info.FullMethod, &err)
 		return errs.ToGRPC(next(srv, ss))
 	}
 }

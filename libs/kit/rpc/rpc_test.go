@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/libs/kit/trace"
@@ -156,7 +157,7 @@ func ends(t *testing.T, f func(t *testing.T, lis net.Listener, c conn)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := Dial(lis.Addr().String())
+		c, err := Dial(lis.Addr().String(), certificate.BucketStore, service.Env{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -487,7 +488,7 @@ func TestDialWaits(t *testing.T) {
 	if err := lis.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c, err := Dial(address)
+	c, err := Dial(address, certificate.BucketStore, service.Env{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -507,7 +508,7 @@ func TestDialWaits(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := Dial("dns:///\x00"); err == nil {
+	if _, err := Dial("dns:///\x00", certificate.BucketStore, service.Env{}); err == nil {
 		t.Error("a bad target is taken")
 	}
 }

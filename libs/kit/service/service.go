@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/trace"
 )
 
@@ -22,6 +23,9 @@ type Env struct {
 	Instance string
 	// Trace makes the service's spans; nil unless they are exported.
 	Trace *trace.Tracer
+	// TLS is what is shown to other services, and whom of them to trust; nil =
+	// connections are plain, or within the process.
+	TLS *certificate.Keeper
 }
 
 // ErrStarting is the reason of a Health that nobody has reported to yet.

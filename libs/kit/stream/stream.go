@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -61,6 +62,9 @@ func CheckpointSubject[ID ~int64](id ID) string {
 // later, is tried again for ever. A url is one or several nats:// URLs,
 // separated by commas.
 func Connect(url string, env service.Env, opts ...nats.Option) (*nats.Conn, error) {
+	if env.TLS != nil {
+		opts = append(opts, secured(env.TLS))
+	}
 	nc, err := nats.Connect(url, append([]nats.Option{
 		nats.Name("sluice/" + env.Instance),
 		nats.RetryOnFailedConnect(true),
@@ -79,6 +83,9 @@ func Connect(url string, env service.Env, opts ...nats.Option) (*nats.Conn, erro
 			}
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) { env.Log.Info("NATS connected") }),
+		nats.ReconnectErrHandler(failures(env.Log)),
+		// A server that refuses a certificate or a password may be told better.
+		nats.IgnoreAuthErrorAbort(),
 		nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) {
 			subject := ""
 			if s != nil {
@@ -91,6 +98,17 @@ func Connect(url string, env service.Env, opts ...nats.Option) (*nats.Conn, erro
 		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
 	return nc, nil
+}
+
+// failures logs why there is no connection, once as long as the reason is the same.
+func failures(log *slog.Logger) nats.ConnErrHandler {
+	last := "" // NATS calls its handlers one after another
+	return func(_ *nats.Conn, err error) {
+		if why := err.Error(); why != last {
+			last = why
+			log.Warn("NATS cannot be reached; trying again", "error", err)
+		}
+	}
 }
 
 // Changes creates the stream of change batches or brings it up to date. Whoever

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/process"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
@@ -23,7 +24,7 @@ func main() {
 }
 
 func run(ctx context.Context, f *config.File, env service.Env) error {
-	store, err := rpc.Dial(f.Sluice.BucketStore.Address)
+	store, err := rpc.Dial(f.Sluice.BucketStore.Address, certificate.BucketStore, env)
 	if err != nil {
 		return err
 	}

@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/process"
@@ -43,6 +45,11 @@ func (v *validateCmd) Run(c *cli, t terminal) error {
 		if err := usable(f.Sluice.Gateway.TLS); err != nil {
 			// A warning: it may be there only where the gateway is.
 			fmt.Fprintf(t.out, "%s: sluice.gateway.tls: %s (warning)\n", f.Name, err)
+		}
+		for _, role := range certificate.Roles {
+			if _, err := certificate.ForService(f.Sluice.TLS, role, slog.New(slog.DiscardHandler)); err != nil {
+				fmt.Fprintf(t.out, "%s: %s (warning)\n", f.Name, err)
+			}
 		}
 	}
 	text, name, ok, err := syncText(f, v.File)
@@ -386,6 +393,7 @@ func (s *settingsCmd) Run(c *cli, t terminal) error {
 		{"sluice.gateway.port", fmt.Sprint(cmp.Or(f.Sluice.Gateway.Port, f.Port))},
 		{"sluice.gateway.path_prefix", f.Sluice.Gateway.PathPrefix},
 		{"sluice.gateway.tls", fmt.Sprint(f.Sluice.Gateway.TLS.On())},
+		{"sluice.tls", fmt.Sprint(f.Sluice.TLS.On())},
 		{"sluice.gateway.max_streams", fmt.Sprint(cmp.Or(f.Sluice.Gateway.MaxStreams, f.API.MaxConnections))},
 	}
 	if s.Get == "" {

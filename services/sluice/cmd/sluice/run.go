@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/process"
 	"github.com/sluicesync/sluice/libs/kit/telemetry"
 	"github.com/sluicesync/sluice/services/sluice/internal/dev"
@@ -47,5 +48,12 @@ func (n *natsCmd) Run(c *cli, t terminal) error {
 	}
 	ctx, stop := process.Signals(context.Background())
 	defer stop()
-	return nats.Run(ctx, n.Data, f.Sluice.NATSURL, telemetry.Logger(t.err, f.Logging, telemetry.Format()))
+	log := telemetry.Logger(t.err, f.Logging, telemetry.Format())
+	shown, err := certificate.ForService(f.Sluice.TLS, certificate.NATS, log)
+	if err != nil {
+		return err
+	}
+	return process.WithTLS(ctx, shown, func(ctx context.Context) error {
+		return nats.Run(ctx, n.Data, f.Sluice.NATSURL, shown, log)
+	})
 }

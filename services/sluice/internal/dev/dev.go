@@ -70,7 +70,7 @@ func Run(ctx context.Context, f *config.File, log *slog.Logger) error {
 		}
 		return errors.Join(err, lis.Close())
 	}
-	ns, err := nats.Start(f.Sluice.Data, "", log)
+	ns, err := nats.Start(f.Sluice.Data, "", nil, log)
 	if err != nil {
 		return closeBoth(err)
 	}

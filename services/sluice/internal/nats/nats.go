@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 )
 
 const (
@@ -26,14 +28,16 @@ const (
 	maxStore   = 64 << 30
 	maxMemory  = 256 << 20
 	startLimit = 20 * time.Second
+	tlsTimeout = 5 * time.Second
 )
 
 // Start starts a server whose store is in the folder nats of data. address is
-// where it listens, as a nats:// URL; "" = only for this process.
+// where it listens, as a nats:// URL; "" = only for this process. With shown (nil
+// = no TLS) each client needs a certificate.
 //
 // The store is not synced at each message: what a power cut takes from it, the
 // replicator reads from the source again.
-func Start(data, address string, log *slog.Logger) (*server.Server, error) {
+func Start(data, address string, shown *certificate.Keeper, log *slog.Logger) (*server.Server, error) {
 	dir, err := filepath.Abs(filepath.Join(data, "nats"))
 	if err != nil {
 		return nil, fmt.Errorf("find folder %s: %w", data, err)
@@ -42,6 +46,9 @@ func Start(data, address string, log *slog.Logger) (*server.Server, error) {
 		ServerName: "sluice", JetStream: true, StoreDir: dir, MaxPayload: maxPayload,
 		JetStreamMaxStore: maxStore, JetStreamMaxMemory: maxMemory,
 		NoSigs: true, DontListen: address == "",
+	}
+	if shown != nil {
+		o.TLSConfig, o.TLSVerify, o.TLSTimeout = shown.Server(), true, tlsTimeout.Seconds()
 	}
 	if address != "" {
 		u, err := url.Parse(address)
@@ -88,9 +95,9 @@ func Stop(s *server.Server) {
 	s.WaitForShutdown()
 }
 
-// Run runs a server until ctx ends.
-func Run(ctx context.Context, data, address string, log *slog.Logger) error {
-	s, err := Start(data, address, log)
+// Run runs a server, as Start starts it, until ctx ends.
+func Run(ctx context.Context, data, address string, shown *certificate.Keeper, log *slog.Logger) error {
+	s, err := Start(data, address, shown, log)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func TestRun(t *testing.T) {
 	}
 	address := "nats://" + lis.Addr().String()
 	dir := t.TempDir()
-	if err := Run(context.Background(), dir, address, quiet); err == nil || !strings.Contains(err.Error(), "address already in use") {
+	if err := Run(context.Background(), dir, address, nil, quiet); err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("on a port that is taken: %v", err)
 	}
 	if err := lis.Close(); err != nil {
@@ -37,7 +37,7 @@ func TestRun(t *testing.T) {
 	for round, want := range []uint64{1, 2} {
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
-		go func() { ended <- Run(ctx, dir, address, quiet) }()
+		go func() { ended <- Run(ctx, dir, address, nil, quiet) }()
 		nc, err := gonats.Connect(address, gonats.RetryOnFailedConnect(true), gonats.MaxReconnects(-1), gonats.ReconnectWait(10*time.Millisecond))
 		if err != nil {
 			t.Fatal(err)
@@ -84,7 +84,7 @@ func TestStartRefuses(t *testing.T) {
 		"is not nats://host:port": {t.TempDir(), "nowhere"},
 		"start NATS":              {dir, ""},
 	} {
-		if s, err := Start(c[0], c[1], quiet); err == nil || !strings.Contains(err.Error(), want) {
+		if s, err := Start(c[0], c[1], nil, quiet); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)
 			if s != nil {
 				Stop(s)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/process"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
@@ -25,17 +26,17 @@ func main() {
 }
 
 func run(ctx context.Context, f *config.File, env service.Env) error {
-	store, err := rpc.Dial(f.Sluice.BucketStore.Address)
+	store, err := rpc.Dial(f.Sluice.BucketStore.Address, certificate.BucketStore, env)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	source, err := rpc.Dial(f.Sluice.Replicator.Address)
+	source, err := rpc.Dial(f.Sluice.Replicator.Address, certificate.Replicator, env)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	compactor, err := rpc.Dial(f.Sluice.Compactor.Address)
+	compactor, err := rpc.Dial(f.Sluice.Compactor.Address, certificate.Compactor, env)
 	if err != nil {
 		return err
 	}
