@@ -91,6 +91,8 @@ const (
 	// S9010: the certificate, its key or the CA of TLS between services cannot
 	// be used.
 	S9010 Code = "PSYNC_S9010"
+	// S9011: a service has called what its role may not call.
+	S9011 Code = "PSYNC_S9011"
 )
 
 // HTTPStatus is the status with which a failure of code leaves over HTTP.

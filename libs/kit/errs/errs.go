@@ -149,6 +149,8 @@ func grpcCode(e *Error) codes.Code {
 		return codes.FailedPrecondition
 	case S2101, S2102, S2103, S2104, S2105, S2106:
 		return codes.Unauthenticated
+	case S9011:
+		return codes.PermissionDenied
 	}
 	if e.Retry {
 		return codes.Unavailable

@@ -64,6 +64,7 @@ func TestOtherErrors(t *testing.T) {
 		errCause: codes.Internal, context.Canceled: codes.Canceled, context.DeadlineExceeded: codes.DeadlineExceeded,
 		New(S2001, ""): codes.InvalidArgument, New(S2101, ""): codes.Unauthenticated, New(S1003, ""): codes.FailedPrecondition,
 		New(S2404, ""): codes.Internal, New(S2404, "").Retryable(): codes.Unavailable, New(S2002, ""): codes.NotFound, New(S2304, ""): codes.ResourceExhausted,
+		New(S9011, ""): codes.PermissionDenied,
 	} {
 		if got := status.Code(ToGRPC(err)); got != want {
 			t.Errorf("%v: %v, not %v", err, got, want)

@@ -11,6 +11,8 @@
 //   - A call made within a trace is part of it at both ends (TestTrace).
 //   - Streams mean the same over TCP and within a process (TestStreams,
 //     TestChaos).
+//   - With TLS each call is by a role that may make it, and one that may not
+//     reaches no handler (TestAccess).
 package rpc
 
 import (
@@ -155,6 +157,9 @@ func unaryServer(env service.Env) grpc.UnaryServerInterceptor {
 			}
 		}
 		defer recovered(env.Log, info.FullMethod, &err)
+		if err := admit(ctx, env, info.FullMethod); err != nil {
+			return nil, errs.ToGRPC(err)
+		}
 		resp, err := next(ctx, req)
 		return resp, errs.ToGRPC(err)
 	}
@@ -176,6 +181,9 @@ func span(s *trace.Span, method string) *trace.Span {
 func streamServer(env service.Env) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 		defer recovered(env.Log, info.FullMethod, &err)
+		if err := admit(ss.Context(), env, info.FullMethod); err != nil {
+			return errs.ToGRPC(err)
+		}
 		return errs.ToGRPC(next(srv, ss))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -14,8 +15,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/sluicesync/sluice/libs/kit/authority"
@@ -136,6 +139,61 @@ func authorityOf(t *testing.T) *authority.Authority {
 		t.Fatal(err)
 	}
 	return a
+}
+
+// TestAccess: who may call what is decided by the certificate; what is denied
+// leaves a line in the log and reaches no handler.
+func TestAccess(t *testing.T) {
+	a := authorityOf(t)
+	address, _, log := store(t, a)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	head := func(method string) func(*grpc.ClientConn) error {
+		return func(c *grpc.ClientConn) error {
+			return c.Invoke(ctx, method, wrapperspb.String(""), &wrapperspb.StringValue{}, grpc.WaitForReady(true))
+		}
+	}
+	apply := func(c *grpc.ClientConn) error {
+		s, err := c.NewStream(ctx, &known[2].Streams[0], "/sluice.v1.Appender/Apply", grpc.WaitForReady(true))
+		if err != nil {
+			return err
+		}
+		if err := s.SendMsg(wrapperspb.String("x")); err != nil {
+			return err
+		}
+		if err := s.RecvMsg(&wrapperspb.StringValue{}); err != nil {
+			return err
+		}
+		return s.CloseSend()
+	}
+	for _, role := range certificate.Roles {
+		env, _, _ := secured(t, a, role)
+		c := dial(t, address, certificate.BucketStore, env)
+		for name, call := range map[string]struct {
+			of  certificate.Role
+			try func(*grpc.ClientConn) error
+		}{
+			"/sluice.v1.Reader/Head":    {certificate.Gateway, head("/sluice.v1.Reader/Head")},
+			"/sluice.v1.Unknown/Head":   {"", head("/sluice.v1.Unknown/Head")},
+			"/sluice.v1.Appender/Apply": {certificate.Evaluator, apply},
+			"health":                    {role, head("/grpc.health.v1.Health/Check")},
+		} {
+			err := call.try(c)
+			if call.of == role {
+				if err != nil {
+					t.Errorf("%s calls %s: %v", role, name, err)
+				}
+				continue
+			}
+			if errs.CodeOf(err) != errs.S9011 || errs.IsRetry(err) || status.Code(errors.Unwrap(err)) != codes.PermissionDenied {
+				t.Errorf("%s calls %s: %v", role, name, err)
+			}
+			line := fmt.Sprintf(`level=WARN msg=audit action="call denied" method=%s role=%s identity=[spiffe://sluice/%s]`, name, role, role)
+			if !strings.Contains(log.String(), line) {
+				t.Errorf("the log has no line %s:\n%s", line, log)
+			}
+		}
+	}
 }
 
 // A server or a client that is not what it should be gets no call through, and
