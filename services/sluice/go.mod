@@ -10,12 +10,14 @@ require (
 	github.com/sluicesync/sluice/libs/kit v0.0.0
 	github.com/sluicesync/sluice/libs/model v0.0.0
 	github.com/sluicesync/sluice/libs/rules v0.0.0
+	github.com/sluicesync/sluice/proto v0.0.0
 	github.com/sluicesync/sluice/services/bucket-store v0.0.0
 	github.com/sluicesync/sluice/services/compactor v0.0.0
 	github.com/sluicesync/sluice/services/replicator v0.0.0
 	github.com/sluicesync/sluice/services/rules-evaluator v0.0.0
 	github.com/sluicesync/sluice/services/sync-gateway v0.0.0
 	go.uber.org/goleak v1.3.0
+	google.golang.org/protobuf v1.36.12
 )
 
 require (
@@ -62,7 +64,6 @@ require (
 	github.com/rogpeppe/go-internal v1.14.1 // indirect
 	github.com/sluicesync/sluice/libs/core v0.0.0 // indirect
 	github.com/sluicesync/sluice/libs/wire v0.0.0 // indirect
-	github.com/sluicesync/sluice/proto v0.0.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/contrib/bridges/prometheus v0.72.0 // indirect
 	go.opentelemetry.io/otel v1.47.0 // indirect
@@ -88,7 +89,6 @@ require (
 	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // indirect
 	google.golang.org/grpc v1.85.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 )
 
 replace (

@@ -63,7 +63,7 @@ func CheckpointSubject[ID ~int64](id ID) string {
 // separated by commas.
 func Connect(url string, env service.Env, opts ...nats.Option) (*nats.Conn, error) {
 	if env.TLS != nil {
-		opts = append(opts, secured(env.TLS))
+		opts = append(opts, secured(env.TLS), nats.CustomInboxPrefix(inbox(env.TLS.Role())))
 	}
 	nc, err := nats.Connect(url, append([]nats.Option{
 		nats.Name("sluice/" + env.Instance),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 
 	"github.com/sluicesync/sluice/libs/kit/certificate"
@@ -35,13 +36,18 @@ func (d *devCmd) Run(c *cli, t terminal) error {
 }
 
 type natsCmd struct {
-	Data string `placeholder:"DIR" help:"Data folder (sluice.data, SLUICE_DATA; default sluice-data)."`
+	Data  string `placeholder:"DIR" help:"Data folder (sluice.data, SLUICE_DATA; default sluice-data)."`
+	Roles bool   `help:"Run nothing; print what a NATS server of your own needs in its configuration to know the roles of certificates."`
 }
 
 func (n *natsCmd) Run(c *cli, t terminal) error {
 	f, err := c.load()
 	if err != nil {
 		return err
+	}
+	if n.Roles {
+		fmt.Fprint(t.out, nats.Settings(f.Sluice.TLS.Identities))
+		return nil
 	}
 	if n.Data == "" {
 		n.Data = f.Sluice.Data

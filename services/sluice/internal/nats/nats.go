@@ -33,7 +33,7 @@ const (
 
 // Start starts a server whose store is in the folder nats of data. address is
 // where it listens, as a nats:// URL; "" = only for this process. With shown (nil
-// = no TLS) each client needs a certificate.
+// = no TLS) each client needs a certificate, and may do what its role may.
 //
 // The store is not synced at each message: what a power cut takes from it, the
 // replicator reads from the source again.
@@ -48,7 +48,9 @@ func Start(data, address string, shown *certificate.Keeper, log *slog.Logger) (*
 		NoSigs: true, DontListen: address == "",
 	}
 	if shown != nil {
-		o.TLSConfig, o.TLSVerify, o.TLSTimeout = shown.Server(), true, tlsTimeout.Seconds()
+		// The server takes the user's name from the certificate.
+		o.TLSConfig, o.TLSVerify, o.TLSMap, o.TLSTimeout = shown.Server(), true, true, tlsTimeout.Seconds()
+		o.Users = users(shown.Identities())
 	}
 	if address != "" {
 		u, err := url.Parse(address)
