@@ -46,6 +46,9 @@ type Options struct {
 	Replicas int
 	// SyncConfig is the sync config's text.
 	SyncConfig string
+	// TLS between the services, in Suite mode, with certificates of `sluice
+	// certificates` in Certificates.
+	TLS bool
 	// CompactOnDemand turns the compactor's schedule off.
 	CompactOnDemand bool
 	// Extra is appended to the `sluice:` section of the config, indented by two.
@@ -121,6 +124,29 @@ func (in *Instance) Use(t testing.TB) { use(&in.t, t) }
 // URL is where clients connect; it balances over the gateways.
 func (in *Instance) URL() string { return in.balancer.URL() }
 
+// Certificates is the folder of the certificates of the services.
+func (in *Instance) Certificates() string { return filepath.Join(in.dir, "certificates") }
+
+// Setting is what the services read from the config for a key.
+func (in *Instance) Setting(key string) string {
+	in.t.Helper()
+	out, err := in.CLI("config", "--get", key)
+	if err != nil {
+		in.t.Fatalf("%v\n%s", err, out)
+	}
+	return strings.TrimSpace(out)
+}
+
+// Log is what a process has written so far.
+func (in *Instance) Log(name string) string {
+	in.t.Helper()
+	text, err := os.ReadFile(filepath.Join(in.data, "log", name+".log"))
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	return string(text)
+}
+
 // URLs returns the gateways themselves, for whoever must not go through the balancer.
 func (in *Instance) URLs() []string {
 	var urls []string
@@ -152,6 +178,17 @@ func (in *Instance) writeConfig(p *Postgres, o Options) {
 		in.t.Fatal(err)
 	}
 	text := configText(in, p, o) + o.Extra
+	if o.TLS {
+		out, err := in.CLI("certificates", in.Certificates())
+		if err != nil {
+			in.t.Fatalf("%v\n%s", err, out)
+		}
+		_, section, ok := strings.Cut(out, "sluice:\n")
+		if !ok {
+			in.t.Fatalf("sluice certificates printed no config:\n%s", out)
+		}
+		text += section
+	}
 	if err := os.WriteFile(in.config, []byte(text), 0o644); err != nil {
 		in.t.Fatal(err)
 	}
@@ -386,6 +423,7 @@ func (in *Instance) judgeLogs() {
 			{"D10: the signing key", encodedKey()},
 			{"D10: a client's token", tokenHead()},
 			{"D10: the password of the source", "not-checked"},
+			{"D10: a private key", "PRIVATE KEY"},
 			{"a data race", "WARNING: DATA RACE"},
 			{"a panic", "\npanic: "},
 			{"a panic", "\ngoroutine 1 ["},

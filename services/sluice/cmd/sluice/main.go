@@ -30,6 +30,8 @@ type cli struct {
 	Status   statusCmd   `cmd:"" help:"Show the pipeline with its freshness by stage; fails if it is stale."`
 	Token    tokenCmd    `cmd:"" help:"Mint a development token from the config's key."`
 	Settings settingsCmd `cmd:"" name:"config" help:"Show settings as the services read them."`
+
+	Certificates certificatesCmd `cmd:"" help:"Make a CA and a certificate for each service, to try out TLS between them (sluice.tls)."`
 }
 
 // terminal is where a command writes.
@@ -57,7 +59,7 @@ func run(args []string, t terminal) int {
 	var c cli
 	exited := -1
 	k, err := kong.New(&c, kong.Name("sluice"), kong.Description("Keeps SQLite databases on users' devices in step with a backend database."),
-		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Writers(t.out, t.err),
+		kong.Vars{"identities": config.DefaultIdentities}, kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.Writers(t.out, t.err),
 		kong.Exit(func(code int) { exited = code }))
 	if err != nil {
 		fmt.Fprintln(t.err, "sluice:", err)
