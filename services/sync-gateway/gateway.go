@@ -13,6 +13,8 @@
 //   - On the end of its context it refuses new streams, ends those that run at
 //     the end of a line within the drain time, and leaves nothing running
 //     (TestDrain).
+//   - A user, or an address, that has had its part is told so, by HTTP and by
+//     WebSocket, and others go on (TestLimits).
 //   - A renewed certificate is shown to new connections, and ends none
 //     (TestTLSReload).
 package gateway
@@ -25,6 +27,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -42,6 +45,7 @@ import (
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/checkpoint"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/fanout"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/limit"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/transport"
 )
 
@@ -58,6 +62,8 @@ type Config struct {
 	// TLS, if it is on, is all that clients are served over: HTTP/1.1, HTTP/2
 	// and WebSocket.
 	TLS config.TLS
+	// Limits are of each user and each address, besides those of all.
+	Limits config.Limits
 	// ChunkCacheBytes bounds the encoded chunks that are kept. Default 64 MiB.
 	ChunkCacheBytes int64
 	// Drain is how long running streams may take to end. Default 5 s.
@@ -113,13 +119,15 @@ func (c Config) withDefaults() Config {
 
 // gateway is a running gateway.
 type gateway struct {
-	cfg    Config
-	conns  Conns
-	env    service.Env
-	log    *slog.Logger
-	stats  fanout.Stats
-	keeper *checkpoint.Keeper
-	source *backend.Source
+	cfg   Config
+	conns Conns
+	env   service.Env
+	log   *slog.Logger
+	stats fanout.Stats
+	// limited are requests and streams that were more than Limits allow.
+	limited atomic.Uint64
+	keeper  *checkpoint.Keeper
+	source  *backend.Source
 
 	hubs     *errgroup.Group
 	mu       sync.Mutex
@@ -165,6 +173,8 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		Admin: g.admin(), Health: env.Health, Log: env.Log, Stats: &g.stats, Trace: env.Trace,
 		PathPrefix: cfg.PathPrefix, MaxStreams: cfg.MaxStreams, Timeout: cfg.WriteTimeout,
 		MaxBuckets: cfg.API.MaxBuckets, MaxResults: cfg.API.MaxParameterResult,
+		Proxies: cfg.Limits.Proxies, Users: limit.New("user", cfg.Limits.UserStreams, cfg.Limits.UserRequests, &g.limited),
+		Addresses: limit.New("address", cfg.Limits.AddressStreams, cfg.Limits.AddressRequests, &g.limited),
 	})
 	// Streams outlive ctx by the drain time.
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -588,12 +588,17 @@ func TestHTTP2Unread(t *testing.T) {
 // slow is the count of streams cut off because their client did not read.
 func (h *house) slow(t testing.TB) float64 {
 	t.Helper()
+	return h.metric(t, "sluice_gateway_slow_clients_total")
+}
+
+func (h *house) metric(t testing.TB, name string) float64 {
+	t.Helper()
 	all, err := h.env.Metrics.(*prometheus.Registry).Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range all {
-		if m.GetName() == "sluice_gateway_slow_clients_total" {
+		if m.GetName() == name {
 			return m.GetMetric()[0].GetCounter().GetValue()
 		}
 	}

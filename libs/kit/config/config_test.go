@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net/netip"
 	"os"
@@ -193,6 +194,7 @@ sluice:
   gateway:
     max_streams: 0 ### at least 1
     path_prefix: sync/ ### 18: sluice.gateway.path_prefix: [PSYNC_S9001] must be a path like /sync-service
+    limits: {user_streams: none} ### 28: sluice.gateway.limits.user_streams: [PSYNC_S9001] must be a number, not text
     tls:
       certificate: cert.pem ### 20: sluice.gateway.tls.certificate: [PSYNC_S9001] certificate and key must be given together
   tls:
@@ -347,6 +349,21 @@ func TestSources(t *testing.T) {
 		if _, err := load(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	l := parse(t, "sluice: {gateway: {limits: {user_streams: 5, address_requests: 600, trusted_proxies: [10.1.2.3/8, 192.0.2.1, fd00::/8]}}}",
+		"SLUICE_GATEWAY_LIMITS_USER_REQUESTS", "60").Sluice.Gateway.Limits
+	proxies := fmt.Sprint(l.Proxies)
+	if l.UserStreams != 5 || l.AddressStreams != 0 || l.UserRequests != 60 || l.AddressRequests != 600 || proxies != "[10.0.0.0/8 192.0.2.1/32 fd00::/8]" {
+		t.Errorf("%+v %s", l, proxies)
+	}
+	if l := parse(t, "{}", "SLUICE_GATEWAY_LIMITS_TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1").Sluice.Gateway.Limits; fmt.Sprint(l.Proxies) != "[10.0.0.0/8 192.0.2.1/32]" || l.UserStreams != 0 {
+		t.Errorf("%+v", l)
+	}
+	if _, err := Parse([]byte("sluice: {gateway: {limits: {trusted_proxies: [everyone]}}}"), "t", "/", environment()); err == nil || !strings.Contains(err.Error(), "must be ranges like") {
+		t.Error(err)
 	}
 }
 

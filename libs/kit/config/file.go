@@ -283,6 +283,17 @@ type Gateway struct {
 	// PathPrefix is before every path, as /sync-service; "" = none.
 	PathPrefix string
 	TLS        TLS
+	Limits     Limits
+}
+
+// Limits are of each user, and of each address that clients come from; 0 = none.
+type Limits struct {
+	UserStreams     int // sync streams at once
+	AddressStreams  int
+	UserRequests    int // in a minute
+	AddressRequests int
+	// Proxies are believed in X-Forwarded-For.
+	Proxies []netip.Prefix
 }
 
 // URL is where the gateway is, seen from its own machine.

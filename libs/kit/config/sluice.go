@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"net/netip"
 	"net/url"
 	"path"
 	"path/filepath"
@@ -22,7 +23,8 @@ var known = map[string][]string{
 	"sluice.replicator":      {"address", "metrics_port"},
 	"sluice.compactor":       {"address", "metrics_port", "interval", "defragment_mb_per_day"},
 	"sluice.rules_evaluator": {"metrics_port"},
-	"sluice.gateway":         {"metrics_port", "port", "max_streams", "path_prefix", "tls"},
+	"sluice.gateway":         {"metrics_port", "port", "max_streams", "path_prefix", "tls", "limits"},
+	"sluice.gateway.limits":  {"user_streams", "address_streams", "user_requests", "address_requests", "trusted_proxies"},
 	"sluice.gateway.tls":     {"certificate", "key"},
 	"sluice.tls": {"ca", "certificate", "key", "identities",
 		"bucket_store", "replicator", "compactor", "rules_evaluator", "gateway", "nats"},
@@ -68,6 +70,11 @@ func ours(v value, p *parser, dir string) Sluice {
 			MaxStreams:  o.count("gateway.max_streams"),
 			PathPrefix:  o.prefix("gateway.path_prefix"),
 			TLS:         o.tls("gateway.tls", dir),
+			Limits: Limits{
+				UserStreams: o.count("gateway.limits.user_streams"), AddressStreams: o.count("gateway.limits.address_streams"),
+				UserRequests: o.count("gateway.limits.user_requests"), AddressRequests: o.count("gateway.limits.address_requests"),
+				Proxies: o.networks("gateway.limits.trusted_proxies"),
+			},
 		},
 		TLS:  o.servicesTLS(dir),
 		Data: filepath.Clean(data),
@@ -227,6 +234,33 @@ func (o overridden) interval(key string, or time.Duration) time.Duration {
 	}
 	o.problem(key, "must be a duration like 90s, 30m or 24h, or 0s for none")
 	return or
+}
+
+// networks is a list of ranges and addresses; in the environment with commas.
+func (o overridden) networks(key string) []netip.Prefix {
+	var texts []string
+	if s, _, ok := o.env(key); ok {
+		texts = strings.Split(s, ",")
+	} else {
+		texts = o.get(key).texts()
+	}
+	var out []netip.Prefix
+	for _, s := range texts {
+		s = strings.TrimSpace(s)
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			var a netip.Addr
+			if a, err = netip.ParseAddr(s); err == nil {
+				p, err = a.Prefix(a.BitLen())
+			}
+		}
+		if err != nil {
+			o.problem(key, "must be ranges like 10.0.0.0/8, or addresses")
+			return nil
+		}
+		out = append(out, p.Masked())
+	}
+	return out
 }
 
 // prefix is a path as /sync-service.

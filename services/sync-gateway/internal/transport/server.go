@@ -25,6 +25,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,7 @@ import (
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/auth"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/fanout"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/limit"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/queue"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/reply"
 )
@@ -68,6 +70,10 @@ type Options struct {
 	Timeout    time.Duration // in which a client must take something; 30 s
 	MaxBuckets int
 	MaxResults int
+
+	// Users and Addresses bound what each of them may have.
+	Users, Addresses *limit.Table
+	Proxies          limit.Proxies
 }
 
 // Server answers clients.
@@ -120,6 +126,7 @@ type call struct {
 	r     *http.Request
 	start time.Time
 	user  string
+	from  string      // the address, if addresses are limited
 	span  *trace.Span // nil for what no client of an app asks: probes and admin
 }
 
@@ -140,14 +147,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		path = ""
 	}
-	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && r.Method == http.MethodGet {
+	socket := strings.EqualFold(r.Header.Get("Upgrade"), "websocket") && r.Method == http.MethodGet
+	var err error
+	if s.o.Addresses != nil && !strings.HasPrefix(path, "/probes/") {
+		c.from = s.o.Proxies.Address(r)
+		err = c.request(s.o.Addresses, c.from)
+	}
+	if socket && err == nil {
 		c.id = reply.NewID("s/")
 		s.socket(c)
 		return
 	}
 	c.id = reply.NewID("h/")
-	var err error
 	switch {
+	case err != nil:
 	case r.Method == http.MethodPost && path == "/sync/stream":
 		c.trace(path)
 		if err = s.stream(c); err == nil {
@@ -252,8 +265,38 @@ func (c *call) authorize() (*auth.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.user = t.UserID
+	if c.user == "" { // else this is the same request's second time
+		c.user = t.UserID
+		if err := c.request(c.s.o.Users, c.user); err != nil {
+			return nil, err
+		}
+	}
 	return t, nil
+}
+
+// request takes one of the requests of a user or an address.
+func (c *call) request(of *limit.Table, key string) error {
+	wait, err := of.Request(key)
+	if err != nil {
+		c.w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
+	}
+	return err
+}
+
+// begin takes one of the sync streams of a user and an address, which end gives back.
+func (s *Server) begin(user, from string) error {
+	err := s.o.Addresses.Open(from)
+	if err == nil {
+		if err = s.o.Users.Open(user); err != nil {
+			s.o.Addresses.Close(from)
+		}
+	}
+	return err
+}
+
+func (s *Server) end(user, from string) {
+	s.o.Users.Close(user)
+	s.o.Addresses.Close(from)
 }
 
 func userKey(user, client string) string {
@@ -307,14 +350,23 @@ func (s *Server) stream(c *call) error {
 		s.streams.Add(-1)
 		return queue.ErrFull
 	}
+	user, from := token.UserID, c.from // the stream shall not keep the request
+	if err := s.begin(user, from); err != nil {
+		s.streams.Add(-1)
+		return err
+	}
+	ended := func() {
+		s.streams.Add(-1)
+		s.end(user, from)
+	}
 	form := chunk.Form{Line: negotiateForm(c.r.Header.Values("Accept"), request.rawData), Coding: negotiateCoding(c.r.Header.Values("Accept-Encoding"))}
 	logged := s.streamLog(c.id, "http", token.UserID, agent(c.r), request, form, c.span)
 	session, err := s.open(c.r.Context(), request, token, form, true, func(sum fanout.Summary) {
-		s.streams.Add(-1)
+		ended()
 		logged.ended(sum)
 	})
 	if err != nil {
-		s.streams.Add(-1)
+		ended()
 		return err
 	}
 	logged.started()

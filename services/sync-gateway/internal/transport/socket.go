@@ -46,10 +46,13 @@ type socket struct {
 	agent string
 	bson  bool // the client's documents are BSON
 	life  time.Duration
+	from  string // as call's
+	held  bool   // one stream of user and address; more while there are more streams
 
 	open sync.WaitGroup // streams that have not gone
 
 	mu      sync.Mutex
+	asked   bool // for a stream
 	streams map[uint32]*socketStream
 	parts   map[uint32]*rsocket.Frame // of fragmented requests
 	partial int                       // bytes in parts
@@ -69,7 +72,7 @@ func (s *Server) socket(c *call) {
 		return
 	}
 	tune(ws.Conn)
-	k := &socket{s: s, id: c.id, ws: ws, streams: map[uint32]*socketStream{}, parts: map[uint32]*rsocket.Frame{}, agent: agent(c.r)}
+	k := &socket{s: s, id: c.id, ws: ws, streams: map[uint32]*socketStream{}, parts: map[uint32]*rsocket.Frame{}, agent: agent(c.r), from: c.from}
 	s.running.Add(1)
 	k.stop = context.AfterFunc(s.ctx, k.abort)
 	many := s.sockets.Add(1) > int64(s.o.MaxStreams)
@@ -91,6 +94,9 @@ func (k *socket) end() {
 	}
 	k.mu.Unlock()
 	k.open.Wait()
+	if k.held {
+		k.s.end(k.token.UserID, k.from)
+	}
 	k.s.sockets.Add(-1)
 	k.s.running.Done()
 }
@@ -176,7 +182,9 @@ func (k *socket) setup(c *call, many bool) bool {
 	case k.s.draining.Load():
 		err = errs.New(errs.S2003, "Service is restarting")
 	default:
-		err = k.authorize(c, &f)
+		if err = k.authorize(c, &f); err == nil {
+			err = k.admit()
+		}
 	}
 	if err != nil {
 		failure := reply.Of(err, "")
@@ -228,6 +236,31 @@ func (k *socket) authorize(c *call, f *rsocket.Frame) error {
 	}
 	c.user = k.token.UserID
 	return nil
+}
+
+// admit takes the user's request, and the stream that a socket counts as.
+func (k *socket) admit() error {
+	if _, err := k.s.o.Users.Request(k.token.UserID); err != nil {
+		return err
+	}
+	err := k.s.begin(k.token.UserID, k.from)
+	k.held = err == nil
+	return err
+}
+
+// further takes the request and the stream that one more on the socket counts as.
+// k.mu is held.
+func (k *socket) further() error {
+	if k.asked {
+		if _, err := k.s.o.Users.Request(k.token.UserID); err != nil {
+			return err
+		}
+	}
+	k.asked = true
+	if len(k.streams) == 0 {
+		return nil
+	}
+	return k.s.begin(k.token.UserID, k.from)
 }
 
 // json is a document of the client as JSON.
@@ -318,6 +351,12 @@ func (k *socket) request(f rsocket.Frame) bool {
 		k.forget(f.Stream)
 		f = *first
 	}
+	if err := k.further(); err != nil {
+		k.mu.Unlock()
+		failure := reply.Of(err, "")
+		k.refused(err, failure.Status)
+		return k.frame(rsocket.AppendError(nil, f.Stream, rsocket.ApplicationError, "["+failure.Code+"] "+failure.Description)) == nil
+	}
 	t := &socketStream{k: k, id: f.Stream, wake: make(chan struct{}, 1), expires: k.token.Expires}
 	t.credit(f.N)
 	k.streams[f.Stream] = t
@@ -385,15 +424,22 @@ func (t *socketStream) run(f rsocket.Frame) {
 		defer t.gone()
 		failure := reply.Of(err, "")
 		_ = k.frame(rsocket.AppendError(nil, t.id, rsocket.ApplicationError, "["+failure.Code+"] "+failure.Description)) // the reader notices a broken connection
-		k.s.o.Log.Info("request refused", "request", k.id, "path", "/sync/stream", "transport", "websocket", "status", failure.Status,
-			"code", string(errs.CodeOf(err)), "error", errs.Cause(err), "user", k.token.UserID, "agent", k.agent)
+		k.refused(err, failure.Status)
 	}
+}
+
+// refused logs a stream that was not begun.
+func (k *socket) refused(err error, status int) {
+	k.s.o.Log.Info("request refused", "request", k.id, "path", "/sync/stream", "transport", "websocket", "status", status,
+		"code", string(errs.CodeOf(err)), "error", errs.Cause(err), "user", k.token.UserID, "agent", k.agent)
 }
 
 // gone forgets the stream when nothing of it runs any more.
 func (t *socketStream) gone() {
 	t.k.mu.Lock()
-	delete(t.k.streams, t.id)
+	if delete(t.k.streams, t.id); len(t.k.streams) > 0 {
+		t.k.s.end(t.k.token.UserID, t.k.from)
+	}
 	t.k.mu.Unlock()
 	t.k.open.Done()
 }
