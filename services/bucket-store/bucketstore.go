@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
+	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/libs/kit/stream"
@@ -85,11 +86,27 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) (err err
 	}
 	s, err := pebble.Open(dir, pebble.Options{CacheBytes: cfg.CacheBytes, Log: env.Log})
 	if err != nil {
+		err = opening(err)
 		env.Health.SetReady(err)
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	// What waits for space on a full disk does not hold up the end.
+	defer context.AfterFunc(ctx, s.GiveUp)()
 	return serve(ctx, cfg, s, conns, env)
+}
+
+// opening gives a failure to open the store its code, and says what to do.
+func opening(err error) error {
+	switch {
+	case errors.Is(err, pebble.ErrInUse):
+		return errs.New(errs.S2402, "%v: stop it, or give this one another folder (storage.path)", err)
+	case errors.Is(err, store.ErrFull):
+		return errs.New(errs.S2404, "%v: free some", err).Retryable()
+	case errors.Is(err, store.ErrDamaged):
+		return errs.New(errs.S2404, "%v: restore a backup of it, or move the folder away, and everything is replicated anew", err)
+	}
+	return err
 }
 
 // closeListener closes a listener that may be closed already.

@@ -685,7 +685,7 @@ func TestFolderInUse(t *testing.T) {
 	}
 	env := service.Env{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Health: &service.Health{}, Instance: "second"}
 	err = Run(t.Context(), Config{Dir: dir}, Conns{NATS: nc, Listener: lis}, env)
-	if err == nil || !strings.Contains(err.Error(), "in use") {
+	if errs.CodeOf(err) != errs.S2402 || !strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), dir) {
 		t.Fatalf("second process: %v", err)
 	}
 	if env.Health.Snapshot().Ready {

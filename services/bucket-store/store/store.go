@@ -204,6 +204,11 @@ var (
 	ErrNotReplicated = errors.New("the replication stream is not replicated any more")
 	// ErrInvalidated: compaction has passed the checkpoint.
 	ErrInvalidated = errors.New("compaction has passed the checkpoint")
+	// ErrFull: there is no space for a write. It changed nothing; reads go on,
+	// and writes when there is space.
+	ErrFull = errors.New("no space is left in the storage")
+	// ErrDamaged: what is stored is not what was written. It is not served.
+	ErrDamaged = errors.New("the storage is damaged")
 )
 
 // FencedError: a commit of another epoch than the stream's.

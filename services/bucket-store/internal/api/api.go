@@ -104,6 +104,10 @@ func mapped(err error) error {
 		return nil
 	case errors.As(err, &limit):
 		return errs.Wrap(errs.S2305, err, "Too many parameter query results (limit of %d)", limit.Limit)
+	case errors.Is(err, store.ErrFull):
+		return errs.Wrap(errs.S2404, err, "no space is left in the storage: nothing is written until there is").Retryable()
+	case errors.Is(err, store.ErrDamaged):
+		return errs.Wrap(errs.S2404, err, "the storage is damaged: restore a backup of it, or let it be replicated anew into an empty folder")
 	case errors.Is(err, store.ErrNoStream):
 		return status.Error(codes.NotFound, err.Error())
 	case errors.Is(err, store.ErrInvalidated), errors.Is(err, store.ErrNotReplicated), errors.As(err, &fenced):

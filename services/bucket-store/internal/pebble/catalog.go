@@ -43,6 +43,9 @@ func (s *Store) Change(_ context.Context, decide func([]model.Stream) store.Chan
 	}
 	var made *model.Stream
 	if change.New != nil {
+		if err := s.disk.room(); err != nil {
+			return nil, err
+		}
 		def := *change.New
 		def.ID = s.next + 1
 		def.Name = fmt.Sprintf("%s%d%s", change.Prefix, def.ID, change.Suffix)
@@ -58,8 +61,8 @@ func (s *Store) Change(_ context.Context, decide func([]model.Stream) store.Chan
 	if batch.Empty() {
 		return nil, nil
 	}
-	if err := batch.Commit(pebble.Sync); err != nil {
-		return nil, fmt.Errorf("change catalog: %w", err)
+	if err := s.apply(batch, pebble.Sync); err != nil {
+		return nil, fmt.Errorf("change catalog: %w", fault(err))
 	}
 	for st, def := range moved {
 		st.definition.Store(def)
@@ -74,6 +77,7 @@ func (s *Store) Change(_ context.Context, decide func([]model.Stream) store.Chan
 		s.streams.Store(&streams)
 		s.next = made.ID
 		made = new(*made)
+		s.note()
 	}
 	return made, nil
 }
@@ -100,7 +104,7 @@ func (s *Store) setDefinitions(batch *pebble.Batch, ids []model.StreamID, alter 
 func setDefinition(batch *pebble.Batch, def *model.Stream) error {
 	value, err := json.Marshal(def)
 	if err != nil {
-		return fmt.Errorf("encode stream %d: %w", def.ID, err)
+		return fmt.Errorf("encode stream %d: %w", def.ID, fault(err))
 	}
 	return batch.Set(streamKey(kindStream, def.ID), value, nil)
 }
@@ -119,8 +123,13 @@ func (s *Store) changeHead(id model.StreamID, change func(state model.StreamStat
 	if err := change(st.definition.Load().State, &h); err != nil {
 		return model.StreamHead{}, err
 	}
-	if err := s.db.Set(streamKey(kindHead, id), appendHead(nil, &h), pebble.Sync); err != nil {
-		return model.StreamHead{}, fmt.Errorf("write head of stream %d: %w", id, err)
+	batch := s.db.NewBatch()
+	defer batch.Close()
+	if err := batch.Set(streamKey(kindHead, id), appendHead(nil, &h), nil); err != nil {
+		return model.StreamHead{}, err
+	}
+	if err := s.apply(batch, pebble.Sync); err != nil {
+		return model.StreamHead{}, fmt.Errorf("write head of stream %d: %w", id, fault(err))
 	}
 	st.head.Store(&h)
 	return h.StreamHead, nil
@@ -160,18 +169,18 @@ func (s *Store) Tables(_ context.Context, id model.StreamID) (tables []model.Tab
 	lower, upper := streamRange(kindProgress, id)
 	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return nil, fmt.Errorf("read tables: %w", err)
+		return nil, fmt.Errorf("read tables: %w", fault(err))
 	}
 	defer iter.Close()
 	for iter.First(); iter.Valid(); iter.Next() {
 		var p model.TableProgress
 		if err := json.Unmarshal(iter.Value(), &p); err != nil {
-			return nil, fmt.Errorf("read table: %w", err)
+			return nil, fmt.Errorf("read table: %w", fault(err))
 		}
 		tables = append(tables, p)
 	}
 	slices.SortFunc(tables, func(a, b model.TableProgress) int { return bytes.Compare(a.Table.ID[:], b.Table.ID[:]) })
-	return tables, iter.Error()
+	return tables, fault(iter.Error())
 }
 
 // Clear removes a stopped stream's data. Range tombstones make it one small
@@ -204,8 +213,8 @@ func (s *Store) Clear(_ context.Context, id model.StreamID) error {
 			return err
 		}
 	}
-	if err := batch.Commit(pebble.Sync); err != nil {
-		return fmt.Errorf("clear stream %d: %w", id, err)
+	if err := s.apply(batch, pebble.Sync); err != nil {
+		return fmt.Errorf("clear stream %d: %w", id, fault(err))
 	}
 	for st, def := range moved {
 		st.definition.Store(def)

@@ -19,6 +19,9 @@ import (
 // Commit stores c in one batch. A crash before the batch is synced leaves
 // nothing of it, a crash after it leaves all.
 func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
+	if err := s.disk.room(); err != nil {
+		return fmt.Errorf("commit stream %d: %w", c.Stream, err)
+	}
 	if c.Activate {
 		s.catalog.Lock()
 		defer s.catalog.Unlock()
@@ -34,7 +37,7 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	defer st.write.Unlock()
 	was := st.head.Load()
 	if err := store.CheckCommit(st.definition.Load().State, &was.StreamHead, c); err != nil {
-		return fmt.Errorf("stream %d: %w", c.Stream, err)
+		return fmt.Errorf("stream %d: %w", c.Stream, fault(err))
 	}
 	now := &head{StreamHead: store.NextHead(&was.StreamHead, c), buckets: was.buckets}
 
@@ -79,8 +82,8 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	if w.err != nil {
 		return fmt.Errorf("encode commit: %w", w.err)
 	}
-	if err := batch.Commit(pebble.Sync); err != nil {
-		return fmt.Errorf("commit stream %d: %w", c.Stream, err)
+	if err := s.apply(batch, pebble.Sync); err != nil {
+		return fmt.Errorf("commit stream %d: %w", c.Stream, fault(err))
 	}
 
 	for i := range states {
@@ -91,6 +94,7 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 		st.definition.Store(def)
 	}
 	st.head.Store(now) // last: whoever sees this checkpoint sees its states
+	s.noteSoon()
 	return nil
 }
 
@@ -101,7 +105,7 @@ func (s *Store) custom(w *writer, position model.Position, c *ledger.Commit) err
 		w.key = append(appendStream(w.key[:0], kindCustom, w.stream), given.UserKey...)
 		u, err := s.user(w.key)
 		if err != nil {
-			return fmt.Errorf("read custom write checkpoint: %w", err)
+			return fmt.Errorf("read custom write checkpoint: %w", fault(err))
 		}
 		before := u
 		if u.Take(store.CustomRequest(c, given), position); u != before {
@@ -263,13 +267,13 @@ func (s *Store) Records(_ context.Context, id model.StreamID, keys []model.RowKe
 		key = appendRecordKey(key[:0], id, keys[i])
 		value, ok, err := s.get(key)
 		if err != nil {
-			return nil, fmt.Errorf("read record: %w", err)
+			return nil, fmt.Errorf("read record: %w", fault(err))
 		}
 		if !ok {
 			continue
 		}
 		if records[i], err = readRecord(value); err != nil {
-			return nil, fmt.Errorf("read record: %w", err)
+			return nil, fmt.Errorf("read record: %w", fault(err))
 		}
 	}
 	return records, nil
@@ -287,7 +291,7 @@ func (s *Store) Table(_ context.Context, id model.StreamID, table model.TableID,
 	}
 	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: after(prefix)})
 	if err != nil {
-		return nil, false, fmt.Errorf("read table: %w", err)
+		return nil, false, fmt.Errorf("read table: %w", fault(err))
 	}
 	defer iter.Close()
 	for iter.First(); iter.Valid(); iter.Next() {
@@ -296,11 +300,11 @@ func (s *Store) Table(_ context.Context, id model.StreamID, table model.TableID,
 		}
 		rec, err := readRecord(string(iter.Value()))
 		if err != nil {
-			return nil, false, fmt.Errorf("read table: %w", err)
+			return nil, false, fmt.Errorf("read table: %w", fault(err))
 		}
 		row := ledger.KeyedRecord{Key: model.RowKey{Table: table}, Record: rec}
 		copy(row.Key.Row[:], iter.Key()[len(prefix):])
 		rows = append(rows, row)
 	}
-	return rows, false, iter.Error()
+	return rows, false, fault(iter.Error())
 }

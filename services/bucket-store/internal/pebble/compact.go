@@ -34,14 +34,14 @@ func (s *Store) Dirtiest(_ context.Context, id model.StreamID, q store.DirtyQuer
 	}
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return nil, fmt.Errorf("read bucket states: %w", err)
+		return nil, fmt.Errorf("read bucket states: %w", fault(err))
 	}
 	defer it.Close()
 	var out dirtyHeap
 	for it.First(); it.Valid(); it.Next() {
 		b, err := readState(it.Value())
 		if err != nil {
-			return nil, fmt.Errorf("read bucket states: %w", err)
+			return nil, fmt.Errorf("read bucket states: %w", fault(err))
 		}
 		if b.changes < q.MinChanges || float64(b.changes) < q.MinRatio*float64(b.head.count) {
 			continue
@@ -65,7 +65,7 @@ func (s *Store) Dirtiest(_ context.Context, id model.StreamID, q store.DirtyQuer
 		}
 	}
 	if err := it.Error(); err != nil {
-		return nil, fmt.Errorf("read bucket states: %w", err)
+		return nil, fmt.Errorf("read bucket states: %w", fault(err))
 	}
 	if !paged {
 		slices.SortFunc(out, func(a, b store.DirtyBucket) int {
@@ -189,11 +189,11 @@ func (s *Store) Replace(_ context.Context, id model.StreamID, r store.Replacemen
 		b.changes = 0
 	}
 	if err := batch.Set(appendBucketKey(nil, id, r.Bucket), appendState(nil, &b), nil); err != nil {
-		return 0, fmt.Errorf("replace ops: %w", err)
+		return 0, fmt.Errorf("replace ops: %w", fault(err))
 	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
+	if err := s.apply(batch, pebble.NoSync); err != nil {
 		s.states.drop(key)
-		return 0, fmt.Errorf("replace ops: %w", err)
+		return 0, fmt.Errorf("replace ops: %w", fault(err))
 	}
 	s.states.put(key.clone(), b)
 	return removed, nil
@@ -234,14 +234,14 @@ func (w *walk) op(id model.OpID, op *model.Op) error {
 		found = w.it.SeekGE(w.key) && opID(w.it.Key()) == id
 	}
 	if err := w.it.Error(); err != nil {
-		return fmt.Errorf("read op %s: %w", id, err)
+		return fmt.Errorf("read op %s: %w", id, fault(err))
 	}
 	if !found {
 		return w.x.refuse(id, "it is not there")
 	}
 	value, err := w.it.ValueAndErr()
 	if err != nil {
-		return fmt.Errorf("read op %s: %w", id, err)
+		return fmt.Errorf("read op %s: %w", id, fault(err))
 	}
 	return readOp(id, value, op)
 }
@@ -264,7 +264,7 @@ func (x *replacer) move(moves []store.Move, clearTo, checkpoint model.OpID) erro
 	}
 	it, err := x.s.db.NewIter(&pebble.IterOptions{LowerBound: opKey(x.id, x.b.number, moves[0].ID), UpperBound: opKey(x.id, x.b.number, checkpoint+1)})
 	if err != nil {
-		return fmt.Errorf("read ops: %w", err)
+		return fmt.Errorf("read ops: %w", fault(err))
 	}
 	defer it.Close()
 	w := walk{x: x, it: it}
@@ -306,7 +306,7 @@ func (x *replacer) move(moves []store.Move, clearTo, checkpoint model.OpID) erro
 		moved := model.Op{Kind: model.OpMove, Checksum: op.Checksum, Target: m.Target}
 		value = appendOp(value[:0], &moved)
 		if err := x.batch.Set(w.it.Key(), value, nil); err != nil {
-			return fmt.Errorf("move op %s: %w", m.ID, err)
+			return fmt.Errorf("move op %s: %w", m.ID, fault(err))
 		}
 	}
 	return nil
@@ -322,7 +322,7 @@ const clearFew = 64
 func (x *replacer) clear(to model.OpID) (removed uint64, err error) {
 	it, err := x.s.db.NewIter(&pebble.IterOptions{LowerBound: opKey(x.id, x.b.number, 0), UpperBound: opKey(x.id, x.b.number, to+1)})
 	if err != nil {
-		return 0, fmt.Errorf("read ops: %w", err)
+		return 0, fmt.Errorf("read ops: %w", fault(err))
 	}
 	defer it.Close()
 	clear := model.Op{Kind: model.OpClear}
@@ -331,7 +331,7 @@ func (x *replacer) clear(to model.OpID) (removed uint64, err error) {
 	var few []model.OpID // the first ops met
 	for it.First(); it.Valid(); it.Next() {
 		if err := readOp(opID(it.Key()), it.Value(), &op); err != nil {
-			return 0, fmt.Errorf("read ops: %w", err)
+			return 0, fmt.Errorf("read ops: %w", fault(err))
 		}
 		target, moved := x.moved[op.ID]
 		if moved {
@@ -346,7 +346,7 @@ func (x *replacer) clear(to model.OpID) (removed uint64, err error) {
 		}
 	}
 	if err := it.Error(); err != nil {
-		return 0, fmt.Errorf("read ops: %w", err)
+		return 0, fmt.Errorf("read ops: %w", fault(err))
 	}
 	if count == 0 || op.ID != to {
 		return 0, x.refuse(to, "it is not there")
@@ -354,11 +354,11 @@ func (x *replacer) clear(to model.OpID) (removed uint64, err error) {
 	if count <= clearFew {
 		for _, id := range few[:count-1] {
 			if err := x.batch.Delete(opKey(x.id, x.b.number, id), nil); err != nil {
-				return 0, fmt.Errorf("clear ops: %w", err)
+				return 0, fmt.Errorf("clear ops: %w", fault(err))
 			}
 		}
 	} else if err := x.batch.DeleteRange(opKey(x.id, x.b.number, 0), opKey(x.id, x.b.number, to), nil); err != nil {
-		return 0, fmt.Errorf("clear ops: %w", err)
+		return 0, fmt.Errorf("clear ops: %w", fault(err))
 	}
 	return count - 1, x.batch.Set(opKey(x.id, x.b.number, to), appendOp(nil, &clear), nil)
 }
@@ -387,7 +387,7 @@ func (s *Store) CompactLookups(_ context.Context, id model.StreamID, c model.OpI
 	}
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return 0, nil, fmt.Errorf("compact lookups: %w", err)
+		return 0, nil, fmt.Errorf("compact lookups: %w", fault(err))
 	}
 	defer it.Close()
 	batch := s.db.NewBatch()
@@ -412,14 +412,18 @@ func (s *Store) CompactLookups(_ context.Context, id model.StreamID, c model.OpI
 		if op > c {
 			continue
 		}
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return removed, nil, fmt.Errorf("compact lookups: %w", fault(err))
+		}
 		superseded := newest != 0
 		if !superseded {
 			newest = op
 		}
-		if superseded || len(it.Value()) == 0 {
+		if superseded || len(value) == 0 {
 			cleared = max(cleared, newest)
 			if err := batch.Delete(it.Key(), nil); err != nil {
-				return removed, nil, fmt.Errorf("compact lookups: %w", err)
+				return removed, nil, fmt.Errorf("compact lookups: %w", fault(err))
 			}
 			removed++
 		}
@@ -432,7 +436,7 @@ func (s *Store) CompactLookups(_ context.Context, id model.StreamID, c model.OpI
 		}
 	}
 	if err := it.Error(); err != nil {
-		return removed, nil, fmt.Errorf("compact lookups: %w", err)
+		return removed, nil, fmt.Errorf("compact lookups: %w", fault(err))
 	}
 	if batch.Empty() {
 		return removed, next, nil
@@ -448,10 +452,10 @@ func (s *Store) applyLookups(st *stream, batch *pebble.Batch, cleared model.OpID
 		st.cleared.Store(uint64(cleared))
 	}
 	if err := batch.Set(streamKey(kindCleared, st.id), binary.BigEndian.AppendUint64(nil, st.cleared.Load()), nil); err != nil {
-		return fmt.Errorf("compact lookups: %w", err)
+		return fmt.Errorf("compact lookups: %w", fault(err))
 	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
-		return fmt.Errorf("compact lookups: %w", err)
+	if err := s.apply(batch, pebble.NoSync); err != nil {
+		return fmt.Errorf("compact lookups: %w", fault(err))
 	}
 	return nil
 }

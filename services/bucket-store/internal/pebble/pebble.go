@@ -7,6 +7,11 @@
 //     a crash it is there or not (TestKilled, TestUnsyncedLoss).
 //   - INV-5: memory (heads, bucket states) moves after the batch is durable;
 //     nobody reads a checkpoint before.
+//   - On a full disk commits are refused, or wait, and reads go on; nothing is
+//     lost or done in half (TestFullDisk, TestFullTmpfs).
+//   - What is damaged is not served, and no part of it is taken for the whole
+//     (TestDamage). After a crash, though, damage to what the last ten seconds
+//     have written may pass for what the crash has cut off.
 //   - Keys sort as the names they are made of, whatever bytes those have
 //     (TestKeyOrder, FuzzLookupKey).
 //
@@ -21,6 +26,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -44,6 +50,9 @@ type Options struct {
 	FilterBytes int
 	// MemTableBytes is the size of one memtable. 0 = 64 MiB.
 	MemTableBytes uint64
+	// ReserveBytes is the free space of the disk below which commits are refused.
+	// 0 = two memtables.
+	ReserveBytes uint64
 	// Log takes what Pebble reports; nil = nowhere.
 	Log *slog.Logger
 	// FS replaces the file system, in tests.
@@ -54,6 +63,7 @@ type Options struct {
 type Store struct {
 	db      *pebble.DB
 	lock    *pebble.Lock
+	disk    *disk
 	options Options
 	states  *stateCache
 
@@ -64,6 +74,9 @@ type Store struct {
 	next    model.StreamID                             // highest id used; guarded by catalog
 
 	users sync.Mutex // serialises write checkpoint changes
+
+	notes sync.Mutex   // serialises notes of the progress
+	noted atomic.Int64 // when the last one was begun, in ns
 }
 
 var _ store.Store = (*Store)(nil)
@@ -104,10 +117,14 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
+	if o.ReserveBytes == 0 {
+		o.ReserveBytes = 2 * o.MemTableBytes
+	}
+	disk := newDisk(o.FS, dir, o.ReserveBytes, o.Log)
 	cache := pebble.NewCache(o.CacheBytes)
 	defer cache.Unref()
 	po := &pebble.Options{
-		FS:                          o.FS,
+		FS:                          disk,
 		Cache:                       cache,
 		FormatMajorVersion:          pebble.FormatNewest,
 		MemTableSize:                o.MemTableBytes,
@@ -117,6 +134,12 @@ func Open(dir string, o Options) (*Store, error) {
 		LBaseMaxBytes:               256 << 20,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		Logger:                      logger{o.Log},
+		EventListener: &pebble.EventListener{
+			// Not the end of the process: what is not damaged is served.
+			DataCorruption: func(i pebble.DataCorruptionInfo) {
+				o.Log.Error("the storage is damaged: what is in this file is not served", "file", i.Path, "error", i.Details)
+			},
+		},
 	}
 	for i := range po.Levels {
 		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
@@ -125,22 +148,68 @@ func Open(dir string, o Options) (*Store, error) {
 	if err := o.FS.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder %s: %w", dir, err)
 	}
+	if err := disk.room(); err != nil {
+		return nil, fmt.Errorf("open store in %s: %w", dir, err)
+	}
 	// The lock tells a folder in use apart from any other failure to open.
 	lock, err := pebble.LockDirectory(dir, o.FS)
-	if err != nil {
-		return nil, fmt.Errorf("folder %s is in use by another process: %w", dir, err)
+	var inaccessible *fs.PathError
+	if errors.As(err, &inaccessible) {
+		return nil, fmt.Errorf("lock folder %s: %w", dir, err)
+	} else if err != nil {
+		return nil, fmt.Errorf("folder %s: %w", dir, errors.Join(ErrInUse, err))
 	}
 	po.Lock = lock
-	db, err := pebble.Open(dir, po)
+	db, err := openDB(dir, po)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", store.ErrDamaged, err)
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open store in %s: %w", dir, err), lock.Close())
+		return nil, errors.Join(fmt.Errorf("open store in %s: %w", dir, fault(err)), lock.Close())
 	}
-	s := &Store{db: db, lock: lock, options: o, states: newStateCache(o.StateBytes)}
+	s := &Store{db: db, lock: lock, disk: disk, options: o, states: newStateCache(o.StateBytes)}
 	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("read store in %s: %w", dir, err), db.Close(), lock.Close())
+		return nil, errors.Join(fmt.Errorf("read store in %s: %w", dir, fault(err)), db.Close(), lock.Close())
 	}
+	disk.patient.Store(true)
 	return s, nil
 }
+
+// openDB turns a fatal failure to open into an error.
+func openDB(dir string, o *pebble.Options) (db *pebble.DB, err error) {
+	defer func() {
+		if f := recover(); f != nil {
+			stopped, ok := f.(fatal)
+			if !ok {
+				panic(f)
+			}
+			err = stopped
+		}
+	}()
+	return pebble.Open(dir, o)
+}
+
+// ErrInUse: another process has the folder.
+var ErrInUse = errors.New("it is in use by another process")
+
+// apply commits a batch. If the disk is full and nobody waits for it any more, it
+// is not known what becomes of the batch.
+func (s *Store) apply(batch *pebble.Batch, o *pebble.WriteOptions) (err error) {
+	defer func() {
+		if f := recover(); f != nil {
+			if stopped, ok := f.(fatal); ok && s.disk.givenUp() {
+				err = errors.Join(store.ErrFull, stopped)
+				return
+			}
+			panic(f)
+		}
+	}()
+	return batch.Commit(o)
+}
+
+// GiveUp ends the writes that wait for space on a full disk, so that the store
+// can be closed.
+func (s *Store) GiveUp() { s.disk.giveUp() }
 
 // load reads the catalog into memory.
 func (s *Store) load() error {
@@ -174,7 +243,7 @@ func (s *Store) load() error {
 		}
 		h, err := readHead(value)
 		if err != nil {
-			return fmt.Errorf("head of stream %d: %w", def.ID, err)
+			return fmt.Errorf("head of stream %d: %w", def.ID, fault(err))
 		}
 		st.head.Store(h)
 		if value, ok, err := s.get(streamKey(kindCleared, def.ID)); err != nil {
@@ -198,11 +267,16 @@ func (s *Store) load() error {
 		s.next = max(s.next, def.ID)
 	}
 	s.streams.Store(&streams)
-	return iter.Error()
+	if err := iter.Error(); err != nil {
+		return err
+	}
+	return s.checkProgress()
 }
 
 // Close closes the database.
 func (s *Store) Close() error {
+	s.disk.giveUp()
+	s.note()
 	return errors.Join(s.db.Close(), s.lock.Close())
 }
 
@@ -248,11 +322,11 @@ func (s *Store) state(k stateKey) (bucketState, error) {
 		return bucketState{}, nil
 	}
 	if err != nil {
-		return bucketState{}, fmt.Errorf("read bucket state: %w", err)
+		return bucketState{}, fmt.Errorf("read bucket state: %w", fault(err))
 	}
 	st, err = readState(value)
 	if err = errors.Join(err, closer.Close()); err != nil {
-		return bucketState{}, fmt.Errorf("read bucket state: %w", err)
+		return bucketState{}, fmt.Errorf("read bucket state: %w", fault(err))
 	}
 	s.states.add(k, st, mark)
 	return st, nil
@@ -268,7 +342,7 @@ func (s *Store) Size(context.Context) (store.Size, error) {
 		for i := range len(k.kinds) {
 			n, err := s.db.EstimateDiskUsage([]byte{k.kinds[i]}, []byte{k.kinds[i] + 1})
 			if err != nil {
-				return size, fmt.Errorf("estimate size: %w", err)
+				return size, fmt.Errorf("estimate size: %w", fault(err))
 			}
 			*k.field += n
 		}
@@ -289,5 +363,10 @@ func (l logger) Errorf(format string, args ...any) {
 }
 
 func (l logger) Fatalf(format string, args ...any) {
-	panic("pebble: " + fmt.Sprintf(format, args...))
+	panic(fatal("pebble: " + fmt.Sprintf(format, args...)))
 }
+
+// fatal is a failure that Pebble cannot go on after.
+type fatal string
+
+func (f fatal) Error() string { return string(f) }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -104,8 +105,15 @@ func applied(t testing.TB, s *Store) int {
 	return n
 }
 
-// consistent holds D1, D3 and D7 after transactions 1 to n.
+// consistent holds D1, D3 and D7 after transactions 1 to n, and that nothing else
+// is there.
 func consistent(t testing.TB, s *Store, n int) {
+	t.Helper()
+	visible(t, s, n, ^model.OpID(0))
+}
+
+// visible is consistent for what is read up to an op.
+func visible(t testing.TB, s *Store, n int, upTo model.OpID) {
 	t.Helper()
 	ctx := context.Background()
 	head, err := s.Head(ctx, 1)
@@ -125,7 +133,7 @@ func consistent(t testing.TB, s *Store, n int) {
 		var sum model.Checksum
 		count := uint64(0)
 		rows := map[string]string{}
-		for op, err := range s.Ops(ctx, 1, name, 0, ^model.OpID(0)) {
+		for op, err := range s.Ops(ctx, 1, name, 0, upTo) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -202,6 +210,9 @@ func TestKilled(t *testing.T) {
 			if acknowledged, err = strconv.Atoi(lines.Text()); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if _, err := Open(dir, Options{}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("opened while another process writes: %v", err)
 		}
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
@@ -381,7 +392,7 @@ func FuzzValues(f *testing.F) {
 func TestInUse(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, Options{})
-	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := Open(dir, Options{}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("opened twice: %v", err)
 	}
 	if err := s.Close(); err != nil {

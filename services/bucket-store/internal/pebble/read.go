@@ -59,7 +59,7 @@ func (s *Store) subtract(id model.StreamID, bucket string, b bucketState, c mode
 	t := b.head
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: opKey(id, b.number, c+1), UpperBound: opKey(id, b.number, b.head.last+1)})
 	if err != nil {
-		return t, fmt.Errorf("read ops: %w", err)
+		return t, fmt.Errorf("read ops: %w", fault(err))
 	}
 	defer it.Close()
 	for it.First(); it.Valid(); it.Next() {
@@ -71,7 +71,7 @@ func (s *Store) subtract(id model.StreamID, bucket string, b bucketState, c mode
 		t.count--
 	}
 	if err := it.Error(); err != nil {
-		return t, fmt.Errorf("read ops: %w", err)
+		return t, fmt.Errorf("read ops: %w", fault(err))
 	}
 	// A clear that the iterator may have seen is in the state by now.
 	if b, err = s.state(stateKey{id, bucket}); err == nil && c < b.cleared {
@@ -115,7 +115,7 @@ func (s *Store) ops(id model.StreamID, bucket string, from, upTo model.OpID, des
 	}
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: opKey(id, b.number, from+1), UpperBound: opKey(id, b.number, min(upTo, ^model.OpID(0)-1)+1)})
 	if err != nil {
-		return fmt.Errorf("read ops: %w", err)
+		return fmt.Errorf("read ops: %w", fault(err))
 	}
 	defer it.Close()
 	if check {
@@ -134,14 +134,14 @@ func (s *Store) ops(id model.StreamID, bucket string, from, upTo model.OpID, des
 	for ok := first(); ok; ok = next() {
 		value, err := it.ValueAndErr()
 		if err != nil {
-			return fmt.Errorf("read ops: %w", err)
+			return fmt.Errorf("read ops: %w", fault(err))
 		}
 		if more, err := do(it.Key(), value); err != nil || !more {
 			return err
 		}
 	}
 	if err := it.Error(); err != nil {
-		return fmt.Errorf("read ops: %w", err)
+		return fmt.Errorf("read ops: %w", fault(err))
 	}
 	return nil
 }
@@ -155,7 +155,7 @@ func (s *Store) Lookups(_ context.Context, id model.StreamID, c model.OpID, look
 	lower, upper := streamRange(kindLookup, id)
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return nil, fmt.Errorf("read lookups: %w", err)
+		return nil, fmt.Errorf("read lookups: %w", fault(err))
 	}
 	defer it.Close()
 	results := make([][]string, len(lookups))
@@ -175,7 +175,7 @@ func (s *Store) Lookups(_ context.Context, id model.StreamID, c model.OpID, look
 			group = append(group[:0], g...)
 			value, err := it.ValueAndErr()
 			if err != nil {
-				return nil, fmt.Errorf("read lookups: %w", err)
+				return nil, fmt.Errorf("read lookups: %w", fault(err))
 			}
 			if len(value) == 0 {
 				continue // removed
@@ -187,7 +187,7 @@ func (s *Store) Lookups(_ context.Context, id model.StreamID, c model.OpID, look
 		}
 	}
 	if err := it.Error(); err != nil {
-		return nil, fmt.Errorf("read lookups: %w", err)
+		return nil, fmt.Errorf("read lookups: %w", fault(err))
 	}
 	if uint64(c) < st.cleared.Load() {
 		return nil, store.ErrInvalidated

@@ -26,6 +26,9 @@ func (s *Store) user(key []byte) (store.UserCheckpoints, error) {
 
 // CreateWriteCheckpoints gives all requests their numbers by one synced batch.
 func (s *Store) CreateWriteCheckpoints(_ context.Context, position model.Position, requests []store.WriteCheckpointRequest) ([]model.WriteCheckpoint, error) {
+	if err := s.disk.room(); err != nil {
+		return nil, fmt.Errorf("store write checkpoints: %w", err)
+	}
 	s.users.Lock()
 	defer s.users.Unlock()
 	batch := s.db.NewBatch()
@@ -37,14 +40,14 @@ func (s *Store) CreateWriteCheckpoints(_ context.Context, position model.Positio
 		if !ok {
 			var err error
 			if u, err = s.user(userKey(r.UserKey)); err != nil {
-				return nil, fmt.Errorf("read write checkpoint: %w", err)
+				return nil, fmt.Errorf("read write checkpoint: %w", fault(err))
 			}
 		}
 		before := u
 		u.Take(r, position)
 		if u != before {
 			if err := batch.Set(userKey(r.UserKey), appendUser(nil, &u), nil); err != nil {
-				return nil, fmt.Errorf("write checkpoint: %w", err)
+				return nil, fmt.Errorf("write checkpoint: %w", fault(err))
 			}
 		}
 		users[r.UserKey] = u
@@ -53,8 +56,8 @@ func (s *Store) CreateWriteCheckpoints(_ context.Context, position model.Positio
 	if batch.Empty() {
 		return out, nil
 	}
-	if err := batch.Commit(pebble.Sync); err != nil {
-		return nil, fmt.Errorf("store write checkpoints: %w", err)
+	if err := s.apply(batch, pebble.Sync); err != nil {
+		return nil, fmt.Errorf("store write checkpoints: %w", fault(err))
 	}
 	return out, nil
 }
@@ -77,7 +80,7 @@ func (s *Store) reached(prefix []byte, position model.Position, keys []string) (
 	for i, key := range keys {
 		u, err := s.user(append(prefix[:len(prefix):len(prefix)], key...))
 		if err != nil {
-			return nil, fmt.Errorf("read write checkpoint: %w", err)
+			return nil, fmt.Errorf("read write checkpoint: %w", fault(err))
 		}
 		ids[i] = u.Reached(position)
 	}
@@ -89,14 +92,14 @@ func (s *Store) Unreached(_ context.Context, position model.Position) iter.Seq2[
 	return func(yield func(model.WriteCheckpoint, error) bool) {
 		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{kindUser}, UpperBound: []byte{kindUser + 1}})
 		if err != nil {
-			yield(model.WriteCheckpoint{}, fmt.Errorf("read write checkpoints: %w", err))
+			yield(model.WriteCheckpoint{}, fmt.Errorf("read write checkpoints: %w", fault(err)))
 			return
 		}
 		defer it.Close()
 		for it.First(); it.Valid(); it.Next() {
 			u, err := readUser(string(it.Value()))
 			if err != nil {
-				yield(model.WriteCheckpoint{}, fmt.Errorf("read write checkpoints: %w", err))
+				yield(model.WriteCheckpoint{}, fmt.Errorf("read write checkpoints: %w", fault(err)))
 				return
 			}
 			if u.Head > position && !yield(model.WriteCheckpoint{UserKey: string(it.Key()[1:]), ID: u.ID, Head: u.Head}, nil) {
@@ -104,7 +107,7 @@ func (s *Store) Unreached(_ context.Context, position model.Position) iter.Seq2[
 			}
 		}
 		if err := it.Error(); err != nil {
-			yield(model.WriteCheckpoint{}, fmt.Errorf("read write checkpoints: %w", err))
+			yield(model.WriteCheckpoint{}, fmt.Errorf("read write checkpoints: %w", fault(err)))
 		}
 	}
 }
@@ -127,7 +130,7 @@ func (s *Store) ExpireRequests(_ context.Context, id model.StreamID, before mode
 	for _, prefix := range [][]byte{streamKey(kindCustom, id), {kindUser}} {
 		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
 		if err != nil {
-			return 0, nil, fmt.Errorf("expire requests: %w", err)
+			return 0, nil, fmt.Errorf("expire requests: %w", fault(err))
 		}
 		for it.SeekGE(from); it.Valid(); it.Next() {
 			if limit > 0 && looked >= limit {
@@ -140,11 +143,11 @@ func (s *Store) ExpireRequests(_ context.Context, id model.StreamID, before mode
 				err = batch.Delete(it.Key(), nil)
 			}
 			if err != nil {
-				return 0, nil, errors.Join(fmt.Errorf("expire requests: %w", err), it.Close())
+				return 0, nil, errors.Join(fmt.Errorf("expire requests: %w", fault(err)), it.Close())
 			}
 		}
 		if err := errors.Join(it.Error(), it.Close()); err != nil {
-			return 0, nil, fmt.Errorf("expire requests: %w", err)
+			return 0, nil, fmt.Errorf("expire requests: %w", fault(err))
 		}
 		if next != nil {
 			break
@@ -154,8 +157,8 @@ func (s *Store) ExpireRequests(_ context.Context, id model.StreamID, before mode
 		return 0, next, nil
 	}
 	removed = uint64(batch.Count())
-	if err := batch.Commit(pebble.NoSync); err != nil {
-		return 0, nil, fmt.Errorf("expire requests: %w", err)
+	if err := s.apply(batch, pebble.NoSync); err != nil {
+		return 0, nil, fmt.Errorf("expire requests: %w", fault(err))
 	}
 	return removed, next, nil
 }

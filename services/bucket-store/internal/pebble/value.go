@@ -2,15 +2,26 @@ package pebble
 
 import (
 	"encoding/binary"
-	"errors"
+	"fmt"
 	"unsafe"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
-var errCorrupt = errors.New("corrupt value in the store")
+var errCorrupt = fmt.Errorf("a value cannot be read: %w", store.ErrDamaged)
+
+// fault tells damage apart from other failures of Pebble, which finds it by the
+// checksums of its blocks and records.
+func fault(err error) error {
+	if pebble.IsCorruptionError(err) {
+		return fmt.Errorf("%w: %w", store.ErrDamaged, err)
+	}
+	return err
+}
 
 // reader takes a value apart; the first fault sticks.
 type reader struct {
