@@ -148,7 +148,7 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 		return err
 	}
 	defer hub.Close()
-	a := &api.API{Store: s, Hub: hub, Leases: leases, Log: env.Log, Now: time.Now, Done: ctx.Done(), Catalog: &catalog, Trace: env.Trace}
+	a := &api.API{Store: s, Hub: hub, Leases: leases, Log: env.Log, Now: time.Now, Done: ctx.Done(), Catalog: &catalog, MakeBackup: backups(s, cfg.Dir), Trace: env.Trace}
 	env.Health.Start()
 	env.Health.SetReady(nil)
 	defer env.Health.SetReady(errors.New("bucket-store is stopping"))

@@ -28,7 +28,8 @@ var (
 // proto/ is held by TestAccess of services/sluice/internal/nats.)
 //
 // A gateway reads. What it may change is what its own clients ask for by its
-// endpoints: write checkpoints, and by the admin API a deploy, a compaction and SQL.
+// endpoints: write checkpoints, and by the admin API a deploy, a compaction, a backup
+// and SQL.
 var Access = map[string][]certificate.Role{
 	prefix + "Appender/Apply":        evaluator,
 	prefix + "Appender/PreviousRows": evaluator,
@@ -59,6 +60,8 @@ var Access = map[string][]certificate.Role{
 	prefix + "Compaction/Reemit":         compactor,
 	prefix + "Compaction/CompactLookups": compactor,
 	prefix + "Compaction/ExpireRequests": compactor,
+
+	prefix + "Storage/Backup": gateway,
 
 	prefix + "Source/Position":   gateway,
 	prefix + "Source/Mark":       gateway,

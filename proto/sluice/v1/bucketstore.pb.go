@@ -3229,6 +3229,110 @@ func (x *ExpireRequestsReply) GetNext() []byte {
 	return nil
 }
 
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // letters, digits, and - _ . within; "" = made of the time
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *BackupRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type BackupReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // a folder where bucket-store runs
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Files         uint32                 `protobuf:"varint,3,opt,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupReply) Reset() {
+	*x = BackupReply{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupReply) ProtoMessage() {}
+
+func (x *BackupReply) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupReply.ProtoReflect.Descriptor instead.
+func (*BackupReply) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *BackupReply) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *BackupReply) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *BackupReply) GetFiles() uint32 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
 var File_sluice_v1_bucketstore_proto protoreflect.FileDescriptor
 
 const file_sluice_v1_bucketstore_proto_rawDesc = "" +
@@ -3458,7 +3562,13 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x05limit\x18\x04 \x01(\rR\x05limit\"C\n" +
 	"\x13ExpireRequestsReply\x12\x18\n" +
 	"\aremoved\x18\x01 \x01(\x04R\aremoved\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\fR\x04next*z\n" +
+	"\x04next\x18\x02 \x01(\fR\x04next\"#\n" +
+	"\rBackupRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"M\n" +
+	"\vBackupReply\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x14\n" +
+	"\x05files\x18\x03 \x01(\rR\x05files*z\n" +
 	"\vApplyResult\x12\x1c\n" +
 	"\x18APPLY_RESULT_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16APPLY_RESULT_COMMITTED\x10\x01\x12\x19\n" +
@@ -3495,7 +3605,9 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\aReplace\x12\x19.sluice.v1.ReplaceRequest\x1a\x17.sluice.v1.ReplaceReply\x12:\n" +
 	"\x06Reemit\x12\x18.sluice.v1.ReemitRequest\x1a\x16.sluice.v1.ReemitReply\x12R\n" +
 	"\x0eCompactLookups\x12 .sluice.v1.CompactLookupsRequest\x1a\x1e.sluice.v1.CompactLookupsReply\x12R\n" +
-	"\x0eExpireRequests\x12 .sluice.v1.ExpireRequestsRequest\x1a\x1e.sluice.v1.ExpireRequestsReplyB7Z5github.com/sluicesync/sluice/proto/sluice/v1;sluicev1b\x06proto3"
+	"\x0eExpireRequests\x12 .sluice.v1.ExpireRequestsRequest\x1a\x1e.sluice.v1.ExpireRequestsReply2E\n" +
+	"\aStorage\x12:\n" +
+	"\x06Backup\x12\x18.sluice.v1.BackupRequest\x1a\x16.sluice.v1.BackupReplyB7Z5github.com/sluicesync/sluice/proto/sluice/v1;sluicev1b\x06proto3"
 
 var (
 	file_sluice_v1_bucketstore_proto_rawDescOnce sync.Once
@@ -3510,7 +3622,7 @@ func file_sluice_v1_bucketstore_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_bucketstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(ApplyResult)(0),                      // 0: sluice.v1.ApplyResult
 	(*ApplyRequest)(nil),                  // 1: sluice.v1.ApplyRequest
@@ -3568,31 +3680,33 @@ var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(*CompactLookupsReply)(nil),           // 53: sluice.v1.CompactLookupsReply
 	(*ExpireRequestsRequest)(nil),         // 54: sluice.v1.ExpireRequestsRequest
 	(*ExpireRequestsReply)(nil),           // 55: sluice.v1.ExpireRequestsReply
-	nil,                                   // 56: sluice.v1.ListReply.TablesEntry
-	(*EvaluatedBatch)(nil),                // 57: sluice.v1.EvaluatedBatch
-	(*Cursor)(nil),                        // 58: sluice.v1.Cursor
-	(*StreamHead)(nil),                    // 59: sluice.v1.StreamHead
-	(*TableProgress)(nil),                 // 60: sluice.v1.TableProgress
-	(*TablePattern)(nil),                  // 61: sluice.v1.TablePattern
-	(*ValueOptions)(nil),                  // 62: sluice.v1.ValueOptions
-	(*Stream)(nil),                        // 63: sluice.v1.Stream
+	(*BackupRequest)(nil),                 // 56: sluice.v1.BackupRequest
+	(*BackupReply)(nil),                   // 57: sluice.v1.BackupReply
+	nil,                                   // 58: sluice.v1.ListReply.TablesEntry
+	(*EvaluatedBatch)(nil),                // 59: sluice.v1.EvaluatedBatch
+	(*Cursor)(nil),                        // 60: sluice.v1.Cursor
+	(*StreamHead)(nil),                    // 61: sluice.v1.StreamHead
+	(*TableProgress)(nil),                 // 62: sluice.v1.TableProgress
+	(*TablePattern)(nil),                  // 63: sluice.v1.TablePattern
+	(*ValueOptions)(nil),                  // 64: sluice.v1.ValueOptions
+	(*Stream)(nil),                        // 65: sluice.v1.Stream
 }
 var file_sluice_v1_bucketstore_proto_depIdxs = []int32{
-	57, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
+	59, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
 	0,  // 1: sluice.v1.ApplyReply.result:type_name -> sluice.v1.ApplyResult
-	58, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
-	59, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
-	60, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
-	59, // 5: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
-	61, // 6: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
-	62, // 7: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
-	63, // 8: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
-	63, // 9: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
-	63, // 10: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
-	56, // 11: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
+	60, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
+	61, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
+	62, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
+	61, // 5: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
+	63, // 6: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
+	64, // 7: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
+	65, // 8: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
+	65, // 9: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
+	65, // 10: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
+	58, // 11: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
 	26, // 12: sluice.v1.ListReply.size:type_name -> sluice.v1.StorageSize
-	60, // 13: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
-	59, // 14: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
+	62, // 13: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
+	61, // 14: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
 	31, // 15: sluice.v1.LookupsReply.results:type_name -> sluice.v1.LookupValues
 	35, // 16: sluice.v1.OpsRequest.positions:type_name -> sluice.v1.BucketPosition
 	38, // 17: sluice.v1.CreateWriteCheckpointsRequest.requests:type_name -> sluice.v1.CheckpointRequest
@@ -3623,32 +3737,34 @@ var file_sluice_v1_bucketstore_proto_depIdxs = []int32{
 	50, // 42: sluice.v1.Compaction.Reemit:input_type -> sluice.v1.ReemitRequest
 	52, // 43: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
 	54, // 44: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
-	2,  // 45: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
-	4,  // 46: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
-	6,  // 47: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
-	8,  // 48: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
-	10, // 49: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
-	12, // 50: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
-	14, // 51: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
-	16, // 52: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
-	18, // 53: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
-	20, // 54: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
-	22, // 55: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
-	24, // 56: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
-	28, // 57: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
-	30, // 58: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
-	33, // 59: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
-	36, // 60: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
-	39, // 61: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
-	41, // 62: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
-	43, // 63: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
-	46, // 64: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
-	49, // 65: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
-	51, // 66: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
-	53, // 67: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
-	55, // 68: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
-	45, // [45:69] is the sub-list for method output_type
-	21, // [21:45] is the sub-list for method input_type
+	56, // 45: sluice.v1.Storage.Backup:input_type -> sluice.v1.BackupRequest
+	2,  // 46: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
+	4,  // 47: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
+	6,  // 48: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
+	8,  // 49: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
+	10, // 50: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
+	12, // 51: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
+	14, // 52: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
+	16, // 53: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
+	18, // 54: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
+	20, // 55: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
+	22, // 56: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
+	24, // 57: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
+	28, // 58: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
+	30, // 59: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
+	33, // 60: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
+	36, // 61: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
+	39, // 62: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
+	41, // 63: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
+	43, // 64: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
+	46, // 65: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
+	49, // 66: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
+	51, // 67: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
+	53, // 68: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
+	55, // 69: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
+	57, // 70: sluice.v1.Storage.Backup:output_type -> sluice.v1.BackupReply
+	46, // [46:71] is the sub-list for method output_type
+	21, // [21:46] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name
@@ -3666,9 +3782,9 @@ func file_sluice_v1_bucketstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_bucketstore_proto_rawDesc), len(file_sluice_v1_bucketstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   56,
+			NumMessages:   58,
 			NumExtensions: 0,
-			NumServices:   6,
+			NumServices:   7,
 		},
 		GoTypes:           file_sluice_v1_bucketstore_proto_goTypes,
 		DependencyIndexes: file_sluice_v1_bucketstore_proto_depIdxs,

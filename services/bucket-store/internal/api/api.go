@@ -41,6 +41,9 @@ type API struct {
 	Done <-chan struct{}
 	// Catalog is woken by every change of streams and states.
 	Catalog *Signal
+	// MakeBackup makes a backup of that name; nil = this storage does not.
+	MakeBackup func(name string) (*Backup, error)
+	backingUp  sync.Mutex // held while one is made
 	// Trace makes the span of each batch that is part of a trace; nil = none.
 	Trace *trace.Tracer
 }
@@ -53,6 +56,7 @@ func (a *API) Register(r grpc.ServiceRegistrar) {
 	pb.RegisterReaderServer(r, &reader{API: a})
 	pb.RegisterWriteCheckpointsServer(r, &writeCheckpoints{API: a})
 	pb.RegisterCompactionServer(r, &compaction{API: a})
+	pb.RegisterStorageServer(r, &storage{API: a})
 }
 
 // Signal wakes everyone who waits for the next change.

@@ -94,6 +94,10 @@ type stream struct {
 	compact sync.Mutex // one replacement at a time
 }
 
+// nextKey has the highest stream id that may have been used, where that is not the
+// highest one there is.
+var nextKey = []byte{kindMeta, 'n'}
+
 // version is the format of keys and values.
 const version = "1"
 
@@ -267,6 +271,14 @@ func (s *Store) load() error {
 		s.next = max(s.next, def.ID)
 	}
 	s.streams.Store(&streams)
+	if value, ok, err := s.get(nextKey); err != nil {
+		return err
+	} else if ok {
+		if len(value) != 8 {
+			return fmt.Errorf("highest stream id: %w", errCorrupt)
+		}
+		s.next = max(s.next, model.StreamID(binary.BigEndian.Uint64([]byte(value))))
+	}
 	if err := iter.Error(); err != nil {
 		return err
 	}

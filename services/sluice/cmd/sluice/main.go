@@ -27,6 +27,7 @@ type cli struct {
 	Deploy   deployCmd   `cmd:"" help:"Make the running instance use a sync config, and wait until it is active."`
 	Rollback rollbackCmd `cmd:"" help:"Go back to the sync config that was active before, or give up the one that is not active yet."`
 	Compact  compactCmd  `cmd:"" help:"Compact now, and wait until it is done."`
+	Storage  storageCmd  `cmd:"" help:"Back up the embedded store of the running instance, and restore a backup."`
 	Status   statusCmd   `cmd:"" help:"Show the pipeline with its freshness by stage; fails if it is stale."`
 	Token    tokenCmd    `cmd:"" help:"Mint a development token from the config's key."`
 	Settings settingsCmd `cmd:"" name:"config" help:"Show settings as the services read them."`

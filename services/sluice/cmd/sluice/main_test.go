@@ -129,6 +129,7 @@ func TestInstance(t *testing.T) {
 			"/api/admin/v1/sluice/status": `{"data":{"healthy":` + healthy + `,"stages":[{"name":"read","heartbeat_at":"2026-01-01T00:00:00Z","age_ms":1500,"ok":true,"detail":""},` +
 				`{"name":"stored","heartbeat_at":null,"age_ms":null,"ok":false,"detail":"never"}],"streams":[{"id":1,"name":"s_1","state":"ACTIVE","checkpoint":"7","position":"P","last_error":""}],"sessions":3}}`,
 			"/api/admin/v1/sluice/compact": `{"data":{"buckets":2}}`,
+			"/api/admin/v1/sluice/backup":  `{"data":{"path":"/store-backups/n","files":3,"bytes":5}}`,
 			"/api/sync-rules/v1/deploy":    `{"data":{"slot_name":"s_1"}}`,
 		}
 		w.Write([]byte(replies[r.URL.Path]))
@@ -154,6 +155,12 @@ func TestInstance(t *testing.T) {
 	}
 	if code, out, stderr := sluice("compact", "--config", path); code != 0 || !strings.HasPrefix(out, "compacted 2 buckets: 0 ops read") {
 		t.Errorf("compact: %d %s %s", code, out, stderr)
+	}
+	if code, out, stderr := sluice("storage", "backup", "n", "--config", path); code != 0 || out != "/store-backups/n: 3 files, 5 bytes\n" {
+		t.Errorf("backup: %d %s %s", code, out, stderr)
+	}
+	if code, _, stderr := sluice("storage", "restore", t.TempDir(), "--config", path, "--data", t.TempDir()); code != 1 || !strings.Contains(stderr, "is no backup") {
+		t.Errorf("restore: %d %s", code, stderr)
 	}
 	if code, _, stderr := sluice("compact", "--config", path, "-b", "a"); code != 1 || !strings.Contains(stderr, "full bucket id") {
 		t.Errorf("compact: %d %s", code, stderr)

@@ -205,6 +205,24 @@ func (c *Client) Compact(ctx context.Context, r CompactRequest) (Compaction, err
 	return out, c.post(ctx, "/api/admin/v1/sluice/compact", "application/json", body, &out)
 }
 
+// Backup is a backup that was made where bucket-store runs.
+type Backup struct {
+	Path  string `json:"path"`
+	Bytes int64  `json:"bytes"`
+	Files int    `json:"files"`
+}
+
+// Backup makes a backup of the storage and returns when it is done. name "" = the
+// time.
+func (c *Client) Backup(ctx context.Context, name string) (Backup, error) {
+	body, err := json.Marshal(map[string]string{"name": name})
+	if err != nil {
+		return Backup{}, fmt.Errorf("make the request: %w", err)
+	}
+	var out Backup
+	return out, c.post(ctx, "/api/admin/v1/sluice/backup", "application/json", body, &out)
+}
+
 // ErrStopped is a deployment that another one replaced.
 var ErrStopped = errors.New("another sync config was deployed in the meantime")
 

@@ -77,6 +77,8 @@ const (
 	timeout       = 30 * time.Second
 	// compactTimeout bounds a compaction that somebody waits for.
 	compactTimeout = time.Hour
+	// backupTimeout bounds a backup, which reads all that is stored.
+	backupTimeout = 4 * time.Hour
 )
 
 // New returns the API.
@@ -96,6 +98,7 @@ func New(o Options) *API {
 		"POST /api/admin/v1/execute-sql":     a.executeSQL,
 		"POST /api/admin/v1/sluice/status":   a.status,
 		"POST /api/admin/v1/sluice/compact":  a.compact,
+		"POST /api/admin/v1/sluice/backup":   a.backup,
 		"POST /api/admin/v1/sluice/rollback": a.rollback,
 		"POST /api/sync-rules/v1/deploy":     a.deploy,
 		"POST /api/sync-rules/v1/reprocess":  a.reprocess,

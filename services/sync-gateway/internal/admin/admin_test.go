@@ -29,6 +29,7 @@ type fakes struct {
 	pb.UnimplementedCatalogServer
 	pb.UnimplementedSourceServer
 	pb.UnimplementedCompactorServer
+	pb.UnimplementedStorageServer
 	streams  []model.Stream
 	deployed *pb.DeployRequest
 	compact  *pb.CompactRequest
@@ -98,6 +99,7 @@ func newAPI(t *testing.T, f *fakes, change func(*Options)) *API {
 			pb.RegisterCatalogServer(r, f)
 			pb.RegisterSourceServer(r, f)
 			pb.RegisterCompactorServer(r, f)
+			pb.RegisterStorageServer(r, f)
 		})
 	}()
 	t.Cleanup(func() {
@@ -468,6 +470,10 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+func (f *fakes) Backup(_ context.Context, m *pb.BackupRequest) (*pb.BackupReply, error) {
+	return &pb.BackupReply{Path: "/data/store-backups/" + m.GetName(), Bytes: 5, Files: 2}, nil
+}
+
 func TestRest(t *testing.T) {
 	f := &fakes{streams: active(time.Now())}
 	a := newAPI(t, f, nil)
@@ -479,6 +485,9 @@ func TestRest(t *testing.T) {
 		if status, got := post(a, path, `{}`); status != 200 || got != want {
 			t.Errorf("%s: %d %s", path, status, got)
 		}
+	}
+	if status, got := post(a, "/api/admin/v1/sluice/backup", `{"name":"n"}`); status != 200 || got != `{"data":{"bytes":5,"files":2,"path":"/data/store-backups/n"}}` {
+		t.Errorf("%d %s", status, got)
 	}
 	if status, got := post(a, "/api/admin/v1/sluice/compact", `{"buckets":["x"]}`); status != 400 {
 		t.Errorf("%d %s", status, got)

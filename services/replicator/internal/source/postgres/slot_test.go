@@ -116,3 +116,45 @@ func TestGeneratedColumns(t *testing.T) {
 		pgtest.Exec(t, conn, `DROP PUBLICATION powersync`)
 	}
 }
+
+// TestSlotAhead: a ledger that is behind its slot, as one restored from a backup
+// is, has lost the changes between them: that means a new stream. One that is not
+// behind goes on.
+func TestSlotAhead(t *testing.T) {
+	pg := pgtest.Start(t)
+	conn := pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, `CREATE PUBLICATION powersync FOR ALL TABLES; CREATE TABLE t (id int PRIMARY KEY)`)
+	ctx := context.Background()
+	src, err := New(pg.Config("postgres"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	stream := &model.Stream{Name: "powersync_1_abcd", Tables: []model.TablePattern{{Connection: "default", Schema: "public", Name: "t"}}}
+	if _, err := src.Open(ctx, stream); err != nil {
+		t.Fatal(err)
+	}
+	var begin, end string
+	if err := conn.QueryRow(ctx, `SELECT confirmed_flush_lsn::text FROM pg_replication_slots`).Scan(&begin); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, conn, `INSERT INTO t VALUES (1)`)
+	if err := conn.QueryRow(ctx, `SELECT end_lsn::text FROM pg_replication_slot_advance('powersync_1_abcd', pg_current_wal_insert_lsn())`).Scan(&end); err != nil {
+		t.Fatal(err)
+	}
+	for at, lost := range map[string]bool{begin: true, end: false} {
+		applied, err := parseLSN(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		restored := *stream
+		restored.Head = model.StreamHead{SnapshotDone: true, Applied: model.Cursor{Position: applied.position()}}
+		_, err = src.Open(ctx, &restored)
+		if lost && (errs.CodeOf(err) != errs.S1146 || src.Class(err) != source.Lost || !strings.Contains(fmt.Sprint(err), "is confirmed up to")) {
+			t.Errorf("the ledger is behind its slot: %v", err)
+		}
+		if !lost && err != nil {
+			t.Errorf("the ledger is where its slot is: %v", err)
+		}
+	}
+}
