@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -199,78 +196,6 @@ func reload(t *testing.T, s *Store) *ledger.Ledger {
 		t.Fatal(err)
 	}
 	return l
-}
-
-// TestFullTmpfs fills a real disk.
-func TestFullTmpfs(t *testing.T) {
-	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Skipf("no disk of its own may be made here: %v %s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v %s", err, out)
-		}
-	})
-	if err := os.WriteFile(filepath.Join(dir, "other"), make([]byte, 2<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := open(t, filepath.Join(dir, "store"), Options{MemTableBytes: 128 << 10})
-	l, err := begin(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for ; err == nil; n++ {
-		err = addTransaction(s, l, 1, n+1)
-	}
-	n--
-	if !errors.Is(err, store.ErrFull) {
-		t.Fatalf("after %d transactions: %v", n, err)
-	}
-	consistent(t, s, n)
-	// Somebody else takes what is kept free.
-	ballast := filepath.Join(dir, "ballast")
-	if err := os.WriteFile(ballast, make([]byte, 3<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
-		t.Fatalf("fill: %v", err)
-	}
-	done := make(chan error, 1)
-	go func() {
-		var err error
-		for range 100_000 {
-			if _, err = s.Replace(t.Context(), 1, store.Replacement{Bucket: "all", Checkpoint: l.Head().Checkpoint.Op, Finished: true}); err != nil {
-				break
-			}
-			if _, err = os.Stat(ballast); err != nil {
-				err = nil
-				break
-			}
-		}
-		done <- err
-	}()
-	for !waits(s.disk) {
-		select {
-		case err := <-done:
-			t.Fatalf("nothing waits on a full disk: %v", err)
-		case <-time.After(time.Millisecond):
-		}
-	}
-	consistent(t, s, n)
-	if err := os.Remove(ballast); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	consistent(t, s, n)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s = open(t, filepath.Join(dir, "store"), Options{MemTableBytes: 128 << 10, ReserveBytes: 1})
-	consistent(t, s, n)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func waits(d *disk) bool {

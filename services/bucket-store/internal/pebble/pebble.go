@@ -8,7 +8,7 @@
 //   - INV-5: memory (heads, bucket states) moves after the batch is durable;
 //     nobody reads a checkpoint before.
 //   - On a full disk commits are refused, or wait, and reads go on; nothing is
-//     lost or done in half (TestFullDisk, TestFullTmpfs).
+//     lost or done in half (TestFullDisk).
 //   - What is damaged is not served, and no part of it is taken for the whole
 //     (TestDamage). After a crash, though, damage to what the last ten seconds
 //     have written may pass for what the crash has cut off.
