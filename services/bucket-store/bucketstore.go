@@ -26,6 +26,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/libs/kit/stream"
@@ -148,6 +149,10 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 		return err
 	}
 	defer hub.Close()
+	links := freshness.NewLinks(env.Log, nil).Add("nats", freshness.NATS(conns.NATS))
+	if err := metrics.add(freshness.Beats(hub.Beats), links); err != nil {
+		return err
+	}
 	a := &api.API{Store: s, Hub: hub, Leases: leases, Log: env.Log, Now: time.Now, Done: ctx.Done(), Catalog: &catalog, MakeBackup: backups(s, cfg.Dir), Trace: env.Trace}
 	env.Health.Start()
 	env.Health.SetReady(nil)
@@ -156,6 +161,7 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 		return rpc.Serve(ctx, conns.Listener, env, func(r grpc.ServiceRegistrar) { a.Register(r) })
 	})
 	eg.Go(func() error { return watch(ctx, s, metrics, env) })
+	eg.Go(func() error { return links.Run(ctx) })
 	return eg.Wait()
 }
 

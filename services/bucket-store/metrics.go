@@ -18,14 +18,13 @@ type metrics struct {
 	registry prometheus.Registerer
 	all      []prometheus.Collector
 
-	commit    prometheus.Histogram
-	batches   prometheus.Histogram
-	rows      prometheus.Histogram
-	ops       prometheus.Counter
-	failures  *prometheus.CounterVec
-	answers   *prometheus.CounterVec
-	buffered  *prometheus.GaugeVec
-	heartbeat *prometheus.GaugeVec
+	commit   prometheus.Histogram
+	batches  prometheus.Histogram
+	rows     prometheus.Histogram
+	ops      prometheus.Counter
+	failures *prometheus.CounterVec
+	answers  *prometheus.CounterVec
+	buffered *prometheus.GaugeVec
 
 	operationBytes, parameterBytes, replicationBytes prometheus.Gauge
 }
@@ -49,20 +48,23 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		failures:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_store_failures_total", Help: "Commits and reads of the ledger that failed."}, []string{"stream"}),
 		answers:          prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_store_batches_total", Help: "Batches answered, by their fate."}, []string{"result"}),
 		buffered:         prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_store_reorder_buffer_bytes", Help: "Batches that wait for an earlier one."}, []string{"stream"}),
-		heartbeat:        prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_store_heartbeat_timestamp_seconds", Help: "When the newest heartbeat that is stored was written at the source."}, []string{"stream"}),
 		operationBytes:   gauge("powersync_operation_storage_size_bytes", "Size of bucket data on disk."),
 		parameterBytes:   gauge("powersync_parameter_storage_size_bytes", "Size of the parameter index on disk."),
 		replicationBytes: gauge("powersync_replication_storage_size_bytes", "Size of current records on disk."),
 	}
-	m.all = []prometheus.Collector{m.commit, m.batches, m.rows, m.ops, m.failures, m.answers, m.buffered, m.heartbeat, m.operationBytes, m.parameterBytes, m.replicationBytes}
-	for i, c := range m.all {
-		if err := r.Register(c); err != nil {
-			m.all = m.all[:i]
+	return m, m.add(m.commit, m.batches, m.rows, m.ops, m.failures, m.answers, m.buffered, m.operationBytes, m.parameterBytes, m.replicationBytes)
+}
+
+// add registers collectors; if one fails, none stays.
+func (m *metrics) add(all ...prometheus.Collector) error {
+	for _, c := range all {
+		if err := m.registry.Register(c); err != nil {
 			m.unregister()
-			return nil, fmt.Errorf("register metrics: %w", err)
+			return fmt.Errorf("register metrics: %w", err)
 		}
+		m.all = append(m.all, c)
 	}
-	return m, nil
+	return nil
 }
 
 // unregister lets the next Run in this process register its own.
@@ -81,9 +83,6 @@ func (m *metrics) observer() writer.Observer {
 			m.batches.Observe(float64(c.Batches))
 			m.rows.Observe(float64(c.RowCount))
 			m.ops.Add(float64(len(c.Ops)))
-			if c.Head.Heartbeat > 0 {
-				m.heartbeat.WithLabelValues(label(c.Stream)).Set(float64(c.Head.Heartbeat) / 1e6)
-			}
 		},
 		Failed:   func(id model.StreamID) { m.failures.WithLabelValues(label(id)).Inc() },
 		Buffered: func(id model.StreamID, bytes int) { m.buffered.WithLabelValues(label(id)).Set(float64(bytes)) },

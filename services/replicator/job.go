@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
@@ -46,6 +47,7 @@ type job struct {
 	running    atomic.Bool
 	read       atomic.Int64 // newest heartbeat read back
 	published  atomic.Int64 // newest heartbeat published
+	moved      atomic.Int64 // when a batch was published, or reading began; ns
 	publisher  atomic.Pointer[publish.Publisher]
 	reader     atomic.Pointer[source.Log]
 	commitTime atomic.Int64 // of the newest commit stored
@@ -306,7 +308,7 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 				log.Confirm(head.Applied.Position)
 				if head.SnapshotDone {
 					j.problem.Store(nil)
-					j.r.env.Health.SetReady(nil)
+					j.r.env.Health.SetReady(j.still())
 				}
 			case <-ctx.Done():
 				return ctx.Err()
@@ -330,6 +332,7 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 		// Whatever was put into the chain becomes a checkpoint only at the end of
 		// a transaction.
 		j.r.head.Mark()
+		j.moved.Store(time.Now().UnixNano())
 		j.reading.Store(true)
 		return log.Read(ctx, sink{Chain: chain, snap: snap, mark: j.r.head.Mark})
 	})
@@ -462,6 +465,7 @@ func (j *job) observer() publish.Observer {
 	return publish.Observer{
 		Batch: func(rows, transactions int, sourceBytes uint64, size int) {
 			m.batch(rows, transactions, sourceBytes, size)
+			j.moved.Store(time.Now().UnixNano())
 			j.r.env.Health.Touch()
 		},
 		Read:      func(at model.Micros) { j.read.Store(int64(at)) },
@@ -536,6 +540,42 @@ func (js *jobs) anyReading() bool {
 	return false
 }
 
+// beats are the newest heartbeats of the streams that are replicated here, or
+// would be if nobody else did.
+func (js *jobs) beats() []freshness.Beat {
+	var all []freshness.Beat
+	for _, j := range js.list() {
+		if j.stop {
+			continue // nobody waits for its data
+		}
+		all = append(all, freshness.Beat{Stage: freshness.Read, Stream: int64(j.stream.ID), At: j.read.Load()},
+			freshness.Beat{Stage: freshness.Published, Stream: int64(j.stream.ID), At: j.published.Load()})
+	}
+	return all
+}
+
+// assess says of each stream that stands still that it does. That it goes on is
+// said by what comes of it.
+func (js *jobs) assess() {
+	for _, j := range js.list() {
+		if err := j.still(); err != nil {
+			j.r.env.Health.SetReady(err)
+		}
+	}
+}
+
+// still is an error if nothing has come from the log for too long: heartbeats
+// are written into it all the time.
+func (j *job) still() error {
+	if !j.reading.Load() {
+		return nil // or there is another error
+	}
+	if since := time.Since(time.Unix(0, j.moved.Load())); since > j.r.cfg.Heartbeat+freshness.Patience {
+		return fmt.Errorf("stream %d stands still: nothing was read and published for %s", j.stream.ID, since.Round(time.Second))
+	}
+	return nil
+}
+
 // watch follows the catalog: a job for each stream.
 func (r *replicator) watch(ctx context.Context) error {
 	defer func() { // ctx has ended
@@ -591,6 +631,9 @@ func (r *replicator) adjust(ctx context.Context, streams []model.Stream) {
 		}
 		jctx, cancel := context.WithCancel(ctx)
 		j := &job{r: r, stream: *w, stop: w.State == model.Stopped, cancel: cancel, done: make(chan struct{}), log: r.env.Log.With("stream", int64(id))}
+		// What is stored has been read and published, if by another process.
+		j.read.Store(int64(w.Head.Heartbeat))
+		j.published.Store(int64(w.Head.Heartbeat))
 		r.jobs.mu.Lock()
 		r.jobs.all[id] = j
 		r.jobs.mu.Unlock()

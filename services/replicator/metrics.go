@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/services/replicator/internal/source"
 )
 
@@ -19,7 +20,7 @@ type metrics struct {
 	collectors                            []prometheus.Collector
 }
 
-func newMetrics(reg prometheus.Registerer, js *jobs) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, js *jobs, links *freshness.Links) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
@@ -31,7 +32,7 @@ func newMetrics(reg prometheus.Registerer, js *jobs) (*metrics, error) {
 		publishedBytes: counter("sluice_replicator_published_bytes_total", "Bytes of batches published."),
 		copied:         counter("sluice_replicator_snapshot_rows_total", "Rows copied from tables."),
 	}
-	m.collectors = []prometheus.Collector{m.dataBytes, m.rows, m.transactions, m.chunks, m.publishedBytes, m.copied, &gauges{jobs: js}}
+	m.collectors = []prometheus.Collector{m.dataBytes, m.rows, m.transactions, m.chunks, m.publishedBytes, m.copied, &gauges{jobs: js}, freshness.Beats(js.beats), links}
 	for i, c := range m.collectors {
 		if err := reg.Register(c); err != nil {
 			for _, done := range m.collectors[:i] {
@@ -64,7 +65,6 @@ var (
 	inFlightDesc = prometheus.NewDesc("sluice_replicator_in_flight_bytes", "Bytes published and not committed.", []string{"stream"}, nil)
 	slotDesc     = prometheus.NewDesc("sluice_replicator_slot_lag_bytes", "Log that the source keeps for the stream.", []string{"stream"}, nil)
 	safeDesc     = prometheus.NewDesc("sluice_replicator_slot_safe_bytes", "Log that may be written before the slot is lost.", []string{"stream"}, nil)
-	beatDesc     = prometheus.NewDesc("sluice_replicator_heartbeat_age_seconds", "Age of the newest heartbeat published.", []string{"stream"}, nil)
 )
 
 // gauges are read when they are asked for.
@@ -84,7 +84,7 @@ type lagAt struct {
 const lagInterval = 10 * time.Second
 
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{lagDesc, inFlightDesc, slotDesc, safeDesc, beatDesc} {
+	for _, d := range []*prometheus.Desc{lagDesc, inFlightDesc, slotDesc, safeDesc} {
 		ch <- d
 	}
 }
@@ -104,9 +104,6 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 		stream := strconv.FormatInt(int64(j.stream.ID), 10)
 		messages, bytes := p.InFlight()
 		ch <- prometheus.MustNewConstMetric(inFlightDesc, prometheus.GaugeValue, float64(bytes), stream)
-		if at := j.published.Load(); at != 0 {
-			ch <- prometheus.MustNewConstMetric(beatDesc, prometheus.GaugeValue, time.Since(time.UnixMicro(at)).Seconds(), stream)
-		}
 		if l, ok := g.slot(j); ok && l.Bytes >= 0 {
 			ch <- prometheus.MustNewConstMetric(slotDesc, prometheus.GaugeValue, float64(l.Bytes), stream)
 			if l.SafeWALSize >= 0 {

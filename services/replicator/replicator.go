@@ -11,6 +11,8 @@
 //   - D5: batches carry the epoch of the session that made them; who loses the
 //     lease stops at once (TestTakeover).
 //   - A transaction of any size takes bounded memory (TestHugeTransaction).
+//   - It is not ready if a stream that is read stands still, whether or not
+//     anything has failed (TestStandsStill).
 package replicator
 
 import (
@@ -27,6 +29,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/libs/kit/stream"
@@ -116,7 +119,14 @@ func run(ctx context.Context, cfg Config, src source.Source, conns Conns, env se
 		env: env, head: head.New(src, env.Log),
 	}
 	r.jobs = newJobs()
-	if r.metrics, err = newMetrics(env.Metrics, r.jobs); err != nil {
+	links := freshness.NewLinks(env.Log, nil).
+		Add("source", func(ctx context.Context) error {
+			_, err := r.head.Position(ctx)
+			return err
+		}).
+		Add("nats", freshness.NATS(conns.NATS)).
+		Add("bucket-store", freshness.GRPC(conns.Store))
+	if r.metrics, err = newMetrics(env.Metrics, r.jobs, links); err != nil {
 		return err
 	}
 	defer r.metrics.unregister(env.Metrics)
@@ -124,6 +134,7 @@ func run(ctx context.Context, cfg Config, src source.Source, conns Conns, env se
 	eg, ctx := errgroup.WithContext(ctx)
 	eg.Go(func() error { return r.head.Run(ctx) })
 	eg.Go(func() error { return r.heartbeats(ctx) })
+	eg.Go(func() error { return links.Run(ctx) })
 	eg.Go(func() error { return r.watch(ctx) })
 	if conns.Listener != nil {
 		eg.Go(func() error {
@@ -150,6 +161,7 @@ func (r *replicator) heartbeats(ctx context.Context) error {
 		case <-tick.C:
 		case <-alive.C:
 			r.env.Health.Touch()
+			r.jobs.assess()
 			continue
 		case <-ctx.Done():
 			return ctx.Err()

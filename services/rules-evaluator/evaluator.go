@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/rules-evaluator/internal/catalog"
@@ -90,16 +91,19 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	if cfg.DefaultSchema == "" {
 		cfg.DefaultSchema = "public"
 	}
-	m, err := newMetrics(env.Metrics)
+	plans := catalog.New(pb.NewCatalogClient(conns.Store), cfg.DefaultSchema, env.Log)
+	ready := &readiness{health: env.Health, waiting: map[string]error{
+		"sync configs": service.ErrStarting, "JetStream": service.ErrStarting, "bucket-store": service.ErrStarting,
+	}}
+	links := freshness.NewLinks(env.Log, func(peer string, err error) { ready.set("link to "+peer, err) }).
+		Add("nats", freshness.NATS(conns.NATS)).
+		Add("bucket-store", freshness.GRPC(conns.Store))
+	m, err := newMetrics(env.Metrics, freshness.Beats(plans.Beats), links)
 	if err != nil {
 		return err
 	}
 	defer m.unregister()
-	ready := &readiness{health: env.Health, waiting: map[string]error{
-		"sync configs": service.ErrStarting, "JetStream": service.ErrStarting, "bucket-store": service.ErrStarting,
-	}}
 	problems := newReporter(env.Log, time.Now)
-	plans := catalog.New(pb.NewCatalogClient(conns.Store), cfg.DefaultSchema, env.Log)
 	f := flow.New(flow.Config{Workers: cfg.Workers, MaxBytes: cfg.MaxBytes}, conns.NATS, pb.NewAppenderClient(conns.Store), plans, flow.Observer{
 		Batch: func(changes, rows int, took time.Duration) {
 			m.batches.Inc()
@@ -131,6 +135,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return plans.Run(ctx, func(err error) { ready.set("sync configs", err) }) })
 	g.Go(func() error { return f.Run(ctx) })
+	g.Go(func() error { return links.Run(ctx) })
 	g.Go(func() error {
 		return plans.Deploy(ctx, catalog.Source{
 			Path: cfg.SyncConfigPath, Content: cfg.SyncConfigContent, ExitOnError: cfg.ExitOnError, SlotPrefix: cfg.SlotPrefix,
@@ -173,8 +178,8 @@ type metrics struct {
 	settled                                                      map[pb.ApplyResult]prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
-	m := &metrics{registerer: r, settled: map[pb.ApplyResult]prometheus.Counter{}}
+func newMetrics(r prometheus.Registerer, more ...prometheus.Collector) (*metrics, error) {
+	m := &metrics{registerer: r, all: more, settled: map[pb.ApplyResult]prometheus.Counter{}}
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "sluice", Subsystem: "evaluator", Name: name, Help: help})
 		m.all = append(m.all, c)

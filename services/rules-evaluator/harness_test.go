@@ -18,6 +18,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/errs"
@@ -263,6 +265,7 @@ func (w *world) serve(lis net.Listener) {
 		g := grpc.NewServer()
 		pb.RegisterAppenderServer(g, w.store)
 		pb.RegisterCatalogServer(g, w.store)
+		healthpb.RegisterHealthServer(g, health.NewServer())
 		stop := context.AfterFunc(ctx, g.Stop) // as a crash would: running calls break
 		defer stop()
 		w.served <- g.Serve(lis)

@@ -2,9 +2,7 @@ package gateway
 
 import (
 	"net/http"
-	"time"
 
-	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/admin"
 )
 
@@ -14,14 +12,6 @@ func (g *gateway) admin() http.Handler {
 		FromFile: g.cfg.SyncConfigFromFile, SlotPrefix: g.cfg.SlotPrefix, DefaultSchema: g.cfg.DefaultSchema,
 		ConnectionID: g.cfg.ConnectionID, Tag: g.cfg.ConnectionTag, DebugAPI: g.cfg.DebugAPI, Heartbeat: g.cfg.Heartbeat,
 		Sessions: func() int { return int(g.stats.Sessions.Load()) },
-		Noticed: func() (at model.Checkpoint, since time.Time, ok bool) {
-			hub, err := g.hub()
-			if err != nil {
-				return model.Checkpoint{}, time.Time{}, false
-			}
-			at, since = hub.Applied()
-			return at, since, !since.IsZero()
-		},
-		Log: g.log,
+		Beats:    g.beats, Links: g.links.Heard, Log: g.log,
 	})
 }

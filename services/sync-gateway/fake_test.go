@@ -35,23 +35,24 @@ type fakeStore struct {
 
 	nc *nats.Conn
 
-	mu       sync.Mutex
-	streams  []model.Stream
-	watchers map[chan struct{}]struct{}
-	ops      map[string][]model.Op
-	cleared  map[string]model.OpID
-	lookups  map[string][]entry
-	at       model.Checkpoint
-	position uint64 // of the source
-	last     model.OpID
-	sequence uint64
-	writes   map[string]model.WriteCheckpoint
-	told     map[string]uint64
-	mute     bool               // notices are lost
-	held     func(stream int64) // called by Reached, which it may hold up; nil = none
-	calls    map[string]int
-	marks    int
-	deployed []*pb.DeployRequest
+	mu        sync.Mutex
+	streams   []model.Stream
+	watchers  map[chan struct{}]struct{}
+	ops       map[string][]model.Op
+	cleared   map[string]model.OpID
+	lookups   map[string][]entry
+	heartbeat model.Micros
+	at        model.Checkpoint
+	position  uint64 // of the source
+	last      model.OpID
+	sequence  uint64
+	writes    map[string]model.WriteCheckpoint
+	told      map[string]uint64
+	mute      bool               // notices are lost
+	held      func(stream int64) // called by Reached, which it may hold up; nil = none
+	calls     map[string]int
+	marks     int
+	deployed  []*pb.DeployRequest
 }
 
 type entry struct {
@@ -79,9 +80,17 @@ func (f *fakeStore) commit(change func(tx *tx)) model.Checkpoint {
 	return f.at
 }
 
+// beat is a transaction with a heartbeat.
+func (f *fakeStore) beat(at time.Time) {
+	f.mu.Lock()
+	f.heartbeat = model.Micros(at.UnixMicro())
+	f.mu.Unlock()
+	f.commit(nil)
+}
+
 func (f *fakeStore) publish(t *tx) {
 	f.sequence++
-	n := model.CheckpointNotice{Stream: f.streams[len(f.streams)-1].ID, Run: 7, Sequence: f.sequence, Checkpoint: f.at}
+	n := model.CheckpointNotice{Stream: f.streams[len(f.streams)-1].ID, Run: 7, Sequence: f.sequence, Checkpoint: f.at, Heartbeat: f.heartbeat}
 	for b := range t.buckets {
 		n.Buckets = append(n.Buckets, b)
 	}
@@ -188,7 +197,7 @@ func (f *fakeStore) Head(context.Context, *pb.HeadRequest) (*pb.HeadReply, error
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.called("Head")
-	return &pb.HeadReply{Head: wire.StreamHead(&model.StreamHead{Checkpoint: f.at}), Run: 7, Sequence: f.sequence}, nil
+	return &pb.HeadReply{Head: wire.StreamHead(&model.StreamHead{Checkpoint: f.at, Heartbeat: f.heartbeat}), Run: 7, Sequence: f.sequence}, nil
 }
 
 func (f *fakeStore) Lookups(_ context.Context, r *pb.LookupsRequest) (*pb.LookupsReply, error) {

@@ -15,6 +15,8 @@
 //     (TestDrain).
 //   - A user, or an address, that has had its part is told so, by HTTP and by
 //     WebSocket, and others go on (TestLimits).
+//   - It is ready once its canary was told of a checkpoint, and goes on being
+//     ready when data gets old (TestReadiness).
 //   - A renewed certificate is shown to new connections, and ends none
 //     (TestTLSReload).
 package gateway
@@ -37,6 +39,7 @@ import (
 	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
@@ -128,11 +131,13 @@ type gateway struct {
 	limited atomic.Uint64
 	keeper  *checkpoint.Keeper
 	source  *backend.Source
+	links   *freshness.Links
 
 	hubs     *errgroup.Group
 	mu       sync.Mutex
 	active   *active
 	watching error // why there is no active stream
+	draining bool
 }
 
 // active is the stream that clients are served from.
@@ -142,6 +147,7 @@ type active struct {
 	hub    *fanout.Hub
 	chunks *chunk.Cache
 	stop   context.CancelFunc
+	told   atomic.Int64 // newest heartbeat that the canary was told of, µs
 }
 
 var errStarting = errors.New("the store was not reached yet")
@@ -164,7 +170,11 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 			return fmt.Errorf("sluice.gateway.tls: %w", err)
 		}
 	}
-	if err := g.register(env.Metrics, shown); err != nil {
+	g.links = freshness.NewLinks(env.Log, nil).
+		Add("nats", freshness.NATS(conns.NATS)).
+		Add("bucket-store", freshness.GRPC(conns.Store)).
+		Add("replicator", freshness.GRPC(conns.Source))
+	if err := g.register(env.Metrics, shown, freshness.Beats(g.beats), g.links); err != nil {
 		_ = conns.Listener.Close()
 		return fmt.Errorf("register metrics: %w", err)
 	}
@@ -200,6 +210,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	eg.Go(func() error { return g.keeper.Run(inner) })
 	eg.Go(func() error { return g.watch(inner) })
 	eg.Go(func() error { return g.touch(inner) })
+	eg.Go(func() error { return g.links.Run(inner) })
 	eg.Go(func() error {
 		if err := serve(conns.Listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP: %w", err)
@@ -212,6 +223,9 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	case <-ctx.Done():
 	case <-inner.Done(): // a part failed
 	}
+	g.mu.Lock()
+	g.draining = true
+	g.mu.Unlock()
 	env.Health.SetReady(errors.New("shutting down"))
 	server.Drain()
 	g.drain(h)
@@ -309,8 +323,7 @@ func (a *active) Create(ctx context.Context, head model.Position, rs []backend.R
 
 // Reached is the position that the stream's clients are told of.
 func (a *active) Reached() model.Position {
-	at, _ := a.hub.Applied()
-	return at.Position
+	return a.hub.Applied().Position
 }
 
 // position is the end of the source's log, for a write checkpoint of the legacy
@@ -328,8 +341,9 @@ func (g *gateway) watch(ctx context.Context) error {
 	for {
 		err := backend.WatchStreams(ctx, g.conns.Store, func(streams []model.Stream) {
 			pause = 50 * time.Millisecond
-			g.choose(ctx, streams)
-			g.env.Health.SetReady(nil)
+			if !g.choose(ctx, streams) {
+				g.ready() // there is nothing to serve, but that can be said
+			}
 		})
 		if ctx.Err() != nil {
 			return nil
@@ -344,8 +358,35 @@ func (g *gateway) watch(ctx context.Context) error {
 	}
 }
 
-// choose makes the newest stream that may be read the active one (INV-36).
-func (g *gateway) choose(ctx context.Context, streams []model.Stream) {
+// ready says that the gateway has shown that it can serve. From then on it is
+// ready whatever happens upstream: all gateways would be unready at once, and
+// old data is better than none. How old it is, the heartbeats tell.
+func (g *gateway) ready() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.draining {
+		g.env.Health.SetReady(nil)
+	}
+}
+
+// beats are the newest heartbeats of the active stream.
+func (g *gateway) beats() []freshness.Beat {
+	g.mu.Lock()
+	a := g.active
+	g.mu.Unlock()
+	if a == nil {
+		return nil
+	}
+	id := int64(a.stream.ID)
+	return []freshness.Beat{
+		{Stage: freshness.Noticed, Stream: id, At: int64(a.hub.Noticed())},
+		{Stage: freshness.Delivered, Stream: id, At: a.told.Load()},
+	}
+}
+
+// choose makes the newest stream that may be read the active one (INV-36). It
+// reports whether there is an active one.
+func (g *gateway) choose(ctx context.Context, streams []model.Stream) bool {
 	var newest *model.Stream
 	for i := range streams {
 		s := &streams[i]
@@ -358,12 +399,12 @@ func (g *gateway) choose(ctx context.Context, streams []model.Stream) {
 	g.watching = nil
 	g.mu.Unlock()
 	if newest == nil || old != nil && old.stream.ID == newest.ID {
-		return
+		return old != nil
 	}
 	a, err := g.start(ctx, *newest)
 	if err != nil {
 		g.log.Error("sync config cannot be served", "stream", int64(newest.ID), "error", errs.Cause(err), "code", string(errs.CodeOf(err)))
-		return
+		return old != nil
 	}
 	g.mu.Lock()
 	g.active = a
@@ -376,6 +417,7 @@ func (g *gateway) choose(ctx context.Context, streams []model.Stream) {
 			return nil
 		})
 	}
+	return true
 }
 
 // start starts serving a stream.
@@ -400,6 +442,13 @@ func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
 	feed := backend.Notices{NATS: g.conns.NATS, Log: g.log, Trace: g.env.Trace}
 	g.hubs.Go(func() error { return a.chunks.Run(ctx) })
 	g.hubs.Go(func() error { return a.hub.Run(ctx, feed) })
+	g.hubs.Go(func() error {
+		a.hub.Canary(ctx, func(at model.Micros) {
+			a.told.Store(int64(at))
+			g.ready()
+		})
+		return nil
+	})
 	return a, nil
 }
 

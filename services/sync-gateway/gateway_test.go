@@ -59,11 +59,22 @@ func testAuth() config.Auth {
 // newHouse starts a gateway on a fake store with one active stream.
 func newHouse(t testing.TB, change func(*Config)) *house {
 	t.Helper()
+	h := buildHouse(t, change, true)
+	wait(t, func() bool { return h.env.Health.Snapshot().Ready })
+	return h
+}
+
+// buildHouse does not wait until the gateway is ready. Without a checkpoint it
+// does not become so.
+func buildHouse(t testing.TB, change func(*Config), checkpoint bool) *house {
+	t.Helper()
 	nc := startNATS(t)
 	env := service.Env{Log: slog.New(slog.NewTextHandler(logWriter{t}, nil)), Metrics: prometheus.NewRegistry(), Health: new(service.Health), Instance: t.Name()}
 	h := &house{store: newFakeStore(nc), env: env, done: make(chan error, 1)}
 	h.store.activate(1, testConfig)
-	h.store.commit(nil)
+	if checkpoint {
+		h.store.commit(nil)
+	}
 	conn := serveStore(t, h.store, env)
 	lis := listen(t)
 	h.url = "http://" + lis.Addr().String()
@@ -83,8 +94,53 @@ func newHouse(t testing.TB, change func(*Config)) *house {
 		}
 		http.DefaultClient.CloseIdleConnections()
 	})
-	wait(t, func() bool { return env.Health.Snapshot().Ready })
 	return h
+}
+
+// gauge is the value of a metric with this label value, or with no label if that
+// is ""; -1 if there is none.
+func (h *house) gauge(t testing.TB, name, label string) float64 {
+	t.Helper()
+	families, err := h.env.Metrics.(*prometheus.Registry).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			found := label == "" && len(m.GetLabel()) == 0
+			for _, l := range m.GetLabel() {
+				found = found || l.GetValue() == label
+			}
+			if found {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
+}
+
+// TestReadiness: that the store answers is not enough to be ready; that data is
+// old is not enough to be unready. How old it is shows in the metrics.
+func TestReadiness(t *testing.T) {
+	h := buildHouse(t, nil, false)
+	wait(t, func() bool { return h.gauge(t, "sluice_link_heard_timestamp_seconds", "bucket-store") > 0 })
+	if h.env.Health.Snapshot().Ready {
+		t.Fatal("ready before a session could be served")
+	}
+	beat := time.Now().Add(-time.Hour).Truncate(time.Second)
+	h.store.beat(beat)
+	wait(t, func() bool { return h.env.Health.Snapshot().Ready })
+	for _, stage := range []string{"noticed", "delivered"} {
+		wait(t, func() bool { return h.gauge(t, "sluice_heartbeat_timestamp_seconds", stage) == float64(beat.Unix()) })
+	}
+	if n := h.gauge(t, "powersync_concurrent_connections", ""); n != 0 {
+		t.Errorf("%v connections", n)
+	}
+	h.stop()
+	wait(t, func() bool { return !h.env.Health.Snapshot().Ready })
 }
 
 type logWriter struct{ t testing.TB }

@@ -10,7 +10,7 @@ import (
 )
 
 // register adds the gateway's metrics: those of spec/06 §7.1, and our own.
-func (g *gateway) register(r prometheus.Registerer, shown *certificate.Keeper) error {
+func (g *gateway) register(r prometheus.Registerer, shown *certificate.Keeper, more ...prometheus.Collector) error {
 	if r == nil {
 		return nil
 	}
@@ -51,6 +51,9 @@ func (g *gateway) register(r prometheus.Registerer, shown *certificate.Keeper) e
 	gauge("sluice_gateway_chunk_bytes", "Memory of kept chunks of the active stream.", chunks(func(_, _, _ uint64, b int64) float64 { return float64(b) }))
 	if shown != nil {
 		gauge("sluice_gateway_certificate_expiry_timestamp_seconds", "When the TLS certificate expires.", func() float64 { return float64(shown.Expires().Unix()) })
+	}
+	for _, c := range more {
+		failed = append(failed, r.Register(c))
 	}
 	return errors.Join(failed...)
 }

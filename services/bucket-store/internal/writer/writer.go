@@ -21,9 +21,11 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
@@ -143,10 +145,28 @@ func (h *Hub) start(s *model.Stream) *Writer {
 		in: make(chan any, 64), work: make(chan ledger.Action, 1), done: make(chan ledger.Event, 1), states: make(chan struct{}, 1),
 		view: view{head: s.Head, moved: make(chan struct{})},
 	}
+	w.over.Store(over(s.State))
 	h.writers[s.ID] = w
 	h.wg.Go(w.loop)
 	h.wg.Go(w.perform)
 	return w
+}
+
+// over reports whether nobody waits for the data of a stream in this state.
+func over(s model.StreamState) bool { return s == model.Stopped || s == model.Terminated }
+
+// Beats are the newest heartbeats that are stored of the live streams.
+func (h *Hub) Beats() []freshness.Beat {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []freshness.Beat
+	for _, w := range h.writers {
+		if !w.over.Load() {
+			head, _, _ := w.Head()
+			all = append(all, freshness.Beat{Stage: freshness.Stored, Stream: int64(w.id), At: int64(head.Heartbeat)})
+		}
+	}
+	return all
 }
 
 // Writer returns the writer of a stream, store.ErrNoStream if there is none.
@@ -215,6 +235,7 @@ type Writer struct {
 	traced     *trace.Span // of the newest batch committed that no notice has told of
 
 	view view
+	over atomic.Bool // the stream is stopped or terminated
 }
 
 type arrival struct {
@@ -315,6 +336,7 @@ func (w *Writer) look() {
 	}
 	for i := range streams {
 		if streams[i].ID == w.id {
+			w.over.Store(over(streams[i].State))
 			w.step(ledger.StateChanged{State: streams[i].State})
 			if streams[i].State == model.Terminated {
 				w.hub.remove(w)

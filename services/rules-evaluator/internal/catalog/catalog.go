@@ -18,10 +18,12 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/libs/wire"
@@ -110,6 +112,7 @@ func (c *Catalog) plan(s *model.Stream) *Plan {
 		return p
 	}
 	p = Compile(s, c.defaultSchema)
+	p.Saw(s.Head.Heartbeat) // what is stored was evaluated, if by another process
 	if p.Err != nil {
 		c.log.Error("the sync config of a stream does not compile; its changes wait", "stream", s.ID, "error", p.Err)
 	}
@@ -120,6 +123,17 @@ func (c *Catalog) plan(s *model.Stream) *Plan {
 	}
 	c.plans[s.ID] = p
 	return p
+}
+
+// Beats are the newest heartbeats that were evaluated of the live streams.
+func (c *Catalog) Beats() []freshness.Beat {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []freshness.Beat
+	for id, p := range c.plans {
+		all = append(all, freshness.Beat{Stage: freshness.Evaluated, Stream: int64(id), At: p.beat.Load()})
+	}
+	return all
 }
 
 // Plan returns the plan of a stream, asking the catalog if it is not known. It
@@ -153,6 +167,7 @@ type Plan struct {
 	// the newer of two versions of Sluice is needed here.
 	Err   error
 	rules *rules.Plan
+	beat  atomic.Int64 // newest heartbeat evaluated, µs
 
 	mu     sync.RWMutex
 	tables map[model.TableID]*table // guarded by mu
@@ -171,6 +186,15 @@ func Compile(s *model.Stream, defaultSchema string) *Plan {
 		return &Plan{Err: err}
 	}
 	return &Plan{rules: p, tables: map[model.TableID]*table{}}
+}
+
+// Saw says that the heartbeat of a batch was evaluated; 0 = it has none.
+func (p *Plan) Saw(at model.Micros) {
+	for was := p.beat.Load(); int64(at) > was; was = p.beat.Load() {
+		if p.beat.CompareAndSwap(was, int64(at)) {
+			return
+		}
+	}
 }
 
 // Table returns the compiled form of t.

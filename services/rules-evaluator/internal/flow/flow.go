@@ -458,6 +458,7 @@ func (f *Flow) evaluate(w *evaluate.Worker, p *evaluate.Batch, plan *catalog.Pla
 	*buf = wire.AppendEvaluatedRows((*buf)[:0], rows)
 	now := time.Now()
 	p.Meta.EvaluatedAt = model.Micros(now.UnixMicro())
+	plan.Saw(p.Meta.Heartbeat)
 	f.obs.Batch(len(p.Changes), len(rows), now.Sub(start))
 	return &pb.EvaluatedBatch{
 		Stream:   int64(p.Stream),

@@ -327,6 +327,15 @@ func printStatus(w io.Writer, s admin.Status) error {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", g.Name, age, state, g.Detail)
 	}
 	fmt.Fprintln(tw, "\t\t\t")
+	fmt.Fprintln(tw, "PEER OF THE GATEWAY\tHEARD\tSTATE\t")
+	for _, l := range s.Links {
+		state := "silent"
+		if l.OK {
+			state = "ok"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t\n", l.Peer, time.Duration(l.AgeMS)*time.Millisecond, state)
+	}
+	fmt.Fprintln(tw, "\t\t\t")
 	fmt.Fprintln(tw, "STREAM\tSTATE\tCHECKPOINT\tPOSITION")
 	for _, r := range s.Streams {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", r.Name, r.State, cmp.Or(r.Checkpoint.String(), "-"), cmp.Or(r.Position, "-"))

@@ -127,7 +127,7 @@ func TestInstance(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		replies := map[string]string{
 			"/api/admin/v1/sluice/status": `{"data":{"healthy":` + healthy + `,"stages":[{"name":"read","heartbeat_at":"2026-01-01T00:00:00Z","age_ms":1500,"ok":true,"detail":""},` +
-				`{"name":"stored","heartbeat_at":null,"age_ms":null,"ok":false,"detail":"never"}],"streams":[{"id":1,"name":"s_1","state":"ACTIVE","checkpoint":"7","position":"P","last_error":""}],"sessions":3}}`,
+				`{"name":"stored","heartbeat_at":null,"age_ms":null,"ok":false,"detail":"never"}],"links":[{"peer":"nats","age_ms":12500,"ok":false}],"streams":[{"id":1,"name":"s_1","state":"ACTIVE","checkpoint":"7","position":"P","last_error":""}],"sessions":3}}`,
 			"/api/admin/v1/sluice/compact": `{"data":{"buckets":2}}`,
 			"/api/admin/v1/sluice/backup":  `{"data":{"path":"/store-backups/n","files":3,"bytes":5}}`,
 			"/api/sync-rules/v1/deploy":    `{"data":{"slot_name":"s_1"}}`,
@@ -138,7 +138,7 @@ func TestInstance(t *testing.T) {
 	path := files(t, service, syncConfig)
 	t.Setenv("SLUICE_URL", s.URL)
 	code, out, stderr := sluice("status", "--config", path)
-	for _, want := range []string{"read", "1.5s", "stored", "stale", "never", "s_1", "ACTIVE", "3 clients"} {
+	for _, want := range []string{"read", "1.5s", "stored", "stale", "never", "nats", "12.5s", "silent", "s_1", "ACTIVE", "3 clients"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("status lacks %q: %d %s %s", want, code, out, stderr)
 		}

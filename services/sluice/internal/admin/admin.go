@@ -57,6 +57,13 @@ type Stage struct {
 	Detail      string     `json:"detail"`
 }
 
+// Link is a peer of the gateway that was asked.
+type Link struct {
+	Peer  string `json:"peer"`
+	AgeMS int64  `json:"age_ms"` // since it was last heard
+	OK    bool   `json:"ok"`
+}
+
 // Stream is a replication stream.
 type Stream struct {
 	ID         int64       `json:"id"`
@@ -71,6 +78,7 @@ type Stream struct {
 type Status struct {
 	Healthy  bool     `json:"healthy"`
 	Stages   []Stage  `json:"stages"`
+	Links    []Link   `json:"links"`
 	Streams  []Stream `json:"streams"`
 	Sessions int64    `json:"sessions"`
 }

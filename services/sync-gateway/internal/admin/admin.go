@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/libs/wire"
@@ -52,10 +53,12 @@ type Options struct {
 	Heartbeat     time.Duration // interval of heartbeats
 	// Sessions is the number of streams of this gateway.
 	Sessions func() int
-	// Noticed is the checkpoint that this gateway's clients are told of, and
-	// when it came; ok is false if there is none.
-	Noticed func() (at model.Checkpoint, since time.Time, ok bool)
-	Log     *slog.Logger
+	// Beats are the newest heartbeats that this gateway has noticed, and told its
+	// canary of; none if there is no active stream.
+	Beats func() []freshness.Beat
+	// Links are the peers of this gateway, and when they were last heard.
+	Links func() map[string]time.Time
+	Log   *slog.Logger
 }
 
 // API is the admin API.

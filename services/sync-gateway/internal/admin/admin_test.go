@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/libs/model"
@@ -110,7 +111,12 @@ func newAPI(t *testing.T, f *fakes, change func(*Options)) *API {
 		}
 	})
 	o := Options{Store: conn, Source: conn, Compactor: conn, Tokens: []string{"one", "two"}, DefaultSchema: "public", ConnectionID: "default", Tag: "default", Heartbeat: time.Second,
-		Sessions: func() int { return 7 }, Noticed: func() (model.Checkpoint, time.Time, bool) { return model.Checkpoint{}, time.Now(), true }, Log: log}
+		Sessions: func() int { return 7 }, Log: log,
+		Beats: func() []freshness.Beat {
+			now := time.Now().UnixMicro()
+			return []freshness.Beat{{Stage: freshness.Noticed, At: now}, {Stage: freshness.Delivered, At: now}}
+		},
+		Links: func() map[string]time.Time { return map[string]time.Time{"nats": time.Now()} }}
 	if change != nil {
 		change(&o)
 	}
@@ -155,7 +161,7 @@ func TestStatusErrored(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &s); err != nil {
 		t.Fatal(err)
 	}
-	if s.Data.Healthy || len(s.Data.Stages) != 5 || s.Data.Stages[3].OK || s.Data.Stages[3].Detail != "[PSYNC_S1146] the history is lost" {
+	if s.Data.Healthy || len(s.Data.Stages) != 6 || s.Data.Stages[3].OK || s.Data.Stages[3].Detail != "[PSYNC_S1146] the history is lost" {
 		t.Errorf("%s", body)
 	}
 	if len(s.Data.Streams) != 2 || s.Data.Streams[0].State != "ERRORED" || s.Data.Streams[0].LastError == "" || s.Data.Streams[1].State != "PROCESSING" {
@@ -450,7 +456,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%+v", x)
 		}
 	}
-	if !s.Data.Healthy || strings.Join(names, "|") != "read|published|evaluated|stored|noticed" || s.Data.Sessions != 7 {
+	if !s.Data.Healthy || strings.Join(names, "|") != "read|published|evaluated|stored|noticed|delivered" || s.Data.Sessions != 7 {
 		t.Errorf("%+v", s)
 	}
 	if x := s.Data.Streams[0]; x.ID != 3 || x.State != "ACTIVE" || x.Checkpoint != "42" || x.Position != "0/2" {

@@ -3,15 +3,18 @@ package admin
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 )
 
-// stage is a place of the pipeline, and when it last moved.
+// stage is a place of the pipeline, and the newest heartbeat that came to it.
 type stage struct {
 	Name      string  `json:"name"`
 	Heartbeat *string `json:"heartbeat_at"`
@@ -19,10 +22,6 @@ type stage struct {
 	OK        bool    `json:"ok"`
 	Detail    string  `json:"detail"`
 }
-
-// slack is how much longer than the interval of heartbeats ago the last movement
-// of a stage may be.
-const slack = 9 * time.Second
 
 func (a *API) newStage(name string, at model.Micros, now time.Time, detail string) stage {
 	s := stage{Name: name, Detail: detail}
@@ -36,11 +35,28 @@ func (a *API) newStage(name string, at model.Micros, now time.Time, detail strin
 	text := t.UTC().Format(time.RFC3339Nano)
 	age := max(0, now.Sub(t).Milliseconds())
 	s.Heartbeat, s.AgeMS = &text, &age
-	s.OK = age < (a.o.Heartbeat+slack).Milliseconds() && detail == ""
+	s.OK = age < (a.o.Heartbeat+freshness.Patience).Milliseconds() && detail == ""
 	if !s.OK && detail == "" {
 		s.Detail = fmt.Sprintf("has not moved for %s", (time.Duration(age) * time.Millisecond).Round(time.Second))
 	}
 	return s
+}
+
+// link is a peer of this gateway.
+type link struct {
+	Peer  string `json:"peer"`
+	AgeMS int64  `json:"age_ms"` // since it was last heard
+	OK    bool   `json:"ok"`
+}
+
+func (a *API) links(now time.Time) []link {
+	out := []link{}
+	heard := a.o.Links()
+	for _, peer := range slices.Sorted(maps.Keys(heard)) {
+		age := max(0, now.Sub(heard[peer]))
+		out = append(out, link{Peer: peer, AgeMS: age.Milliseconds(), OK: age <= freshness.Patience})
+	}
+	return out
 }
 
 type streamStatus struct {
@@ -59,10 +75,12 @@ func (a *API) status(c *call) (any, error) {
 	out := struct {
 		Healthy  bool           `json:"healthy"`
 		Stages   []stage        `json:"stages"`
+		Links    []link         `json:"links"`
 		Streams  []streamStatus `json:"streams"`
 		Sessions int            `json:"sessions"`
 	}{Stages: []stage{}, Streams: []streamStatus{}, Sessions: a.o.Sessions()}
 	now := time.Now()
+	out.Links = a.links(now)
 	s, err := a.streams(ctx)
 	if err != nil {
 		out.Stages = append(out.Stages, a.newStage("stored", 0, now, "bucket-store cannot be reached"))
@@ -85,20 +103,26 @@ func (a *API) status(c *call) (any, error) {
 	}
 	read, published, detail := a.heartbeats(ctx, shown)
 	head := &shown.Head
-	noticed, why := model.Micros(0), ""
+	beats, why := map[freshness.Stage]model.Micros{}, ""
 	if s.active == nil {
 		why = "the sync config is not active yet"
-	} else if _, at, ok := a.o.Noticed(); ok {
-		noticed = model.Micros(at.UnixMicro())
+	} else {
+		for _, b := range a.o.Beats() {
+			beats[b.Stage] = model.Micros(b.At)
+		}
 	}
 	out.Stages = []stage{
 		a.newStage("read", read, now, detail),
 		a.newStage("published", published, now, detail),
 		a.newStage("evaluated", head.EvaluatedAt, now, ""),
-		a.newStage("stored", head.StoredAt, now, head.LastError),
-		a.newStage("noticed", noticed, now, why),
+		a.newStage("stored", head.Heartbeat, now, head.LastError),
+		a.newStage("noticed", beats[freshness.Noticed], now, why),
+		a.newStage("delivered", beats[freshness.Delivered], now, why),
 	}
 	out.Healthy = s.active != nil
+	for _, x := range out.Links {
+		out.Healthy = out.Healthy && x.OK
+	}
 	for _, x := range out.Stages {
 		out.Healthy = out.Healthy && x.OK
 	}

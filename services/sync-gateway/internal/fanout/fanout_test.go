@@ -38,6 +38,7 @@ type store struct {
 	lookups  map[string][]value
 	at       model.Checkpoint
 	sequence uint64
+	beat     model.Micros
 	writes   map[string]model.WriteCheckpoint
 	calls    map[string]int
 	keys     map[string]int // keys asked for, by call
@@ -90,6 +91,7 @@ func (s *store) commit(change func(c *commit)) model.Checkpoint {
 	var p int
 	_, _ = fmt.Sscanf(string(s.at.Position), "%d", &p)
 	s.at.Position = model.Position(fmt.Sprintf("%08d", p+1))
+	s.beat = max(s.beat, c.n.Heartbeat)
 	s.sequence++
 	c.n.Sequence, c.n.Checkpoint = s.sequence, s.at
 	for k, w := range s.writes {
@@ -136,7 +138,7 @@ func (s *store) Head(context.Context) (backend.Head, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return backend.Head{Checkpoint: s.at, Run: 1, Sequence: s.sequence}, nil
+	return backend.Head{Checkpoint: s.at, Run: 1, Sequence: s.sequence, State: model.StreamHead{Heartbeat: s.beat}}, nil
 }
 
 func (s *store) Lookups(_ context.Context, at model.OpID, keys []string, _ int) ([][]string, error) {

@@ -25,6 +25,8 @@
 //     (TestExpiry).
 //   - The first checkpoint of a stream is read after the client came
 //     (TestFreshHead).
+//   - A heartbeat that is noticed goes through a session like any client's, and
+//     shows in no count of clients (TestCanary).
 package fanout
 
 import (
@@ -117,12 +119,13 @@ type Hub struct {
 	ctx      context.Context // of Run: sessions read under it
 	ended    error           // why no session is taken any more
 	at       model.Checkpoint
-	applied  time.Time // when at was applied
 	buckets  index
 	keys     index
 	users    index
 	sessions map[*Session]struct{}
 	recent   []change
+	beat     model.Micros // newest heartbeat noticed
+	canary   *Session     // nil until it is open
 	inbox    inbox
 	stale    map[*Session]struct{} // want a checkpoint newer than theirs
 }
@@ -145,6 +148,7 @@ type change struct {
 	buckets    map[string]struct{}
 	lookups    map[string]struct{}
 	reached    map[string]uint64
+	beat       model.Micros
 }
 
 // maxChange is how many names a change may have before it counts as everything.
@@ -348,6 +352,7 @@ func (c *change) add(n model.CheckpointNotice) {
 	c.any = true
 	c.everything = c.everything || n.Everything
 	c.at = later(c.at, n.Checkpoint)
+	c.beat = max(c.beat, n.Heartbeat)
 	if c.buckets == nil {
 		c.buckets, c.lookups, c.reached = map[string]struct{}{}, map[string]struct{}{}, map[string]uint64{}
 	}
@@ -434,6 +439,7 @@ func (h *Hub) apply(ctx context.Context, c change, reread bool) error {
 		if c.everything {
 			// Only then: a list of changes goes no further than its notice.
 			c.at = later(c.at, head.Checkpoint)
+			c.beat = max(c.beat, head.State.Heartbeat)
 		}
 		for s := range h.stale {
 			if after(head.Checkpoint, s.at) {
@@ -512,7 +518,6 @@ func (h *Hub) mark(c change, states map[string]model.BucketState) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.at = later(h.at, c.at)
-	h.applied = time.Now()
 	h.remember(c)
 	woken := map[*Session]struct{}{}
 	touch := func(s *Session) bool {
@@ -579,8 +584,12 @@ func (h *Hub) mark(c change, states map[string]model.BucketState) {
 	}
 	for s := range woken {
 		s.wake()
+		s.stats.Wakeups.Add(1)
 	}
-	h.stats.Wakeups.Add(uint64(len(woken)))
+	if c.beat > h.beat {
+		h.beat = c.beat
+		h.canary.beats(c.at, c.beat)
+	}
 }
 
 // memory is how many changes are remembered for sessions that are starting.
@@ -663,12 +672,15 @@ func (h *Hub) replaced() bool {
 func (h *Hub) Sessions() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.canary != nil {
+		return len(h.sessions) - 1
+	}
 	return len(h.sessions)
 }
 
-// Applied is the checkpoint that sessions are told of, and since when.
-func (h *Hub) Applied() (model.Checkpoint, time.Time) {
+// Applied is the checkpoint that sessions are told of.
+func (h *Hub) Applied() model.Checkpoint {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.at, h.applied
+	return h.at
 }

@@ -95,6 +95,7 @@ type Session struct {
 	expires time.Time
 	ticks   bool
 	ended   func(Summary)
+	stats   *Stats        // the hub's, unless it is the canary
 	done    chan struct{} // closed when it has ended
 	quit    chan struct{} // closed when it shall end
 	sending atomic.Int64  // when the Send under way began, in Unix ns; 0 = none
@@ -115,7 +116,7 @@ type Session struct {
 	pace    pace
 	pacer   *time.Timer // runs while news wait for the pace
 	write   uint64
-	user    *entry
+	user    *entry   // nil if it is the canary
 	entries []*entry // buckets
 	keys    []*entry // lookups
 	timer   *time.Timer
@@ -128,11 +129,7 @@ const reserve = 20 * time.Second
 // it is started, and must be started or discarded. ErrStreamReplaced says that
 // another hub has taken over.
 func (h *Hub) Open(ctx context.Context, r Request) (*Session, error) {
-	s := &Session{
-		hub: h, form: r.Form, expires: r.Expires, ticks: r.Keepalive, ended: r.Ended,
-		done: make(chan struct{}), quit: make(chan struct{}),
-		core: session.New(r.Positions), summary: Summary{Started: time.Now()},
-	}
+	s := h.session(r, h.stats)
 	q, err := h.plan.Querier(r.Rules)
 	if err != nil {
 		return nil, limit(err)
@@ -165,6 +162,14 @@ func (h *Hub) Open(ctx context.Context, r Request) (*Session, error) {
 	return s, nil
 }
 
+func (h *Hub) session(r Request, stats *Stats) *Session {
+	return &Session{
+		hub: h, form: r.Form, expires: r.Expires, ticks: r.Keepalive, ended: r.Ended, stats: stats,
+		done: make(chan struct{}), quit: make(chan struct{}),
+		core: session.New(r.Positions), summary: Summary{Started: time.Now()},
+	}
+}
+
 // first reads everything at a checkpoint read now and takes the session's place
 // in the index.
 func (s *Session) first(ctx context.Context, userKey string) error {
@@ -184,7 +189,11 @@ func (s *Session) first(ctx context.Context, userKey string) error {
 	var wg sync.WaitGroup
 	var write []uint64
 	var writeErr error
-	wg.Go(func() { write, writeErr = h.reached.Do(ctx, at.Position, []string{userKey}) })
+	if s.user != nil {
+		wg.Go(func() { write, writeErr = h.reached.Do(ctx, at.Position, []string{userKey}) })
+	} else {
+		write = []uint64{uint64(head.State.Heartbeat)}
+	}
 	states, err := h.checksums.Do(ctx, at.Op, ids(found.Buckets))
 	wg.Wait()
 	if err = errors.Join(err, writeErr); err != nil {
@@ -205,9 +214,13 @@ func (s *Session) first(ctx context.Context, userKey string) error {
 	}
 	s.at, s.write = at, max(s.write, write[0])
 	h.sessions[s] = struct{}{}
-	h.stats.Sessions.Add(1)
+	s.stats.Sessions.Add(1)
 	s.place(at, view.Buckets, found.Lookups)
 	s.core.Offer(view)
+	if s.user == nil {
+		h.canary = s
+		s.beats(h.at, h.beat) // what came since the head was read
+	}
 	return nil
 }
 
@@ -467,9 +480,9 @@ func (s *Session) count(out *Lines) {
 	s.summary.Counts.Add(counts)
 	s.summary.PlainBytes += plain
 	s.summary.Completed += out.completed
-	s.hub.stats.Ops.Add(uint64(counts.Ops()))
-	s.hub.stats.PlainBytes.Add(uint64(plain))
-	s.hub.stats.Deliveries.Add(uint64(out.completed))
+	s.stats.Ops.Add(uint64(counts.Ops()))
+	s.stats.PlainBytes.Add(uint64(plain))
+	s.stats.Deliveries.Add(uint64(out.completed))
 }
 
 func (s *Session) flush(out *Lines) error {
@@ -493,7 +506,7 @@ func (s *Session) flush(out *Lines) error {
 	s.sending.Store(now.UnixNano())
 	err := s.sink.Send(out)
 	s.sending.Store(0)
-	s.hub.stats.SentBytes.Add(uint64(s.sink.Sent() - before))
+	s.stats.SentBytes.Add(uint64(s.sink.Sent() - before))
 	s.drop(out)
 	return err
 }
@@ -568,7 +581,7 @@ func (s *Session) finish(reason error) {
 	}
 	h.mu.Unlock()
 	if errors.Is(reason, ErrSlow) {
-		h.stats.Dropped.Add(1)
+		s.stats.Dropped.Add(1)
 	}
 	s.summary.Reason = reason
 	s.summary.SentBytes = s.sink.Sent()
@@ -600,7 +613,10 @@ func (s *Session) leave() {
 	s.entries, s.keys, s.user = nil, nil, nil
 	delete(h.stale, s)
 	delete(h.sessions, s)
-	h.stats.Sessions.Add(-1)
+	if h.canary == s {
+		h.canary = nil
+	}
+	s.stats.Sessions.Add(-1)
 }
 
 // Clean reports whether a summary's reason is a normal end, and what to call it.

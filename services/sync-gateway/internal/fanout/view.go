@@ -120,7 +120,7 @@ func (s *Session) view(ctx context.Context, m marks) error {
 	due := s.core.Offer(v)
 	if due && sending {
 		s.summary.Superseded++
-		h.stats.Superseded.Add(1)
+		s.stats.Superseded.Add(1)
 	}
 	h.mu.Lock()
 	s.redo = false
