@@ -45,6 +45,7 @@ func (g *gateway) register(r prometheus.Registerer, shown *certificate.Keeper, m
 	counter("sluice_gateway_superseded_total", "Checkpoints replaced by newer ones while being sent.", &s.Superseded)
 	counter("sluice_gateway_slow_clients_total", "Streams cut off because the client did not read.", &s.Dropped)
 	counter("sluice_gateway_limited_total", "Requests and streams refused because the user or the address has had its part.", &g.limited)
+	counter("sluice_gateway_vanished_clients_total", "Connections given up because the client was not heard any more.", &s.Vanished)
 	gauge("sluice_gateway_chunk_hits", "Chunks of the active stream that were there.", chunks(func(h, _, _ uint64, _ int64) float64 { return float64(h) }))
 	gauge("sluice_gateway_chunk_misses", "Chunks of the active stream that were read.", chunks(func(_, m, _ uint64, _ int64) float64 { return float64(m) }))
 	gauge("sluice_gateway_chunk_shared", "Chunks of the active stream that were being read already.", chunks(func(_, _, s uint64, _ int64) float64 { return float64(s) }))

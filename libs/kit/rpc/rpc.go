@@ -44,7 +44,8 @@ const (
 	MaxMessage = 64 << 20
 	// drainTime is how long Serve waits for running calls before it cuts them.
 	drainTime = 5 * time.Second
-	// pingInterval is how soon a dead connection is noticed, about.
+	// pingInterval is when a peer that is silent is asked for a sign of life, and
+	// how long it may take to give it. Of clients, gRPC makes the former 10 s.
 	pingInterval = 5 * time.Second
 	window       = 4 << 20
 	// connectTime is how long a call that does not wait for ready waits for a

@@ -46,6 +46,9 @@ func Start(data, address string, shown *certificate.Keeper, log *slog.Logger) (*
 		ServerName: "sluice", JetStream: true, StoreDir: dir, MaxPayload: maxPayload,
 		JetStreamMaxStore: maxStore, JetStreamMaxMemory: maxMemory,
 		NoSigs: true, DontListen: address == "",
+		// A client that vanished is forgotten, and what it was sent is delivered
+		// elsewhere.
+		PingInterval: 5 * time.Second, MaxPingsOut: 2,
 	}
 	if shown != nil {
 		// The server takes the user's name from the certificate.

@@ -91,6 +91,7 @@ type Stats struct {
 	Deliveries atomic.Uint64 // checkpoints completed
 	Superseded atomic.Uint64 // checkpoints replaced while being sent
 	Dropped    atomic.Uint64 // sessions cut off for being slow
+	Vanished   atomic.Uint64 // connections whose client is not heard any more
 	Ops        atomic.Uint64
 	PlainBytes atomic.Uint64
 	SentBytes  atomic.Uint64

@@ -29,10 +29,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/kit/tcp"
 	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
@@ -87,6 +89,10 @@ type Server struct {
 	stop     context.CancelFunc
 	running  sync.WaitGroup // goroutines that read from taken-over connections
 }
+
+// vanished is how long a client may be away without a word: phones lose the
+// network for a while.
+const vanished = 25 * time.Second
 
 // maxCheckpointWaits are write checkpoints under way, and as many that wait.
 const maxCheckpointWaits = 100
@@ -383,7 +389,7 @@ func (s *Server) stream(c *call) error {
 
 // takeOver serves the session on a connection that is now ours.
 func (s *Server) takeOver(conn net.Conn, session *fanout.Session, form chunk.Form) {
-	tune(conn)
+	tcp.Tune(plain(conn), vanished)
 	sink := &chunked{conn: conn, timeout: s.o.Timeout, coded: coded{coding: form.Coding}, header: responseHeader(form.Line, form.Coding, cors)}
 	s.running.Add(1)
 	session.Start(sink)
@@ -405,6 +411,7 @@ func (s *Server) watch(conn net.Conn, session *fanout.Session, sink *chunked) {
 		var b [128]byte
 		n, err := conn.Read(b[:])
 		if total += n; err != nil || total > maxUnasked {
+			s.gone(err)
 			session.Close(io.EOF)
 			break
 		}
@@ -416,6 +423,13 @@ func (s *Server) watch(conn net.Conn, session *fanout.Session, sink *chunked) {
 	default:
 		sink.Abort()
 		<-session.Done()
+	}
+}
+
+// gone counts a client of which the kernel heard nothing more.
+func (s *Server) gone(err error) {
+	if errors.Is(err, syscall.ETIMEDOUT) {
+		s.o.Stats.Vanished.Add(1)
 	}
 }
 

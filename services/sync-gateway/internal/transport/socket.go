@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/tcp"
 	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/auth"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
@@ -71,7 +72,7 @@ func (s *Server) socket(c *call) {
 		c.refused(err, status)
 		return
 	}
-	tune(ws.Conn)
+	tcp.Tune(plain(ws.Conn), vanished)
 	k := &socket{s: s, id: c.id, ws: ws, streams: map[uint32]*socketStream{}, parts: map[uint32]*rsocket.Frame{}, agent: agent(c.r), from: c.from}
 	s.running.Add(1)
 	k.stop = context.AfterFunc(s.ctx, k.abort)
@@ -110,6 +111,7 @@ func (k *socket) serve() {
 		}
 		b, err := k.ws.Read(limit)
 		if err != nil {
+			k.s.gone(err)
 			var v *websocket.Error
 			if errors.As(err, &v) {
 				k.broken(v)

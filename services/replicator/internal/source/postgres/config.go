@@ -20,13 +20,21 @@ import (
 
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/tcp"
 )
 
 // publication is the one that spec/04 §2 asks for.
 const publication = "powersync"
 
-// connectTimeout bounds an attempt to connect unless the config does.
-const connectTimeout = 30 * time.Second
+const (
+	// connectTimeout bounds an attempt to connect unless the config does.
+	connectTimeout = 10 * time.Second
+	// vanished is how long the kernel waits for a server of which nothing comes.
+	vanished = 10 * time.Second
+	// queryTime bounds what asks the catalog, on a connection that may be dead
+	// though the kernel does not know.
+	queryTime = 25 * time.Second
+)
 
 // Redacted is the URI of a connection without credentials.
 func Redacted(c *config.Postgres) string {
@@ -96,7 +104,8 @@ func connConfig(c *config.Postgres) (*pgx.ConnConfig, error) {
 		"bytea_output":       "hex",
 		"extra_float_digits": "1",
 	}
-	dialer := &net.Dialer{KeepAlive: 15 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
+	dialer := &net.Dialer{KeepAliveConfig: tcp.KeepAlive(vanished), Control: func(_, address string, raw syscall.RawConn) error {
+		tcp.Control(raw, vanished)
 		// Here, where the name is resolved, so that no answer of DNS slips by.
 		at, err := netip.ParseAddrPort(address)
 		if err != nil {

@@ -19,6 +19,8 @@ const minVersion = 110000
 
 // Check names every missing setting and grant, each with its fix.
 func (s *Source) Check(ctx context.Context) ([]source.Problem, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	defer cancel()
 	version, err := s.serverVersion(ctx)
 	if err != nil {
 		return nil, err
@@ -110,6 +112,8 @@ WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') 
 ORDER BY 1, 2`
 
 func (s *Source) tableStates(ctx context.Context) ([]tableState, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	defer cancel()
 	rows, err := s.pool.Query(ctx, tableStatesQuery, publication)
 	if err != nil {
 		return nil, fmt.Errorf("read tables: %w", err)

@@ -23,13 +23,19 @@ import (
 )
 
 const (
-	// statusInterval is how often the server hears of us, at least; its own
-	// patience (wal_sender_timeout) is a minute by default.
+	// statusInterval is how often the server hears of us, at least.
 	statusInterval = time.Second
+	// senderTimeout is the patience that the server shall have with us
+	// (wal_sender_timeout), where we may say so; else it is a minute by default.
+	// In the middle of a large transaction of which we want nothing, half of it is
+	// how often the server gets to answer.
+	senderTimeout        = 20 * time.Second
+	senderTimeoutVersion = 120000
 	// silence is how long the server may be silent while we listen; it is asked
 	// for a sign of life before.
-	silence  = 45 * time.Second
-	askAfter = 10 * time.Second
+	silence    = 20 * time.Second
+	oldSilence = 45 * time.Second // where senderTimeout cannot be set
+	askAfter   = 5 * time.Second
 	// insistence is how long a server may ask for the confirmation of a place
 	// that does not come, before the connection is given up so that it can shut
 	// down.
@@ -157,6 +163,8 @@ func (l *logReader) startReplication(ctx context.Context, conn *pgconn.PgConn) (
 	if err := conn.Frontend().Flush(); err != nil {
 		return nil, fmt.Errorf("start replication: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
 	for {
 		m, err := conn.ReceiveMessage(ctx)
 		if err != nil {
@@ -179,6 +187,10 @@ func (l *logReader) startReplication(ctx context.Context, conn *pgconn.PgConn) (
 func (l *logReader) report(ctx context.Context, done <-chan struct{}, conn net.Conn) error {
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
+	silence := silence
+	if l.version < senderTimeoutVersion {
+		silence = oldSilence
+	}
 	var b [39]byte
 	b[0] = 'd'
 	binary.BigEndian.PutUint32(b[1:], 38)
@@ -572,6 +584,8 @@ func (l *logReader) Lag(ctx context.Context) (source.Lag, error) {
 }
 
 func (s *Source) lag(ctx context.Context, name string) (source.Lag, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	defer cancel()
 	f, err := s.findSlot(ctx, name)
 	if err != nil {
 		return source.Lag{}, err

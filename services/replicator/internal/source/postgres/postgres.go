@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -61,6 +62,7 @@ func New(c *config.Postgres, log *slog.Logger) (*Source, error) {
 	p.ConnConfig = conn
 	p.MaxConns = int32(max(c.MaxPoolSize, minPool))
 	p.MinConns = 0
+	p.PingTimeout = 2 * time.Second // of one that has not been used for a second
 	pool, err := pgxpool.NewWithConfig(context.Background(), p)
 	if err != nil {
 		return nil, fmt.Errorf("make pool: %w", err)
@@ -82,6 +84,8 @@ func (s *Source) serverVersion(ctx context.Context) (int, error) {
 	if v := s.version.Load(); v != 0 {
 		return int(v), nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	defer cancel()
 	var text string
 	if err := s.pool.QueryRow(ctx, `SHOW server_version_num`).Scan(&text); err != nil {
 		return 0, fmt.Errorf("read server version: %w", err)
@@ -203,6 +207,9 @@ func (s *Source) replicationConn(ctx context.Context) (*pgconn.PgConn, error) {
 	}
 	c.RuntimeParams["replication"] = "database"
 	c.RuntimeParams["client_min_messages"] = "warning" // one is as bad as an error
+	if s.version.Load() >= senderTimeoutVersion {
+		c.RuntimeParams["wal_sender_timeout"] = strconv.Itoa(int(senderTimeout.Milliseconds()))
+	}
 	conn, err := pgconn.ConnectConfig(ctx, &c.Config)
 	if err != nil {
 		return nil, fmt.Errorf("connect for replication: %w", err)
