@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -29,7 +30,7 @@ api:
 port: %d
 sync_config:
   path: sync.yaml
-`, p.URL, Audience, keyID, encodedKey(), AdminToken, gateway)
+`, cmp.Or(o.Source, p.URL), Audience, keyID, encodedKey(), AdminToken, gateway)
 	if in.mode == Dev {
 		in.gateways = []string{fmt.Sprintf("127.0.0.1:%d", gateway)}
 		in.metrics[All] = FreePort(in.t)
@@ -46,6 +47,7 @@ sync_config:
 	}
 	in.metrics[BucketStore], in.metrics[Compactor] = ports[3], ports[4]
 	in.metrics[Replicator], in.metrics[Replicator2] = replicatorMetrics, replicatorMetrics+1
+	in.inner[NATS], in.inner[BucketStore], in.inner[Replicator] = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1]), fmt.Sprintf("127.0.0.1:%d", replicators)
 	return text + fmt.Sprintf(`sluice:
   nats: {url: "nats://127.0.0.1:%d"}
   bucket_store: {address: "127.0.0.1:%d", metrics_port: %d}

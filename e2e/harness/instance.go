@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,6 +54,12 @@ type Options struct {
 	CompactOnDemand bool
 	// Extra is appended to the `sluice:` section of the config, indented by two.
 	Extra string
+	// Source is where the source is for the replicator; "" = where it is.
+	Source string
+	// Only are the processes that run in Suite mode; nil = all.
+	Only []string
+	// Env has variables for a process in Suite mode; nil = none.
+	Env func(in *Instance, process string) []string
 }
 
 // Instance is one running Sluice.
@@ -66,8 +73,11 @@ type Instance struct {
 	config   string
 	balancer *Balancer
 	dev      *devProcess
-	metrics  map[string]int // process → metrics port
-	gateways []string       // addresses of the gateways
+	metrics  map[string]int    // process → metrics port
+	gateways []string          // addresses of the gateways
+	inner    map[string]string // process → address for other processes
+	only     []string
+	vars     func(in *Instance, process string) []string
 }
 
 // devProcess is `sluice dev`; done is closed when it has ended.
@@ -83,7 +93,7 @@ func StartInstance(t testing.TB, dir string, p *Postgres, o Options) *Instance {
 	in := &Instance{
 		t: t, mode: o.Mode, replicas: o.Replicas, bin: Binaries(t), dir: dir,
 		data: filepath.Join(dir, "data"), config: filepath.Join(dir, "powersync.yaml"),
-		metrics: map[string]int{},
+		metrics: map[string]int{}, inner: map[string]string{}, only: o.Only, vars: o.Env,
 	}
 	if in.replicas == 0 {
 		in.replicas = 2
@@ -93,9 +103,14 @@ func StartInstance(t testing.TB, dir string, p *Postgres, o Options) *Instance {
 	}
 	in.writeConfig(p, o)
 	t.Cleanup(in.end)
-	if in.mode == Dev {
+	switch {
+	case in.mode == Dev:
 		in.startDev()
-	} else {
+	case in.only != nil:
+		for _, name := range in.only {
+			in.Start(name)
+		}
+	default:
 		in.suite("up")
 	}
 	in.balancer = StartBalancer(t, in.gateways...)
@@ -155,6 +170,9 @@ func (in *Instance) URLs() []string {
 	}
 	return urls
 }
+
+// Address is where other processes find NATS, bucket-store or the replicator.
+func (in *Instance) Address(process string) string { return in.inner[process] }
 
 // PID returns the process of a service.
 func (in *Instance) PID(name string) int { in.t.Helper(); return in.pid(name) }
@@ -258,8 +276,12 @@ func (in *Instance) startDev() {
 
 func (in *Instance) suite(args ...string) {
 	in.t.Helper()
+	env := in.env()
+	if in.vars != nil && args[0] == "start" {
+		env = append(env, in.vars(in, args[1])...)
+	}
 	all := append(args, "--replicas", fmt.Sprint(in.replicas), "--config", in.config, "--data", in.data)
-	if _, err := script(in.t, in.env(), "suite", all...); err != nil {
+	if _, err := script(in.t, env, "suite", all...); err != nil {
 		in.t.Fatal(err)
 	}
 }
@@ -359,30 +381,59 @@ func (in *Instance) Running() []string {
 
 // Metric returns the sum of a metric's samples of one process.
 func (in *Instance) Metric(process, name string) (float64, error) {
-	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/metrics", in.metrics[process]))
+	samples, err := in.Samples(process, name)
+	if err == nil && len(samples) == 0 {
+		err = fmt.Errorf("process %s has no metric %s", process, name)
+	}
+	sum := 0.0
+	for _, v := range samples {
+		sum += v
+	}
+	return sum, err
+}
+
+// Samples returns a metric's samples of one process, by their labels as they are
+// printed, without braces.
+func (in *Instance) Samples(process, name string) (map[string]float64, error) {
+	body, _, err := in.private(process, "/metrics")
 	if err != nil {
-		return 0, err
+		return nil, err
+	}
+	samples := map[string]float64{}
+	for line := range strings.Lines(body) {
+		rest, ok := strings.CutPrefix(line, name)
+		if !ok || !strings.HasPrefix(rest, " ") && !strings.HasPrefix(rest, "{") {
+			continue
+		}
+		end := strings.LastIndexByte(rest, ' ')
+		v, err := strconv.ParseFloat(strings.TrimSpace(rest[end:]), 64)
+		if err != nil {
+			return nil, fmt.Errorf("metric %s: %w", name, err)
+		}
+		samples[strings.Trim(rest[:end], "{} ")] = v
+	}
+	return samples, nil
+}
+
+// Ready returns what the readiness probe of a process says.
+func (in *Instance) Ready(process string) (bool, error) {
+	_, status, err := in.private(process, "/probes/readiness")
+	return status == http.StatusOK, err
+}
+
+// private asks the private port of a process.
+func (in *Instance) private(process, path string) (body string, status int, err error) {
+	client := http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d%s", in.metrics[process], path))
+	if err != nil {
+		return "", 0, err
 	}
 	defer resp.Body.Close()
-	var body bytes.Buffer
-	if _, err := body.ReadFrom(resp.Body); err != nil {
-		return 0, err
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(resp.Body); err != nil {
+		return "", 0, err
 	}
-	sum, found := 0.0, false
-	for line := range strings.Lines(body.String()) {
-		if rest, ok := strings.CutPrefix(line, name); ok && (strings.HasPrefix(rest, " ") || strings.HasPrefix(rest, "{")) {
-			var v float64
-			fields := strings.Fields(rest)
-			if _, err := fmt.Sscan(fields[len(fields)-1], &v); err != nil {
-				return 0, fmt.Errorf("metric %s: %w", name, err)
-			}
-			sum, found = sum+v, true
-		}
-	}
-	if !found {
-		return 0, fmt.Errorf("process %s has no metric %s", process, name)
-	}
-	return sum, nil
+	return b.String(), resp.StatusCode, nil
 }
 
 // end stops everything and judges the logs.

@@ -47,7 +47,7 @@ type job struct {
 	running    atomic.Bool
 	read       atomic.Int64 // newest heartbeat read back
 	published  atomic.Int64 // newest heartbeat published
-	moved      atomic.Int64 // when a batch was published, or reading began; ns
+	moved      atomic.Int64 // when JetStream got a batch, or reading began; ns
 	publisher  atomic.Pointer[publish.Publisher]
 	reader     atomic.Pointer[source.Log]
 	commitTime atomic.Int64 // of the newest commit stored
@@ -465,13 +465,17 @@ func (j *job) observer() publish.Observer {
 	return publish.Observer{
 		Batch: func(rows, transactions int, sourceBytes uint64, size int) {
 			m.batch(rows, transactions, sourceBytes, size)
-			j.moved.Store(time.Now().UnixNano())
 			j.r.env.Health.Touch()
 		},
-		Read:      func(at model.Micros) { j.read.Store(int64(at)) },
-		Published: func(at model.Micros) { j.published.Store(int64(at)) },
-		Trouble:   j.r.env.Health.SetReady,
-		Trace:     j.r.env.Trace,
+		Read: func(at model.Micros) { j.read.Store(int64(at)) },
+		Published: func(at model.Micros) {
+			j.moved.Store(time.Now().UnixNano())
+			if at != 0 {
+				j.published.Store(int64(at))
+			}
+		},
+		Trouble: j.r.env.Health.SetReady,
+		Trace:   j.r.env.Trace,
 	}
 }
 

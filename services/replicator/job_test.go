@@ -31,7 +31,7 @@ func TestStandsStill(t *testing.T) {
 	if err := j.still(); err == nil || !strings.Contains(err.Error(), "stream 3 stands still") || !strings.Contains(err.Error(), "1m0s") {
 		t.Errorf("silent for a minute: %v", err)
 	}
-	j.observer().Batch(0, 0, 0, 0)
+	j.observer().Published(0)
 	if err := j.still(); err != nil {
 		t.Errorf("a batch came: %v", err)
 	}

@@ -1,7 +1,9 @@
 // Package tcp makes the kernel notice peers that have vanished without a word.
 //
 // Keepalive alone does not: it is silent while something waits to be
-// acknowledged, which is sent again for a quarter of an hour.
+// acknowledged, which is sent again for a quarter of an hour. So there is a bound
+// for that too. The worst is what is sent just before keepalive would have
+// noticed: the sum of both is the limit.
 package tcp
 
 import (
@@ -13,8 +15,11 @@ import (
 // KeepAlive asks an idle peer for a sign of life so that one that has vanished is
 // noticed within limit.
 func KeepAlive(limit time.Duration) net.KeepAliveConfig {
-	return net.KeepAliveConfig{Enable: true, Idle: limit * 3 / 5, Interval: limit / 5, Count: 2}
+	return net.KeepAliveConfig{Enable: true, Idle: unacknowledged(limit), Interval: limit / 8, Count: 2}
 }
+
+// unacknowledged is how long what was sent may wait to be acknowledged.
+func unacknowledged(limit time.Duration) time.Duration { return limit * 2 / 5 }
 
 // Tune makes conn, a TCP connection, end within limit when its peer has vanished,
 // idle or not. Where that cannot be had, and for other connections, it does
@@ -26,9 +31,9 @@ func Tune(conn net.Conn, limit time.Duration) {
 	}
 	_ = c.SetKeepAliveConfig(KeepAlive(limit))
 	if raw, err := c.SyscallConn(); err == nil {
-		userTimeout(raw, limit)
+		Control(raw, limit)
 	}
 }
 
 // Control is a net.Dialer's, which should have KeepAlive(limit) too.
-func Control(raw syscall.RawConn, limit time.Duration) { userTimeout(raw, limit) }
+func Control(raw syscall.RawConn, limit time.Duration) { userTimeout(raw, unacknowledged(limit)) }

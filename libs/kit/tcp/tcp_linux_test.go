@@ -15,7 +15,7 @@ func TestTune(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lis.Close()
-	const limit = 25 * time.Second
+	const limit = 30 * time.Second
 	dialer := net.Dialer{KeepAliveConfig: KeepAlive(limit), Control: func(_, _ string, raw syscall.RawConn) error {
 		Control(raw, limit)
 		return nil
@@ -36,7 +36,7 @@ func TestTune(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for option, want := range map[int]int{tcpUserTimeout: 25000, syscall.TCP_KEEPIDLE: 15, syscall.TCP_KEEPINTVL: 5, syscall.TCP_KEEPCNT: 2} {
+		for option, want := range map[int]int{tcpUserTimeout: 12000, syscall.TCP_KEEPIDLE: 12, syscall.TCP_KEEPINTVL: 4, syscall.TCP_KEEPCNT: 2} {
 			var got int
 			if cerr := raw.Control(func(fd uintptr) { got, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, option) }); cerr != nil || err != nil {
 				t.Fatal(cerr, err)

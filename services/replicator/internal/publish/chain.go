@@ -35,8 +35,9 @@ const (
 
 // transport is what a chain needs of a Publisher.
 type transport interface {
-	send(id string, end model.Cursor, body []byte, span *trace.Span)
+	send(id string, end model.Cursor, body []byte, heartbeat model.Micros, span *trace.Span)
 	quiet() bool
+	acknowledged() bool
 	Wait(ctx context.Context) error
 	MaxRow() int
 }
@@ -45,7 +46,7 @@ type transport interface {
 type Observer struct {
 	Batch func(rows, transactions int, sourceBytes uint64, size int)
 	Read  func(heartbeat model.Micros)
-	// Published: a batch with this heartbeat left.
+	// Published: JetStream has a batch, with this heartbeat unless that is 0.
 	Published func(heartbeat model.Micros)
 	// Trouble: nothing can be published at present.
 	Trouble func(err error)
@@ -95,6 +96,9 @@ type Chain struct {
 func NewChain(p *Publisher, stream model.StreamID, epoch model.Epoch, applied model.Cursor, start model.Position, known []model.TableProgress, obs Observer) *Chain {
 	c := newChain(p, stream, epoch, applied, start, known, obs)
 	p.progress = c.progress
+	if obs.Published != nil {
+		p.published = obs.Published
+	}
 	if obs.Trouble != nil {
 		p.trouble = obs.Trouble
 	}
@@ -236,7 +240,9 @@ func (c *Chain) Commit(ctx context.Context, t source.Transaction) error {
 			return err
 		}
 		c.flush()
-	} else if c.out.quiet() {
+	} else if c.out.quiet() || c.beat != 0 && c.out.acknowledged() {
+		// A heartbeat does not wait for what is behind JetStream: if that is stuck,
+		// it shall show there and not here.
 		c.flush()
 	}
 	return nil
@@ -333,12 +339,9 @@ func (c *Chain) emit(changes []model.Change, end model.Cursor, meta model.BatchM
 			span.Int("sluice.commit_age_us", int64(meta.PublishedAt-meta.CommitTime))
 		}
 	}
-	c.out.send(messageID(c.stream, c.epoch, end), end, body, span)
+	c.out.send(messageID(c.stream, c.epoch, end), end, body, meta.Heartbeat, span)
 	c.prev = end
 	if c.obs.Batch != nil {
 		c.obs.Batch(len(changes), int(meta.Transactions), meta.SourceBytes, len(body))
-	}
-	if meta.Heartbeat != 0 && c.obs.Published != nil {
-		c.obs.Published(meta.Heartbeat)
 	}
 }

@@ -19,9 +19,10 @@ type pipe struct {
 	batches []*model.ChangeBatch
 	sizes   []int
 	calm    func() bool
+	acked   bool
 }
 
-func (p *pipe) send(id string, end model.Cursor, body []byte, _ *trace.Span) {
+func (p *pipe) send(id string, end model.Cursor, body []byte, _ model.Micros, _ *trace.Span) {
 	b, err := wire.DecodeChangeBatch(body)
 	if err != nil {
 		p.t.Fatal(err)
@@ -33,6 +34,7 @@ func (p *pipe) send(id string, end model.Cursor, body []byte, _ *trace.Span) {
 	p.sizes = append(p.sizes, len(body))
 }
 func (p *pipe) quiet() bool                { return p.calm() }
+func (p *pipe) acknowledged() bool         { return p.acked }
 func (p *pipe) Wait(context.Context) error { return nil }
 func (p *pipe) MaxRow() int                { return source.MaxRow }
 
@@ -239,6 +241,35 @@ func TestMismatch(t *testing.T) {
 	}
 	if err := c.Commit(context.Background(), source.Transaction{Position: position(2)}); err == nil {
 		t.Fatal("a transaction with fewer changes than are stored was accepted")
+	}
+}
+
+// TestHeartbeatLeaves: a heartbeat does not wait until the ledger is done with
+// what was published before, but for JetStream it does.
+func TestHeartbeatLeaves(t *testing.T) {
+	p := &pipe{t: t, calm: func() bool { return false }}
+	c := newChain(p, 7, 2, model.Cursor{Position: position(1)}, position(0), nil, Observer{})
+	n := 1
+	commit := func(beat model.Micros) {
+		n++
+		c.Begin(position(n))
+		c.Heartbeat(beat)
+		if err := c.Commit(context.Background(), source.Transaction{Position: position(n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(5)
+	if len(p.batches) != 0 {
+		t.Error("it was published before JetStream had the last batch")
+	}
+	p.acked = true
+	commit(0) // a marker, but no heartbeat
+	if len(p.batches) != 0 {
+		t.Error("a transaction without a heartbeat was published")
+	}
+	commit(6)
+	if len(p.batches) != 1 || p.batches[0].Meta.Heartbeat != 6 || p.batches[0].End.Position != position(4) {
+		t.Errorf("%d batches for a heartbeat", len(p.batches))
 	}
 }
 

@@ -50,7 +50,8 @@ type sent struct {
 	msg    *nats.Msg // nil once acknowledged
 	future jetstream.PubAckFuture
 	span   *trace.Span // ended when acknowledged
-	seq    uint64      // once acknowledged
+	beat   model.Micros
+	seq    uint64 // once acknowledged
 }
 
 // Publisher sends the messages of one session to JetStream, and knows what
@@ -65,6 +66,9 @@ type Publisher struct {
 	// progress is called, by a goroutine of Run or by Committed, when something
 	// was acknowledged or committed.
 	progress func()
+	// published is called with the heartbeat of each message, 0 = none, once it is
+	// acknowledged.
+	published func(model.Micros)
 	// trouble is called when JetStream keeps refusing messages.
 	trouble func(error)
 
@@ -92,7 +96,7 @@ func NewPublisher(ctx context.Context, js jetstream.JetStream, o stream.Options,
 	}
 	return &Publisher{
 		js: js, options: o, subject: stream.ChangesSubject(id), log: log, created: s.CachedInfo().Created,
-		progress: func() {}, trouble: func(error) {}, unsettled: make(chan *sent, maxUncommittedMessages+slack),
+		progress: func() {}, published: func(model.Micros) {}, trouble: func(error) {}, unsettled: make(chan *sent, maxUncommittedMessages+slack),
 		changed: make(chan struct{}), lastProgress: time.Now(),
 	}, nil
 }
@@ -104,8 +108,8 @@ func (p *Publisher) MaxRow() int {
 }
 
 // send publishes a message without waiting.
-func (p *Publisher) send(id string, end model.Cursor, body []byte, span *trace.Span) {
-	s := &sent{end: end, size: len(body), span: span, msg: &nats.Msg{Subject: p.subject, Data: body, Header: nats.Header{nats.MsgIdHdr: []string{id}}}}
+func (p *Publisher) send(id string, end model.Cursor, body []byte, heartbeat model.Micros, span *trace.Span) {
+	s := &sent{end: end, size: len(body), beat: heartbeat, span: span, msg: &nats.Msg{Subject: p.subject, Data: body, Header: nats.Header{nats.MsgIdHdr: []string{id}}}}
 	if span != nil {
 		s.msg.Header[trace.Header] = []string{span.Traceparent()}
 	}
@@ -129,6 +133,13 @@ func (p *Publisher) quiet() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.unacked == 0 && len(p.queue) < busyMessages
+}
+
+// acknowledged reports whether JetStream has everything that was sent.
+func (p *Publisher) acknowledged() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.unacked == 0
 }
 
 // Wait waits until there is room for another message.
@@ -271,6 +282,7 @@ func (p *Publisher) settle(ctx context.Context, s *sent) error {
 	p.unackedBytes -= s.size
 	p.signal()
 	p.mu.Unlock()
+	p.published(s.beat)
 	p.progress()
 	return nil
 }

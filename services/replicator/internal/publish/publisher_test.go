@@ -68,7 +68,7 @@ func TestBackpressure(t *testing.T) {
 	defer cancel()
 	n := 0
 	for ; p.Wait(ctx) == nil; n++ {
-		p.send(messageID(7, 1, cursor(n)), cursor(n), make([]byte, 100<<10), nil)
+		p.send(messageID(7, 1, cursor(n)), cursor(n), make([]byte, 100<<10), 0, nil)
 	}
 	if _, bytes := p.InFlight(); bytes > maxUnackedBytes+1<<20 || n < 10 {
 		t.Fatalf("%d messages, %d bytes in flight", n, bytes)
@@ -101,9 +101,11 @@ func TestLostWhenTaken(t *testing.T) {
 	p, js := publisher(t, stream.Options{Storage: jetstream.MemoryStorage})
 	var progress atomic.Int32
 	p.progress = func() { progress.Add(1) }
+	var beat atomic.Int64
+	p.published = func(at model.Micros) { beat.Store(int64(at)) }
 	errc := running(t, p)
 	p.Committed(cursor(0))
-	p.send("1", cursor(1), []byte("x"), nil)
+	p.send("1", cursor(1), []byte("x"), 9, nil)
 	select {
 	case err := <-errc:
 		t.Fatalf("lost while it waits in JetStream: %v", err)
@@ -131,6 +133,9 @@ func TestLostWhenTaken(t *testing.T) {
 	if progress.Load() == 0 {
 		t.Error("no progress was told of")
 	}
+	if beat.Load() != 9 || !p.acknowledged() {
+		t.Errorf("acknowledged: %v, heartbeat %d", p.acknowledged(), beat.Load())
+	}
 }
 
 // TestLostWhenStreamGone: so is the whole stream.
@@ -140,7 +145,7 @@ func TestLostWhenStreamGone(t *testing.T) {
 	if err := js.DeleteStream(context.Background(), stream.Name); err != nil {
 		t.Fatal(err)
 	}
-	p.send("1", cursor(1), []byte("x"), nil)
+	p.send("1", cursor(1), []byte("x"), 0, nil)
 	select {
 	case err := <-errc:
 		if !errors.Is(err, ErrLost) {

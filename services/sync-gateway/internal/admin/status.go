@@ -114,7 +114,8 @@ func (a *API) status(c *call) (any, error) {
 	out.Stages = []stage{
 		a.newStage("read", read, now, detail),
 		a.newStage("published", published, now, detail),
-		a.newStage("evaluated", head.EvaluatedAt, now, ""),
+		// As far as bucket-store knows: no gateway asks the evaluators.
+		a.newStage("evaluated", head.Heartbeat, now, ""),
 		a.newStage("stored", head.Heartbeat, now, head.LastError),
 		a.newStage("noticed", beats[freshness.Noticed], now, why),
 		a.newStage("delivered", beats[freshness.Delivered], now, why),

@@ -90,9 +90,9 @@ type Server struct {
 	running  sync.WaitGroup // goroutines that read from taken-over connections
 }
 
-// vanished is how long a client may be away without a word: phones lose the
-// network for a while.
-const vanished = 25 * time.Second
+// vanished is how soon a client that is gone without a word is given up. It has 12
+// of these seconds to acknowledge something: phones lose the network for a while.
+const vanished = 30 * time.Second
 
 // maxCheckpointWaits are write checkpoints under way, and as many that wait.
 const maxCheckpointWaits = 100
@@ -428,7 +428,8 @@ func (s *Server) watch(conn net.Conn, session *fanout.Session, sink *chunked) {
 
 // gone counts a client of which the kernel heard nothing more.
 func (s *Server) gone(err error) {
-	if errors.Is(err, syscall.ETIMEDOUT) {
+	// The latter two if the network has said so meanwhile.
+	if errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH) {
 		s.o.Stats.Vanished.Add(1)
 	}
 }

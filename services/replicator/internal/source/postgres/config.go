@@ -29,8 +29,8 @@ const publication = "powersync"
 const (
 	// connectTimeout bounds an attempt to connect unless the config does.
 	connectTimeout = 10 * time.Second
-	// vanished is how long the kernel waits for a server of which nothing comes.
-	vanished = 10 * time.Second
+	// vanished is how soon the kernel gives up a server of which nothing comes.
+	vanished = 20 * time.Second
 	// queryTime bounds what asks the catalog, on a connection that may be dead
 	// though the kernel does not know.
 	queryTime = 25 * time.Second
