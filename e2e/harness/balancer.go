@@ -47,6 +47,13 @@ func StartBalancer(t testing.TB, backends ...string) *Balancer {
 // URL is where clients connect.
 func (b *Balancer) URL() string { return "http://" + b.listener.Addr().String() }
 
+// Use makes connections from now on go to these gateways.
+func (b *Balancer) Use(backends ...string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.backends = backends
+}
+
 // Cut closes every connection that is open now.
 func (b *Balancer) Cut() {
 	b.mu.Lock()
@@ -106,7 +113,7 @@ func (b *Balancer) dial() (net.Conn, error) {
 	backends := b.backends
 	b.mu.Unlock()
 	for i := range backends {
-		conn, err := net.DialTimeout("tcp", backends[(first+i)%len(backends)], 2*time.Second)
+		conn, err := net.DialTimeout("tcp", backends[(first+i)%len(backends)], 5*time.Second)
 		if err == nil {
 			return conn, nil
 		}

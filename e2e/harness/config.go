@@ -42,6 +42,7 @@ sync_config:
 	replicators, replicatorMetrics := freeRun(in.t, 2), freeRun(in.t, 2)
 	for i := range in.replicas {
 		in.gateways = append(in.gateways, fmt.Sprintf("127.0.0.1:%d", gateway+i))
+		in.inner[fmt.Sprintf("sync-gateway-%d", i+1)] = in.gateways[i]
 		in.metrics[fmt.Sprintf("rules-evaluator-%d", i+1)] = evaluators + i
 		in.metrics[fmt.Sprintf("sync-gateway-%d", i+1)] = gateways + i
 	}

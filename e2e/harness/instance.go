@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -113,6 +114,11 @@ func StartInstance(t testing.TB, dir string, p *Postgres, o Options) *Instance {
 	default:
 		in.suite("up")
 	}
+	if in.only != nil {
+		in.gateways = slices.DeleteFunc(in.gateways, func(address string) bool {
+			return !slices.ContainsFunc(in.only, func(name string) bool { return in.inner[name] == address })
+		})
+	}
 	in.balancer = StartBalancer(t, in.gateways...)
 	for _, g := range in.gateways {
 		Eventually(t, 60*time.Second, "gateway "+g+" accepts connections", func() error {
@@ -171,7 +177,25 @@ func (in *Instance) URLs() []string {
 	return urls
 }
 
-// Address is where other processes find NATS, bucket-store or the replicator.
+// Balance makes clients that connect from now on go to these gateways, as a load
+// balancer does that has been told; they must be started and ready.
+func (in *Instance) Balance(gateways ...string) {
+	in.t.Helper()
+	var addresses []string
+	for _, name := range gateways {
+		Eventually(in.t, 30*time.Second, name+" is ready", func() error {
+			ready, err := in.Ready(name)
+			if err == nil {
+				err = Equal(ready, true)
+			}
+			return err
+		})
+		addresses = append(addresses, in.inner[name])
+	}
+	in.balancer.Use(addresses...)
+}
+
+// Address is where others find NATS, bucket-store, the replicator or a gateway.
 func (in *Instance) Address(process string) string { return in.inner[process] }
 
 // PID returns the process of a service.

@@ -11,8 +11,8 @@
 //   - When another sync config becomes active, streams of the old one end
 //     cleanly and new ones get the new one (TestConfigChange).
 //   - On the end of its context it refuses new streams, ends those that run at
-//     the end of a line within the drain time, and leaves nothing running
-//     (TestDrain).
+//     the end of a checkpoint, or of a line when the drain time is over, and leaves
+//     nothing running (TestDrain, fanout.TestDrainCheckpoint).
 //   - A user, or an address, that has had its part is told so, by HTTP and by
 //     WebSocket, and others go on (TestLimits).
 //   - It is ready once its canary was told of a checkpoint, and goes on being
@@ -239,8 +239,9 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	return err
 }
 
-// drain ends the streams, spread over most of the drain time, and waits for
-// them.
+// drain ends the streams, spread over a part of the drain time, each where a
+// checkpoint ends, and waits for them. Towards the end of the time those that are
+// in the middle of a long download end there: they go on elsewhere.
 func (g *gateway) drain(h *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.Drain)
 	defer cancel()
@@ -252,7 +253,9 @@ func (g *gateway) drain(h *http.Server) {
 	if a != nil {
 		n := a.hub.Sessions()
 		// Clients come back at once: a few hundred may do so together.
-		a.hub.End(fanout.ErrDraining, min(g.cfg.Drain*8/10, time.Duration(n)*time.Millisecond))
+		a.hub.End(fanout.ErrDraining, min(g.cfg.Drain*5/10, time.Duration(n)*time.Millisecond))
+		late := time.AfterFunc(g.cfg.Drain*8/10, func() { a.hub.End(fanout.ErrDraining, 0) })
+		defer late.Stop()
 	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -35,6 +35,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -640,9 +641,10 @@ func chunks[T any](list []T, n int) func(func([]T) bool) {
 	}
 }
 
-// End asks all sessions to end at the end of a line, spread evenly over a
-// time: nil or ErrStreamReplaced as the reason is a clean end. No session is
-// taken after it.
+// End asks all sessions to end, spread over a time with some jitter: nil or
+// ErrStreamReplaced as the reason is a clean end. They end at the end of a line,
+// and with ErrDraining and a time, at the end of a checkpoint, if it takes longer
+// than that; another End does not wait for it. No session is taken after it.
 func (h *Hub) End(reason error, spread time.Duration) {
 	if reason == nil {
 		reason = ErrStreamReplaced
@@ -657,7 +659,7 @@ func (h *Hub) End(reason error, spread time.Duration) {
 		if spread <= 0 {
 			s.close(reason)
 		} else {
-			s.endSoon(reason, spread*time.Duration(i)/time.Duration(n))
+			s.endSoon(reason, time.Duration((float64(i)+rand.Float64())/float64(n)*float64(spread)))
 		}
 		i++
 	}

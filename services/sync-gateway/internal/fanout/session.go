@@ -73,6 +73,7 @@ type marks struct {
 	write   bool
 	id      uint64 // the write checkpoint, as taken
 	tick    bool   // the keepalive timer fired
+	drain   bool   // it shall end once no checkpoint is half told
 	end     error
 	ended   bool
 }
@@ -268,13 +269,26 @@ func (s *Session) close(reason error) {
 	s.wake()
 }
 
+// drain asks the session to end when no checkpoint is half told, and to begin none.
+// hub.mu is held.
+func (s *Session) drain() {
+	s.marks.drain = true
+	s.wake()
+}
+
 func (s *Session) endSoon(reason error, after time.Duration) {
 	s.hub.running.Add(1)
 	go func() {
 		defer s.hub.running.Done()
 		select {
 		case <-time.After(after):
-			s.Close(reason)
+			if errors.Is(reason, ErrDraining) {
+				s.hub.mu.Lock()
+				s.drain()
+				s.hub.mu.Unlock()
+			} else {
+				s.Close(reason)
+			}
 		case <-s.done:
 		case <-s.hub.ctx.Done():
 		}
@@ -288,7 +302,7 @@ func (s *Session) wake() {
 		return
 	}
 	if s.pacer != nil {
-		if !s.marks.tick && !s.marks.ended && s.early() > 0 {
+		if !s.marks.tick && !s.marks.ended && !s.marks.drain && s.early() > 0 {
 			return
 		}
 		s.pacer.Stop()
@@ -384,6 +398,14 @@ func (s *Session) run() {
 			}
 			continue
 		case session.Wait:
+			if m.drain {
+				err := s.flush(out)
+				if err == nil {
+					err = ErrDraining
+				}
+				s.finish(err)
+				return
+			}
 			if out.Empty() && idle {
 				if s.rest() {
 					return
@@ -404,9 +426,9 @@ func (s *Session) take() (m marks, idle bool) {
 	h := s.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m.tick, m.end, m.ended = s.marks.tick, s.marks.end, s.marks.ended
+	m.tick, m.end, m.ended, m.drain = s.marks.tick, s.marks.end, s.marks.ended, s.marks.drain
 	s.marks.tick = false
-	if m.ended || !s.marks.news() || !s.core.Ready() || s.early() > 0 {
+	if m.ended || m.drain || !s.marks.news() || !s.core.Ready() || s.early() > 0 {
 		return m, !m.tick && !m.ended && (!s.marks.news() || s.core.Ready())
 	}
 	m.changed, m.resolve, m.all, m.write = s.marks.changed, s.marks.resolve, s.marks.all || s.redo, s.marks.write
@@ -431,7 +453,7 @@ func (s *Session) rest() bool {
 	h := s.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.marks.tick || s.marks.ended {
+	if s.marks.tick || s.marks.ended || s.marks.drain {
 		return false
 	}
 	if s.marks.news() {
