@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -61,6 +62,7 @@ type release struct {
 	policies     map[string]networkingv1.NetworkPolicy
 	budgets      map[string]policyv1.PodDisruptionBudget
 	scalers      []autoscalingv2.HorizontalPodAutoscaler
+	ingress      *networkingv1.Ingress
 	configMaps   map[string]corev1.ConfigMap // by name
 	kinds        map[string]int
 	objects      []metav1.PartialObjectMetadata
@@ -141,6 +143,9 @@ func (r *release) add(t *testing.T, doc []byte) {
 		var h autoscalingv2.HorizontalPodAutoscaler
 		read(&h)
 		r.scalers = append(r.scalers, h)
+	case "Ingress":
+		r.ingress = new(networkingv1.Ingress)
+		read(r.ingress)
 	case "ConfigMap":
 		var m corev1.ConfigMap
 		read(&m)
@@ -329,8 +334,7 @@ func TestSettings(t *testing.T) {
 	each(t, func(t *testing.T, r *release) {
 		config, secret := r.configMaps["sluice-config"]
 		if !secret {
-			config.Data = map[string]string{"powersync.yaml": 
-				"replication: {connections: [{type: postgresql, uri: !env PS_DATABASE_URI}]}\n" +
+			config.Data = map[string]string{"powersync.yaml": "replication: {connections: [{type: postgresql, uri: !env PS_DATABASE_URI}]}\n" +
 				"port: 7000\ntelemetry: {prometheus_port: 7001}\nsluice: {gateway: {port: 7002, metrics_port: 7003}, bucket_store: {address: 'x:1'}}\n"}
 		}
 		dir := t.TempDir()
@@ -396,11 +400,29 @@ func TestSettings(t *testing.T) {
 	})
 }
 
+// The configs of the examples are valid.
+func TestExampleConfig(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range template(t, cases["default"]...).configMaps["sluice-config"].Data {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(sluice, "validate", "--offline", "--config", filepath.Join(dir, "powersync.yaml"))
+	cmd.Env = secrets
+	if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(out), "warning") || !strings.Contains(string(out), "sync-config.yaml are valid") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// secrets stand for the Secret of the examples.
+var secrets = []string{"PS_DATABASE_URI=postgresql://u:p@db/d", "PS_DATABASE_SSLMODE=disable", "PS_SIGNING_KEY=a2V5", "PS_ADMIN_TOKEN=t"}
+
 // settings is what `sluice config` prints.
 func settings(t *testing.T, file string, env map[string]string) map[string]string {
 	t.Helper()
 	cmd := exec.Command(sluice, "config", "--config", file)
-	cmd.Env = []string{"PS_DATABASE_URI=postgresql://u:p@db/d", "PS_DATABASE_SSLMODE=disable", "PS_SIGNING_KEY=a2V5", "PS_ADMIN_TOKEN=t"}
+	cmd.Env = slices.Clone(secrets)
 	for k, v := range env {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
@@ -601,6 +623,34 @@ func TestAutoscaling(t *testing.T) {
 	}
 	if r = template(t, cases["default"]...); r.kinds["ScaledObject"]+len(r.scalers) != 0 || *r.deployments["sync-gateway"].Spec.Replicas != 2 {
 		t.Errorf("not scaled: %v", r.kinds)
+	}
+}
+
+// An Ingress leads to the gateways, and ingress-nginx, which does so by default,
+// neither buffers nor cuts streams that are silent.
+func TestIngress(t *testing.T) {
+	for name, class := range map[string]string{"ingress-nginx": "nginx", "ingress-traefik": "traefik"} {
+		r := template(t, cases[name]...)
+		i := r.ingress
+		if i == nil || *i.Spec.IngressClassName != class || len(i.Spec.Rules) != 1 || i.Spec.TLS[0].Hosts[0] != i.Spec.Rules[0].Host {
+			t.Errorf("%s: %+v", name, i)
+			continue
+		}
+		to, s := i.Spec.Rules[0].HTTP.Paths[0].Backend.Service, r.services["sync-gateway"]
+		if to.Name != s.Name || to.Port.Number != s.Spec.Ports[0].Port {
+			t.Errorf("%s: leads to %+v", name, to)
+		}
+	}
+	a := template(t, cases["ingress-nginx"]...).ingress.Annotations
+	for _, k := range []string{"proxy-buffering", "proxy-request-buffering"} {
+		if v := a["nginx.ingress.kubernetes.io/"+k]; v != "off" {
+			t.Errorf("%s is %q", k, v)
+		}
+	}
+	for _, k := range []string{"proxy-read-timeout", "proxy-send-timeout"} {
+		if n, err := strconv.Atoi(a["nginx.ingress.kubernetes.io/"+k]); err != nil || n <= 60 {
+			t.Errorf("%s is %d s", k, n)
+		}
 	}
 }
 
