@@ -176,8 +176,9 @@ func publish(nc *nats.Conn, n *model.CheckpointNotice, traceparent string) error
 	return nc.PublishMsg(&nats.Msg{Subject: stream.CheckpointSubject(n.Stream), Data: data, Header: nats.Header{trace.Header: []string{traceparent}}})
 }
 
-// watchInterval is how often sizes and the service's life are looked at.
-const watchInterval = 10 * time.Second
+// watchInterval is how often sizes and the service's life are looked at: twice in the
+// time after which the liveness probe misses it.
+const watchInterval = 5 * time.Second
 
 // watch keeps the gauges that nobody else moves.
 func watch(ctx context.Context, s store.Store, m *metrics, env service.Env) error {
