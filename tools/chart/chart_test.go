@@ -214,6 +214,9 @@ func TestSecurity(t *testing.T) {
 			if s.AutomountServiceAccountToken == nil || *s.AutomountServiceAccountToken || s.ServiceAccountName != "sluice" {
 				t.Errorf("%s: has a service account's token", name)
 			}
+			if name != "test" && (pod.Labels["helm.sh/chart"] != "" || pod.Labels["app.kubernetes.io/version"] != "") {
+				t.Errorf("%s: is replaced whenever the chart changes", name)
+			}
 			if s.EnableServiceLinks == nil || *s.EnableServiceLinks {
 				// SLUICE_GATEWAY_PORT=tcp://…, for one, is made for a Service of the name.
 				t.Errorf("%s: variables of Services would be taken for settings", name)

@@ -24,10 +24,16 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* Labels of an object: dict root, component. */}}
-{{- define "sluice.labels" -}}
+{{/* Labels of a pod: dict root, component. Nothing that changes with the chart, or an update of
+it would replace the pods. */}}
+{{- define "sluice.podLabels" -}}
 {{ include "sluice.selector" . }}
 app.kubernetes.io/part-of: sluice
+{{- end -}}
+
+{{/* Labels of an object: dict root, component. */}}
+{{- define "sluice.labels" -}}
+{{ include "sluice.podLabels" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
@@ -120,11 +126,11 @@ the five). Whoever listens on an address has another value than those who look f
 {{- end -}}
 
 {{- define "sluice.envFrom" -}}
-{{- with .Values.secrets.existingSecret }}
-envFrom:
+envFrom:{{ if not .Values.secrets.existingSecret }} []{{ end }}
+  {{- with .Values.secrets.existingSecret }}
   - secretRef:
       name: {{ . }}
-{{- end }}
+  {{- end }}
 {{- end -}}
 
 {{/* The pod of one of the five services: dict root, component, key (of its values). */}}
@@ -134,7 +140,7 @@ envFrom:
 {{- $gateway := eq .component "sync-gateway" -}}
 metadata:
   labels:
-    {{- include "sluice.labels" . | nindent 4 }}
+    {{- include "sluice.podLabels" . | nindent 4 }}
     {{- with $v.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -248,7 +254,7 @@ spec:
           path: /probes/startup
           port: private
         periodSeconds: 2
-        # A store that was not closed reads its log first.
+        {{- /* A store that was not closed reads its log first. */}}
         failureThreshold: {{ ternary 300 60 (eq .component "bucket-store") }}
       readinessProbe:
         httpGet:
