@@ -44,6 +44,7 @@ var cases = map[string][]string{
 	"keda":            {"-f", example("config"), "-f", example("keda")},
 	"ingress-nginx":   {"-f", example("config"), "-f", example("ingress-nginx")},
 	"ingress-traefik": {"-f", example("config"), "-f", example("ingress-traefik")},
+	"mutual-tls":      {"-f", example("config"), "-f", example("try"), "--set", "mutualTLS.secretPrefix=tls-"},
 	"secret-config": {"--set", "config.existingSecret=config", "--set", "secrets.existingSecret=secrets", "--set", "nats.url=nats://n:4222",
 		"--set", "syncGateway.tls.existingSecret=tls", "--set", "syncGateway.pathPrefix=/sync-service"},
 }
@@ -364,6 +365,7 @@ func TestSettings(t *testing.T) {
 				"sluice.replicator.address":           "sluice-replicator:7442",
 				"sluice.compactor.address":            "sluice-compactor:7443",
 				"storage.type":                        "embedded",
+				"sluice.tls":                          fmt.Sprint(env["SLUICE_TLS_KEY"] != ""),
 			}
 			switch {
 			case name == "sync-gateway":
@@ -653,6 +655,38 @@ func TestIngress(t *testing.T) {
 	for _, k := range []string{"proxy-read-timeout", "proxy-send-timeout"} {
 		if n, err := strconv.Atoi(a["nginx.ingress.kubernetes.io/"+k]); err != nil || n <= 60 {
 			t.Errorf("%s is %d s", k, n)
+		}
+	}
+}
+
+// With mutual TLS each service, and NATS, has the certificate of its own Secret and
+// no other, where its settings say.
+func TestMutualTLS(t *testing.T) {
+	r := template(t, cases["mutual-tls"]...)
+	for name, pod := range r.pods {
+		secret, at := "", ""
+		for _, v := range pod.Spec.Volumes {
+			if v.Name == "mutual-tls" {
+				secret = v.Secret.SecretName
+			}
+		}
+		c := pod.Spec.Containers[0]
+		for _, m := range c.VolumeMounts {
+			if m.Name == "mutual-tls" {
+				at = m.MountPath
+			}
+		}
+		_, service := five[name]
+		if !service && name != "nats" {
+			if secret != "" || variables(c)["SLUICE_TLS_KEY"] != "" {
+				t.Errorf("%s has a certificate: %q", name, secret)
+			}
+			continue
+		}
+		for variable, file := range map[string]string{"SLUICE_TLS_CA": "ca.crt", "SLUICE_TLS_CERTIFICATE": "tls.crt", "SLUICE_TLS_KEY": "tls.key"} {
+			if got := variables(c)[variable]; secret != "tls-"+name || at == "" || got != at+"/"+file {
+				t.Errorf("%s: %s is %q, secret %q at %q", name, variable, got, secret, at)
+			}
 		}
 	}
 }

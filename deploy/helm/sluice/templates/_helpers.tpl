@@ -123,6 +123,32 @@ the five). Whoever listens on an address has another value than those who look f
   value: {{ ternary "" (printf "%s-replicator" $name) (eq .component "replicator") }}:7442
 - name: SLUICE_COMPACTOR_ADDRESS
   value: {{ ternary "" (printf "%s-compactor" $name) (eq .component "compactor") }}:7443
+{{- with .root.Values.mutualTLS.secretPrefix }}
+- name: SLUICE_TLS_CA
+  value: /etc/sluice-mutual-tls/ca.crt
+- name: SLUICE_TLS_CERTIFICATE
+  value: /etc/sluice-mutual-tls/tls.crt
+- name: SLUICE_TLS_KEY
+  value: /etc/sluice-mutual-tls/tls.key
+{{- end }}
+{{- end -}}
+
+{{/* The volume of a service's certificate, and its mount: dict root, component. */}}
+{{- define "sluice.mutualTLSVolume" -}}
+{{- with .root.Values.mutualTLS.secretPrefix }}
+- name: mutual-tls
+  secret:
+    secretName: {{ . }}{{ $.component }}
+    defaultMode: 0440
+{{- end }}
+{{- end -}}
+
+{{- define "sluice.mutualTLSMount" -}}
+{{- with .root.Values.mutualTLS.secretPrefix }}
+- name: mutual-tls
+  mountPath: /etc/sluice-mutual-tls
+  readOnly: true
+{{- end }}
 {{- end -}}
 
 {{- define "sluice.envFrom" -}}
@@ -288,6 +314,9 @@ spec:
         - name: data
           mountPath: /data
         {{- end }}
+        {{- with include "sluice.mutualTLSMount" . }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
         {{- if and $gateway $v.tls.existingSecret }}
         - name: tls
           mountPath: /etc/sluice-tls
@@ -295,6 +324,9 @@ spec:
         {{- end }}
   volumes:
     - {{- include "sluice.configVolume" $root | nindent 6 }}
+    {{- with include "sluice.mutualTLSVolume" . }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
     {{- if and $gateway $v.tls.existingSecret }}
     - name: tls
       secret:
