@@ -249,11 +249,17 @@ func (in *Instance) Deploy(text string) {
 // command printed.
 func (in *Instance) TryDeploy(text string) (string, error) {
 	in.t.Helper()
-	file := filepath.Join(in.dir, "deploy.yaml")
+	return in.CLI("deploy", in.File("deploy.yaml", text))
+}
+
+// File writes a file for a command, and returns its path.
+func (in *Instance) File(name, text string) string {
+	in.t.Helper()
+	file := filepath.Join(in.dir, name)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		in.t.Fatal(err)
 	}
-	return in.CLI("deploy", file)
+	return file
 }
 
 // CLI runs bin/sluice with the instance's config.

@@ -52,8 +52,11 @@ func TestDeploys(t *testing.T) {
 	// unharmed changes the one row and holds that its client got that change, over
 	// the connection that it had, and nothing else.
 	before := c.Stats()
-	unharmed := func(name string) {
+	updates := 0
+	unharmed := func(when string) {
 		t.Helper()
+		updates++
+		name := fmt.Sprint(when, " ", updates) // never the same: the client must get it
 		w.pg.Exec("UPDATE lists SET name = $1 WHERE id = 'l1'", name)
 		harness.Converged(t, w.pg, soon, lists(c, user))
 		now := c.Stats()
@@ -112,6 +115,47 @@ func TestDeploys(t *testing.T) {
 	}
 	unharmed("given up")
 
+	// Less, and another priority: all of it is there. Clients get their streams
+	// anew, and nothing that they have.
+	w.pg.Exec("INSERT INTO counters VALUES ('c1', $1, 7)", user)
+	harness.Converged(t, w.pg, soon, counters(c, user), lists(c, user))
+	before = c.Stats()
+	name := first[0].Name
+	served := func(text string, ops int, all ...harness.Same) {
+		t.Helper()
+		if text == "" {
+			if out, err := w.sluice.CLI("rollback"); err != nil {
+				t.Errorf("rollback: %v: %s", err, out)
+			}
+		} else {
+			w.sluice.Deploy(text)
+		}
+		harness.Converged(t, w.pg, soon, all...)
+		harness.Eventually(t, soon, "the client has a new stream", func() error {
+			if now := c.Stats(); now.Connects <= before.Connects || !c.Status().Connected {
+				return fmt.Errorf("%d connections, after %d", now.Connects, before.Connects)
+			}
+			return nil
+		})
+		if now := c.Stats(); now.OpsTotal != before.OpsTotal+ops {
+			t.Errorf("%d ops were downloaded, want %d", now.OpsTotal-before.OpsTotal, ops)
+		}
+		before = c.Stats()
+		unharmed("served by another config")
+		if got := alone(); got.Name != name {
+			t.Errorf("%+v is left", got)
+		}
+	}
+	_, after, _ := strings.Cut(syncConfig, "  shared:\n")
+	less := strings.Replace(syncConfig[:strings.Index(syncConfig, "  counters:\n")]+"  shared:\n"+after, "  own:\n", "  own:\n    priority: 1\n", 1)
+	if out, _ := w.sluice.CLI("diff", "--deployed", w.sluice.File("less.yaml", less)); !strings.Contains(out, "definition counters       dropped\n") || !strings.Contains(out, "nothing is copied") {
+		t.Errorf("diff: %s", out)
+	}
+	none := counters(c, user)
+	none.Source = "SELECT 1 WHERE false"
+	served(less, 0, none, lists(c, user))
+	served("", 1, counters(c, user), lists(c, user)) // back: the counter comes again
+
 	unrelated := harness.Same{
 		Client: c,
 		Local:  "SELECT id, x FROM unrelated",
@@ -120,20 +164,16 @@ func TestDeploys(t *testing.T) {
 	w.sluice.Deploy(syncConfig + other)
 	harness.Converged(t, w.pg, soon, unrelated, lists(c, user))
 	second := alone()
-	if second.Name == first[0].Name || second.State != "ACTIVE" {
+	if second.Name == name || second.State != "ACTIVE" {
 		t.Errorf("%+v is left", second)
 	}
 
-	if out, err := w.sluice.CLI("rollback"); err != nil || !strings.Contains(out, "going back to the config of "+first[0].Name) {
-		t.Errorf("rollback: %v: %s", err, out)
-	}
-	unrelated.Source += " AND false"
-	harness.Converged(t, w.pg, soon, unrelated, lists(c, user))
-	if got := alone(); got.Name == second.Name || got.State != "ACTIVE" {
-		t.Errorf("%+v is left", got)
-	}
-	w.pg.Exec("UPDATE lists SET name = 'back' WHERE id = 'l1'")
-	harness.Converged(t, w.pg, soon, lists(c, user))
+	// What was added is taken back, and added again: now it is all there.
+	before, name = c.Stats(), second.Name
+	without := unrelated
+	without.Source += " AND false"
+	served("", 0, without, lists(c, user))
+	served(syncConfig+other, 1, unrelated, lists(c, user))
 	c.Sound()
 	c.Close()
 }

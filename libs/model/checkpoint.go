@@ -1,5 +1,7 @@
 package model
 
+import "cmp"
+
 // Checkpoint is a consistent cut: the ops up to Op are exactly the effect of
 // the source transactions up to Position (D1).
 type Checkpoint struct {
@@ -50,10 +52,16 @@ type Stream struct {
 	// Config is the sync config's YAML.
 	Config string
 	// Content is what Config means, as rules.Plan.Identity tells, in hex; "" = not
-	// known. Edited is the text that was deployed last, if another one of the same
-	// content was: what is replicated stays that of Config.
+	// known. Parts are the rules.Parts of Config, in hex.
 	Content string
-	Edited  string
+	Parts   []string
+	// What is replicated stays that of Config. But if another config was deployed
+	// that needs no more than that, it is what clients are served by: Edited is its
+	// text, "" = Config, and EditedContent what it means, "" = the same as Config.
+	// Former is the text by which they were served before.
+	Edited        string
+	EditedContent string
+	Former        string
 	// Tables that the config reads and how source values become SQLite values:
 	// what the replicator needs of a plan.
 	Tables  []TablePattern
@@ -64,20 +72,20 @@ type Stream struct {
 	// Activated is when it became the active one; 0 = never, or not known.
 	Activated Micros
 	// FromFile: the config is the one that the service config named, not one
-	// that was deployed by hand.
+	// that was deployed by hand. Filed is what the last one meant that it named,
+	// or its text if that is not known; "" = none.
 	FromFile bool
+	Filed    string
 	// CustomCheckpoints: rows of the source carry the clients' write
 	// checkpoints, and none are handed out.
 	CustomCheckpoints bool
 }
 
-// Text is the sync config as it was deployed last.
-func (s *Stream) Text() string {
-	if s.Edited != "" {
-		return s.Edited
-	}
-	return s.Config
-}
+// Text is the sync config that clients are served by, as it was deployed last.
+func (s *Stream) Text() string { return cmp.Or(s.Edited, s.Config) }
+
+// Serves is what that means.
+func (s *Stream) Serves() string { return cmp.Or(s.EditedContent, s.Content) }
 
 // StreamHead is how far a stream is: the state that one commit moves.
 type StreamHead struct {

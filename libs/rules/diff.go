@@ -40,6 +40,9 @@ type DefinitionFate struct {
 type Difference struct {
 	// Same: they mean the same (see Plan.Identity), and all definitions are kept.
 	Same bool
+	// Fits: not the same, but all that the newer one needs is made for the older
+	// one already (see Plan.Over).
+	Fits bool
 	// Definitions of both, by name.
 	Definitions []DefinitionFate
 	// Values: the source's values are converted differently, in all definitions.
@@ -51,6 +54,10 @@ type Difference struct {
 // Diff compares a config with one that is to take its place.
 func Diff(older, newer *Plan) *Difference {
 	d := &Difference{Same: older.Identity() == newer.Identity(), Values: older.values != newer.values, Events: older.eventKey() != newer.eventKey()}
+	if !d.Same {
+		_, d.Fits = newer.Over(older)
+		d.Fits = d.Fits && older.CustomCheckpoints() == newer.CustomCheckpoints()
+	}
 	was := map[string]*Definition{}
 	for i := range older.definitions {
 		was[older.definitions[i].Name] = &older.definitions[i]

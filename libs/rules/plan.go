@@ -25,6 +25,9 @@ type Plan struct {
 	definitions []Definition
 	queriers    [][]boundQuerier // by definition
 	slots       requestSlots
+	// indexes are the numbers of the indexes in the plan whose data this one
+	// reads (see Over); nil: its own.
+	indexes []int
 }
 
 // Compile compiles a sync config. It reports everything that it finds; the

@@ -90,7 +90,7 @@ func (p *Plan) bindQuerier(definition int, q *plan.Querier) boundQuerier {
 			st.each = s.Each.Bind(b)
 		} else {
 			out.dynamic = true
-			st.prefix = lookupPrefix(s.Index)
+			st.prefix = p.lookupPrefix(s.Index)
 			st.inputs, st.raw = bind(s.Inputs)
 			for _, o := range p.plan.Indexes[s.Index].Outputs {
 				st.names = append(st.names, o.Name)

@@ -166,7 +166,7 @@ func (p *Plan) Table(t *model.SourceTable) *TableEvaluator {
 		}
 		b := p.rowBinder(x.Table, t)
 		q := indexQuery{
-			definition: p.plan.Definitions[x.Definition].Name, prefix: lookupPrefix(i),
+			definition: p.plan.Definitions[x.Definition].Name, prefix: p.lookupPrefix(i),
 			match: newMatcher(x.Match, x.Each, x.Keys, b), skipNull: x.SkipNull, unique: !x.SkipNull,
 		}
 		for _, o := range x.Outputs {
@@ -214,7 +214,12 @@ func matchName(pattern, name string) bool {
 	return pattern == name
 }
 
-func lookupPrefix(index int) string { return strconv.FormatInt(int64(index), 36) + "[" }
+func (p *Plan) lookupPrefix(index int) string {
+	if p.indexes != nil {
+		index = p.indexes[index]
+	}
+	return strconv.FormatInt(int64(index), 36) + "["
+}
 
 // rowBinder finds columns by their place in the table.
 func (p *Plan) rowBinder(pattern model.TablePattern, t *model.SourceTable) plan.Binder {

@@ -233,8 +233,13 @@ func Stream(s *model.Stream) *pb.Stream {
 		CustomCheckpoints: s.CustomCheckpoints,
 
 		Content:   text(s.Content),
+		Parts:     all(s.Parts, text),
 		Edited:    text(s.Edited),
 		Activated: int64(s.Activated),
+
+		EditedContent: text(s.EditedContent),
+		Former:        text(s.Former),
+		Filed:         text(s.Filed),
 	}
 }
 
@@ -256,6 +261,11 @@ func ModelStream(s *pb.Stream) model.Stream {
 		Content:   s.GetContent(),
 		Edited:    s.GetEdited(),
 		Activated: model.Micros(s.GetActivated()),
+		Parts:     s.GetParts(),
+
+		EditedContent: s.GetEditedContent(),
+		Former:        s.GetFormer(),
+		Filed:         s.GetFiled(),
 	}
 }
 

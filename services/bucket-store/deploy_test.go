@@ -2,6 +2,7 @@ package bucketstore
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/sluicesync/sluice/libs/model"
@@ -102,6 +103,88 @@ func TestDeploySameContent(t *testing.T) {
 	if was := i.activated(3); was == 0 || i.activated(7) != 0 {
 		t.Errorf("streams 3 and 7 became active at %d and %d", was, i.activated(7))
 	}
+}
+
+// A config that needs no more than a stream has is served from that stream: the
+// active one, or else the one that is to replace it.
+func TestDeployFits(t *testing.T) {
+	i := run(t, t.TempDir(), bus(t))
+	ask := func(r *pb.DeployRequest) *pb.DeployReply {
+		t.Helper()
+		reply, err := i.catalog.Deploy(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply
+	}
+	// A config's text is its parts; what it means, too.
+	request := func(parts string) *pb.DeployRequest {
+		return &pb.DeployRequest{Config: parts, Content: parts, Parts: strings.Fields(parts)}
+	}
+	state := func() string {
+		t.Helper()
+		list, err := i.catalog.List(t.Context(), &pb.ListRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, s := range wire.ModelStreams(list.GetStreams()) {
+			if s.State != model.Stopped {
+				all = append(all, fmt.Sprintf("%d %s %s of %s, before %q, file %t", s.ID, s.State, s.Serves(), s.Content, s.Former, s.FromFile))
+			}
+		}
+		return strings.Join(all, "; ")
+	}
+	deploy := func(r *pb.DeployRequest, created, served, kept bool, replaced int64, want string) {
+		t.Helper()
+		before := state()
+		r.DryRun = true
+		foreseen := ask(r)
+		if after := state(); before != after {
+			t.Errorf("%s: looking changed %s to %s", r.GetConfig(), before, after)
+		}
+		r.DryRun = false
+		got := ask(r)
+		if got.GetCreated() != created || got.GetServed() != served || got.GetKept() != kept || got.GetReplaced().GetId() != replaced {
+			t.Errorf("%s: %v", r.GetConfig(), got)
+		}
+		if foreseen.GetCreated() != created || foreseen.GetServed() != served || foreseen.GetKept() != kept || foreseen.GetReplaced().GetId() != replaced {
+			t.Errorf("%s: %v was foreseen", r.GetConfig(), foreseen)
+		}
+		if now := state(); now != want {
+			t.Errorf("%s: %s, want %s", r.GetConfig(), now, want)
+		}
+	}
+	file := func(parts string) *pb.DeployRequest {
+		r := request(parts)
+		r.FromFile = true
+		return r
+	}
+	deploy(file("a b c"), true, false, false, 0, `1 PROCESSING a b c of a b c, before "", file true`)
+	deploy(file("a b"), false, true, false, 0, `1 PROCESSING a b of a b c, before "a b c", file true`)
+	c := i.chain(1)
+	i.apply(c.next(6, put(1, "{}", "a")))
+	deploy(request("c"), false, true, false, 0, `1 ACTIVE c of a b c, before "a b", file false`)
+	deploy(file("a b"), false, false, true, 0, `1 ACTIVE c of a b c, before "a b", file false`) // as at each start
+	deploy(file("a"), false, true, false, 0, `1 ACTIVE a of a b c, before "c", file true`)
+	deploy(request("a b c"), false, true, false, 0, `1 ACTIVE a b c of a b c, before "a", file false`)
+	deploy(request("d"), true, false, false, 0, `1 ACTIVE a b c of a b c, before "a", file false; 2 PROCESSING d of d, before "", file false`)
+	deploy(request("b"), false, true, false, 2, `1 ACTIVE b of a b c, before "a b c", file false`)
+	deploy(request("d e"), true, false, false, 0, `1 ACTIVE b of a b c, before "a b c", file false; 3 PROCESSING d e of d e, before "", file false`)
+	deploy(request("e"), false, true, false, 0, `1 ACTIVE b of a b c, before "a b c", file false; 3 PROCESSING e of d e, before "d e", file false`)
+	// What is built anew has all of it again, and serves the same.
+	if _, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: 3, Reason: "lost"}); err != nil {
+		t.Fatal(err)
+	}
+	deploy(request("e"), false, false, false, 0, `1 ACTIVE b of a b c, before "a b c", file false; 4 PROCESSING e of d e, before "d e", file false`)
+	deploy(request("d"), false, true, false, 0, `1 ACTIVE b of a b c, before "a b c", file false; 4 PROCESSING d of d e, before "e", file false`)
+	// Other values, and write checkpoints of another kind, need another stream.
+	other := request("a")
+	other.Values = &pb.ValueOptions{Iso8601: true}
+	deploy(other, true, false, false, 4, `1 ACTIVE b of a b c, before "a b c", file false; 5 PROCESSING a of a, before "", file false`)
+	other = request("a")
+	other.CustomCheckpoints = true
+	deploy(other, true, false, false, 5, `1 ACTIVE b of a b c, before "a b c", file false; 6 PROCESSING a of a, before "", file false`)
 }
 
 func (i *instance) activated(id int64) model.Micros {

@@ -179,6 +179,20 @@ func (f *fakeStore) activate(id model.StreamID, config string) {
 	}
 }
 
+// serve makes the active stream serve clients by another config.
+func (f *fakeStore) serve(config string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := &f.streams[len(f.streams)-1]
+	s.Edited, s.EditedContent = config, config
+	for ch := range f.watchers {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}
+
 func (f *fakeStore) List(context.Context, *pb.ListRequest) (*pb.ListReply, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -401,7 +401,7 @@ func (g *gateway) choose(ctx context.Context, streams []model.Stream) bool {
 	old := g.active
 	g.watching = nil
 	g.mu.Unlock()
-	if newest == nil || old != nil && old.stream.ID == newest.ID {
+	if newest == nil || old != nil && old.stream.ID == newest.ID && old.stream.Serves() == newest.Serves() {
 		return old != nil
 	}
 	a, err := g.start(ctx, *newest)
@@ -425,14 +425,12 @@ func (g *gateway) choose(ctx context.Context, streams []model.Stream) bool {
 
 // start starts serving a stream.
 func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
-	plan, diagnostics := rules.Compile(s.Config, rules.Options{DefaultSchema: g.cfg.DefaultSchema, Version: int64(s.ID)})
-	if plan == nil {
-		for _, d := range diagnostics {
-			if d.Fatal {
-				return nil, errs.New(errs.R0001, "%s", d.Message)
-			}
-		}
-		return nil, errs.New(errs.R0001, "sync config does not compile")
+	plan, err := g.compile(&s, s.Config)
+	if err == nil && s.EditedContent != "" {
+		plan, err = g.served(&s, plan)
+	}
+	if err != nil {
+		return nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	a := &active{stream: s, store: backend.NewStore(g.conns.Store, s.ID), stop: stop}
@@ -453,6 +451,34 @@ func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
 		return nil
 	})
 	return a, nil
+}
+
+func (g *gateway) compile(s *model.Stream, text string) (*rules.Plan, error) {
+	plan, diagnostics := rules.Compile(text, rules.Options{DefaultSchema: g.cfg.DefaultSchema, Version: int64(s.ID)})
+	if plan != nil {
+		return plan, nil
+	}
+	for _, d := range diagnostics {
+		if d.Fatal {
+			return nil, errs.New(errs.R0001, "%s", d.Message)
+		}
+	}
+	return nil, errs.New(errs.R0001, "sync config does not compile")
+}
+
+// served is the plan by which s serves clients, from the data that is replicated
+// as all says. Without it nobody is served: all may give what clients must not
+// have any more.
+func (g *gateway) served(s *model.Stream, all *rules.Plan) (*rules.Plan, error) {
+	plan, err := g.compile(s, s.Edited)
+	if err != nil {
+		return nil, err
+	}
+	over, ok := plan.Over(all)
+	if !ok {
+		return nil, errs.New(errs.R0001, "the sync config that was deployed needs data that is not replicated: deploy it again")
+	}
+	return over, nil
 }
 
 // retire stops a stream that was replaced once its sessions have ended.

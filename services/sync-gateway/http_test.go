@@ -223,6 +223,45 @@ func TestConfigChange(t *testing.T) {
 	}
 }
 
+// TestServedConfig: streams end cleanly when another config is served from the
+// same data, and new ones get that one's buckets of that data. One that needs
+// what is not there is not served, and the one before stays.
+func TestServedConfig(t *testing.T) {
+	h := newHouse(t, nil)
+	const one = "bucket_definitions:\n  first:\n    parameters: SELECT id FROM gone WHERE u = request.user_id()\n    data:\n      - SELECT * FROM x WHERE id = bucket.id\n"
+	const two = "  kept:\n    parameters: SELECT id FROM lists WHERE u = request.user_id()\n    data:\n      - SELECT * FROM todos WHERE id = bucket.id\n"
+	h.store.activate(2, one+two)
+	h.store.commit(func(tx *tx) { tx.put(`2#kept["l1"]`, "todos", "t", "{}") })
+	h.store.mu.Lock()
+	h.store.lookups[`1["u1"]`] = []entry{{1, `[{"id":"l1"}]`}} // the second index of the stream's own config
+	h.store.mu.Unlock()
+	c := h.open(t, "u1", `{"raw_data":true}`, nil)
+	if l := c.line(); !strings.Contains(l, `"bucket":"2#kept[\"l1\"]"`) || !strings.Contains(l, `"name":"first"`) {
+		t.Fatal(l)
+	}
+	h.store.serve("bucket_definitions:\n" + two)
+	for {
+		if l, err := c.r.ReadString('\n'); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatalf("%q %v", l, err)
+		}
+	}
+	served := func() {
+		t.Helper()
+		c := h.open(t, "u1", `{"raw_data":true,"buckets":[{"name":"2#kept[\"l1\"]","after":"1"}]}`, nil)
+		if l := c.line(); !strings.Contains(l, `"bucket":"2#kept[\"l1\"]"`) || strings.Contains(l, "first") {
+			t.Fatal(l)
+		}
+		if l := c.line(); !strings.Contains(l, "checkpoint_complete") {
+			t.Fatalf("the client has it, and gets %s", l)
+		}
+	}
+	served()
+	h.store.serve("bucket_definitions:\n  other:\n    data:\n      - SELECT * FROM news\n")
+	served()
+}
+
 // TestDrain: streams end at a line's end, and nothing is left.
 func TestDrain(t *testing.T) {
 	h := newHouse(t, nil)

@@ -998,7 +998,12 @@ type DeployRequest struct {
 	// The config has events that carry write checkpoints.
 	CustomCheckpoints bool `protobuf:"varint,7,opt,name=custom_checkpoints,json=customCheckpoints,proto3" json:"custom_checkpoints,omitempty"`
 	// What the config means: equal for configs that differ in nothing that matters.
-	Content       string `protobuf:"bytes,8,opt,name=content,proto3" json:"content,omitempty"`
+	Content string `protobuf:"bytes,8,opt,name=content,proto3" json:"content,omitempty"`
+	// What it makes of rows. One whose parts a live stream has is served from that
+	// stream's data.
+	Parts []string `protobuf:"bytes,10,rep,name=parts,proto3" json:"parts,omitempty"`
+	// Change nothing, and reply what would be.
+	DryRun        bool `protobuf:"varint,11,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1089,13 +1094,30 @@ func (x *DeployRequest) GetContent() string {
 	return ""
 }
 
+func (x *DeployRequest) GetParts() []string {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *DeployRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type DeployReply struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Stream  *Stream                `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
 	Created bool                   `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
 	// Nothing was changed: this config had been deployed from_file before, and the
 	// stream is of another that was deployed by hand since.
-	Kept          bool `protobuf:"varint,3,opt,name=kept,proto3" json:"kept,omitempty"`
+	Kept bool `protobuf:"varint,3,opt,name=kept,proto3" json:"kept,omitempty"`
+	// Clients are served by another config than before, from the same data.
+	Served        bool    `protobuf:"varint,4,opt,name=served,proto3" json:"served,omitempty"`
+	Replaced      *Stream `protobuf:"bytes,5,opt,name=replaced,proto3" json:"replaced,omitempty"` // that was to become the active one, and is given up
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1149,6 +1171,20 @@ func (x *DeployReply) GetKept() bool {
 		return x.Kept
 	}
 	return false
+}
+
+func (x *DeployReply) GetServed() bool {
+	if x != nil {
+		return x.Served
+	}
+	return false
+}
+
+func (x *DeployReply) GetReplaced() *Stream {
+	if x != nil {
+		return x.Replaced
+	}
+	return nil
 }
 
 type WatchRequest struct {
@@ -3388,7 +3424,7 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"*\n" +
 	"\x10TerminateRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"\x10\n" +
-	"\x0eTerminateReply\"\xa6\x02\n" +
+	"\x0eTerminateReply\"\xd5\x02\n" +
 	"\rDeployRequest\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\tR\x06config\x12/\n" +
 	"\x06tables\x18\x02 \x03(\v2\x17.sluice.v1.TablePatternR\x06tables\x12/\n" +
@@ -3398,11 +3434,16 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"slotPrefix\x12\x1b\n" +
 	"\tfrom_file\x18\x06 \x01(\bR\bfromFile\x12-\n" +
 	"\x12custom_checkpoints\x18\a \x01(\bR\x11customCheckpoints\x12\x18\n" +
-	"\acontent\x18\b \x01(\tR\acontent\"f\n" +
+	"\acontent\x18\b \x01(\tR\acontent\x12\x14\n" +
+	"\x05parts\x18\n" +
+	" \x03(\tR\x05parts\x12\x17\n" +
+	"\adry_run\x18\v \x01(\bR\x06dryRun\"\xad\x01\n" +
 	"\vDeployReply\x12)\n" +
 	"\x06stream\x18\x01 \x01(\v2\x11.sluice.v1.StreamR\x06stream\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\x12\x12\n" +
-	"\x04kept\x18\x03 \x01(\bR\x04kept\"\x0e\n" +
+	"\x04kept\x18\x03 \x01(\bR\x04kept\x12\x16\n" +
+	"\x06served\x18\x04 \x01(\bR\x06served\x12-\n" +
+	"\breplaced\x18\x05 \x01(\v2\x11.sluice.v1.StreamR\breplaced\"\x0e\n" +
 	"\fWatchRequest\"9\n" +
 	"\n" +
 	"WatchReply\x12+\n" +
@@ -3701,73 +3742,74 @@ var file_sluice_v1_bucketstore_proto_depIdxs = []int32{
 	63, // 6: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
 	64, // 7: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
 	65, // 8: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
-	65, // 9: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
-	65, // 10: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
-	58, // 11: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
-	26, // 12: sluice.v1.ListReply.size:type_name -> sluice.v1.StorageSize
-	62, // 13: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
-	61, // 14: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
-	31, // 15: sluice.v1.LookupsReply.results:type_name -> sluice.v1.LookupValues
-	35, // 16: sluice.v1.OpsRequest.positions:type_name -> sluice.v1.BucketPosition
-	38, // 17: sluice.v1.CreateWriteCheckpointsRequest.requests:type_name -> sluice.v1.CheckpointRequest
-	44, // 18: sluice.v1.DirtiestReply.buckets:type_name -> sluice.v1.DirtyBucket
-	48, // 19: sluice.v1.ReplaceRequest.moves:type_name -> sluice.v1.MoveOp
-	25, // 20: sluice.v1.ListReply.TablesEntry.value:type_name -> sluice.v1.TableProgressList
-	1,  // 21: sluice.v1.Appender.Apply:input_type -> sluice.v1.ApplyRequest
-	3,  // 22: sluice.v1.Appender.PreviousRows:input_type -> sluice.v1.PreviousRowsRequest
-	5,  // 23: sluice.v1.Replication.OpenSession:input_type -> sluice.v1.OpenSessionRequest
-	7,  // 24: sluice.v1.Replication.RenewLease:input_type -> sluice.v1.RenewLeaseRequest
-	9,  // 25: sluice.v1.Replication.CloseSession:input_type -> sluice.v1.CloseSessionRequest
-	11, // 26: sluice.v1.Replication.Committed:input_type -> sluice.v1.CommittedRequest
-	13, // 27: sluice.v1.Replication.ReportError:input_type -> sluice.v1.ReportErrorRequest
-	15, // 28: sluice.v1.Replication.Restart:input_type -> sluice.v1.RestartRequest
-	17, // 29: sluice.v1.Replication.Terminate:input_type -> sluice.v1.TerminateRequest
-	19, // 30: sluice.v1.Catalog.Deploy:input_type -> sluice.v1.DeployRequest
-	21, // 31: sluice.v1.Catalog.Watch:input_type -> sluice.v1.WatchRequest
-	23, // 32: sluice.v1.Catalog.List:input_type -> sluice.v1.ListRequest
-	27, // 33: sluice.v1.Reader.Head:input_type -> sluice.v1.HeadRequest
-	29, // 34: sluice.v1.Reader.Lookups:input_type -> sluice.v1.LookupsRequest
-	32, // 35: sluice.v1.Reader.Checksums:input_type -> sluice.v1.ChecksumsRequest
-	34, // 36: sluice.v1.Reader.Ops:input_type -> sluice.v1.OpsRequest
-	37, // 37: sluice.v1.WriteCheckpoints.Create:input_type -> sluice.v1.CreateWriteCheckpointsRequest
-	40, // 38: sluice.v1.WriteCheckpoints.Reached:input_type -> sluice.v1.ReachedRequest
-	42, // 39: sluice.v1.Compaction.Dirtiest:input_type -> sluice.v1.DirtiestRequest
-	45, // 40: sluice.v1.Compaction.Scan:input_type -> sluice.v1.ScanRequest
-	47, // 41: sluice.v1.Compaction.Replace:input_type -> sluice.v1.ReplaceRequest
-	50, // 42: sluice.v1.Compaction.Reemit:input_type -> sluice.v1.ReemitRequest
-	52, // 43: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
-	54, // 44: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
-	56, // 45: sluice.v1.Storage.Backup:input_type -> sluice.v1.BackupRequest
-	2,  // 46: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
-	4,  // 47: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
-	6,  // 48: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
-	8,  // 49: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
-	10, // 50: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
-	12, // 51: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
-	14, // 52: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
-	16, // 53: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
-	18, // 54: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
-	20, // 55: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
-	22, // 56: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
-	24, // 57: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
-	28, // 58: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
-	30, // 59: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
-	33, // 60: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
-	36, // 61: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
-	39, // 62: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
-	41, // 63: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
-	43, // 64: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
-	46, // 65: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
-	49, // 66: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
-	51, // 67: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
-	53, // 68: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
-	55, // 69: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
-	57, // 70: sluice.v1.Storage.Backup:output_type -> sluice.v1.BackupReply
-	46, // [46:71] is the sub-list for method output_type
-	21, // [21:46] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	65, // 9: sluice.v1.DeployReply.replaced:type_name -> sluice.v1.Stream
+	65, // 10: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
+	65, // 11: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
+	58, // 12: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
+	26, // 13: sluice.v1.ListReply.size:type_name -> sluice.v1.StorageSize
+	62, // 14: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
+	61, // 15: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
+	31, // 16: sluice.v1.LookupsReply.results:type_name -> sluice.v1.LookupValues
+	35, // 17: sluice.v1.OpsRequest.positions:type_name -> sluice.v1.BucketPosition
+	38, // 18: sluice.v1.CreateWriteCheckpointsRequest.requests:type_name -> sluice.v1.CheckpointRequest
+	44, // 19: sluice.v1.DirtiestReply.buckets:type_name -> sluice.v1.DirtyBucket
+	48, // 20: sluice.v1.ReplaceRequest.moves:type_name -> sluice.v1.MoveOp
+	25, // 21: sluice.v1.ListReply.TablesEntry.value:type_name -> sluice.v1.TableProgressList
+	1,  // 22: sluice.v1.Appender.Apply:input_type -> sluice.v1.ApplyRequest
+	3,  // 23: sluice.v1.Appender.PreviousRows:input_type -> sluice.v1.PreviousRowsRequest
+	5,  // 24: sluice.v1.Replication.OpenSession:input_type -> sluice.v1.OpenSessionRequest
+	7,  // 25: sluice.v1.Replication.RenewLease:input_type -> sluice.v1.RenewLeaseRequest
+	9,  // 26: sluice.v1.Replication.CloseSession:input_type -> sluice.v1.CloseSessionRequest
+	11, // 27: sluice.v1.Replication.Committed:input_type -> sluice.v1.CommittedRequest
+	13, // 28: sluice.v1.Replication.ReportError:input_type -> sluice.v1.ReportErrorRequest
+	15, // 29: sluice.v1.Replication.Restart:input_type -> sluice.v1.RestartRequest
+	17, // 30: sluice.v1.Replication.Terminate:input_type -> sluice.v1.TerminateRequest
+	19, // 31: sluice.v1.Catalog.Deploy:input_type -> sluice.v1.DeployRequest
+	21, // 32: sluice.v1.Catalog.Watch:input_type -> sluice.v1.WatchRequest
+	23, // 33: sluice.v1.Catalog.List:input_type -> sluice.v1.ListRequest
+	27, // 34: sluice.v1.Reader.Head:input_type -> sluice.v1.HeadRequest
+	29, // 35: sluice.v1.Reader.Lookups:input_type -> sluice.v1.LookupsRequest
+	32, // 36: sluice.v1.Reader.Checksums:input_type -> sluice.v1.ChecksumsRequest
+	34, // 37: sluice.v1.Reader.Ops:input_type -> sluice.v1.OpsRequest
+	37, // 38: sluice.v1.WriteCheckpoints.Create:input_type -> sluice.v1.CreateWriteCheckpointsRequest
+	40, // 39: sluice.v1.WriteCheckpoints.Reached:input_type -> sluice.v1.ReachedRequest
+	42, // 40: sluice.v1.Compaction.Dirtiest:input_type -> sluice.v1.DirtiestRequest
+	45, // 41: sluice.v1.Compaction.Scan:input_type -> sluice.v1.ScanRequest
+	47, // 42: sluice.v1.Compaction.Replace:input_type -> sluice.v1.ReplaceRequest
+	50, // 43: sluice.v1.Compaction.Reemit:input_type -> sluice.v1.ReemitRequest
+	52, // 44: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
+	54, // 45: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
+	56, // 46: sluice.v1.Storage.Backup:input_type -> sluice.v1.BackupRequest
+	2,  // 47: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
+	4,  // 48: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
+	6,  // 49: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
+	8,  // 50: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
+	10, // 51: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
+	12, // 52: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
+	14, // 53: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
+	16, // 54: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
+	18, // 55: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
+	20, // 56: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
+	22, // 57: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
+	24, // 58: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
+	28, // 59: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
+	30, // 60: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
+	33, // 61: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
+	36, // 62: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
+	39, // 63: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
+	41, // 64: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
+	43, // 65: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
+	46, // 66: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
+	49, // 67: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
+	51, // 68: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
+	53, // 69: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
+	55, // 70: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
+	57, // 71: sluice.v1.Storage.Backup:output_type -> sluice.v1.BackupReply
+	47, // [47:72] is the sub-list for method output_type
+	22, // [22:47] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_bucketstore_proto_init() }

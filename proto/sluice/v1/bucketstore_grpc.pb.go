@@ -538,8 +538,10 @@ const (
 // Catalog has the replication streams and their sync configs.
 type CatalogClient interface {
 	// Deploy makes a stream of a compiled config. The same content as the newest
-	// live stream's changes at most its text, and returns that stream; that of the
-	// active stream, while another is being processed, gives up the other.
+	// live stream's changes at most its text, and returns that stream; so does one
+	// that needs no more than that stream has, but clients are then served by it.
+	// That of the active stream, while another is being processed, gives up the
+	// other.
 	Deploy(ctx context.Context, in *DeployRequest, opts ...grpc.CallOption) (*DeployReply, error)
 	// Watch sends all live streams now and after every change of state (not of
 	// heads).
@@ -601,8 +603,10 @@ func (c *catalogClient) List(ctx context.Context, in *ListRequest, opts ...grpc.
 // Catalog has the replication streams and their sync configs.
 type CatalogServer interface {
 	// Deploy makes a stream of a compiled config. The same content as the newest
-	// live stream's changes at most its text, and returns that stream; that of the
-	// active stream, while another is being processed, gives up the other.
+	// live stream's changes at most its text, and returns that stream; so does one
+	// that needs no more than that stream has, but clients are then served by it.
+	// That of the active stream, while another is being processed, gives up the
+	// other.
 	Deploy(context.Context, *DeployRequest) (*DeployReply, error)
 	// Watch sends all live streams now and after every change of state (not of
 	// heads).

@@ -1114,10 +1114,14 @@ type Stream struct {
 	Created  int64                  `protobuf:"varint,8,opt,name=created,proto3" json:"created,omitempty"`
 	FromFile bool                   `protobuf:"varint,9,opt,name=from_file,json=fromFile,proto3" json:"from_file,omitempty"`
 	// Write checkpoints come from rows of the source; none are handed out.
-	CustomCheckpoints bool   `protobuf:"varint,10,opt,name=custom_checkpoints,json=customCheckpoints,proto3" json:"custom_checkpoints,omitempty"`
-	Edited            string `protobuf:"bytes,11,opt,name=edited,proto3" json:"edited,omitempty"`   // text that was deployed last, if it is not config
-	Content           string `protobuf:"bytes,13,opt,name=content,proto3" json:"content,omitempty"` // what config means, see DeployRequest
-	Activated         int64  `protobuf:"varint,14,opt,name=activated,proto3" json:"activated,omitempty"`
+	CustomCheckpoints bool     `protobuf:"varint,10,opt,name=custom_checkpoints,json=customCheckpoints,proto3" json:"custom_checkpoints,omitempty"`
+	Edited            string   `protobuf:"bytes,11,opt,name=edited,proto3" json:"edited,omitempty"`   // text that was deployed last, if it is not config
+	Content           string   `protobuf:"bytes,13,opt,name=content,proto3" json:"content,omitempty"` // what config means, see DeployRequest
+	Activated         int64    `protobuf:"varint,14,opt,name=activated,proto3" json:"activated,omitempty"`
+	Parts             []string `protobuf:"bytes,15,rep,name=parts,proto3" json:"parts,omitempty"`                                      // of config, see DeployRequest
+	EditedContent     string   `protobuf:"bytes,16,opt,name=edited_content,json=editedContent,proto3" json:"edited_content,omitempty"` // what edited means, if not the same as config
+	Former            string   `protobuf:"bytes,17,opt,name=former,proto3" json:"former,omitempty"`                                    // text by which clients were served before edited
+	Filed             string   `protobuf:"bytes,18,opt,name=filed,proto3" json:"filed,omitempty"`                                      // what the last config meant that came from a file
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1241,6 +1245,34 @@ func (x *Stream) GetActivated() int64 {
 		return x.Activated
 	}
 	return 0
+}
+
+func (x *Stream) GetParts() []string {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *Stream) GetEditedContent() string {
+	if x != nil {
+		return x.EditedContent
+	}
+	return ""
+}
+
+func (x *Stream) GetFormer() string {
+	if x != nil {
+		return x.Former
+	}
+	return ""
+}
+
+func (x *Stream) GetFiled() string {
+	if x != nil {
+		return x.Filed
+	}
+	return ""
 }
 
 // CheckpointNotice is published on NATS subject sluice.checkpoints.<stream id>.
@@ -1467,7 +1499,7 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\f \x01(\tR\tlastError\x12\"\n" +
 	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\x12\x16\n" +
-	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xb5\x03\n" +
+	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xa0\x04\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1482,7 +1514,11 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	" \x01(\bR\x11customCheckpoints\x12\x16\n" +
 	"\x06edited\x18\v \x01(\tR\x06edited\x12\x18\n" +
 	"\acontent\x18\r \x01(\tR\acontent\x12\x1c\n" +
-	"\tactivated\x18\x0e \x01(\x03R\tactivated\"\xf5\x02\n" +
+	"\tactivated\x18\x0e \x01(\x03R\tactivated\x12\x14\n" +
+	"\x05parts\x18\x0f \x03(\tR\x05parts\x12%\n" +
+	"\x0eedited_content\x18\x10 \x01(\tR\reditedContent\x12\x16\n" +
+	"\x06former\x18\x11 \x01(\tR\x06former\x12\x14\n" +
+	"\x05filed\x18\x12 \x01(\tR\x05filed\"\xf5\x02\n" +
 	"\x10CheckpointNotice\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x1a\n" +

@@ -37,8 +37,8 @@ func (c *Change) Alter(s *model.Stream) {
 	if state, ok := c.States[s.ID]; ok {
 		s.State = state
 	}
-	if text, ok := c.Edited[s.ID]; ok {
-		s.Edited = text
+	if e, ok := c.Edited[s.ID]; ok {
+		s.Edited, s.EditedContent, s.Former, s.Filed, s.FromFile = e.Text, e.Content, e.Former, e.Filed, e.FromFile
 	}
 }
 

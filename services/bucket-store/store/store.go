@@ -53,12 +53,19 @@ type Streams interface {
 // Change of the catalog: states and texts of existing streams, and a new stream.
 type Change struct {
 	States map[model.StreamID]model.StreamState
-	// Edited are streams' new Edited.
-	Edited map[model.StreamID]string
+	// Edited are streams' new configs to serve clients by.
+	Edited map[model.StreamID]Edit
 	// New is made unless it is nil; its ID is given by the store, and its name
 	// is Prefix, the id, and Suffix.
 	New            *model.Stream
 	Prefix, Suffix string
+}
+
+// Edit is the config that clients are served by from now on: the fields Edited,
+// EditedContent, Former, Filed and FromFile of model.Stream.
+type Edit struct {
+	Text, Content, Former, Filed string
+	FromFile                     bool
 }
 
 // Ledger is what the writer of a stream needs.

@@ -41,88 +41,151 @@ func prefixOf(s *model.Stream) string {
 	return defaultPrefix
 }
 
-// Deploy makes a stream of a config, unless there is one of the same content.
+// Deploy makes a stream of a config, unless a live one has what it needs.
 func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployReply, error) {
 	wanted := model.Stream{
-		Config: m.GetConfig(), Content: m.GetContent(), Tables: wire.ModelTablePatterns(m.GetTables()), Values: wire.ModelValueOptions(m.GetValues()),
+		Config: m.GetConfig(), Content: m.GetContent(), Parts: m.GetParts(), Tables: wire.ModelTablePatterns(m.GetTables()), Values: wire.ModelValueOptions(m.GetValues()),
 		State: model.Processing, Created: model.Micros(c.Now().UnixMicro()), FromFile: m.GetFromFile(),
 		CustomCheckpoints: m.GetCustomCheckpoints(),
+	}
+	if wanted.FromFile {
+		wanted.Filed = cmp.Or(wanted.Content, wanted.Config)
 	}
 	prefix := m.GetSlotPrefix()
 	if prefix == "" {
 		prefix = defaultPrefix
 	}
 	suffix := nameSuffix()
-	var same *model.Stream
-	kept := false
+	var d deployment
 	made, err := c.Store.Change(ctx, func(streams []model.Stream) store.Change {
-		same, kept = nil, false
-		var processing, active *model.Stream
-		for i := range streams {
-			switch s := &streams[i]; s.State {
-			case model.Processing:
-				processing = s
-			case model.Active:
-				active = s
-			}
-		}
-		live := cmp.Or(processing, active)
-		change := store.Change{}
-		if processing != nil {
-			change.States = map[model.StreamID]model.StreamState{processing.ID: model.Stopped}
-		}
+		d = decide(streams, &wanted, m.GetForce())
 		switch {
-		case live == nil || m.GetForce():
-		case sameContent(live, &wanted):
-			same = new(*live)
-			return edit(store.Change{}, same, wanted.Config)
-		// A service that starts again deploys the file again: that must not undo
-		// what was deployed by hand after the file.
-		case wanted.FromFile && !live.FromFile && slices.ContainsFunc(streams, func(s model.Stream) bool { return s.FromFile && sameText(&s, &wanted) }):
-			same, kept = live, true
+		case m.GetDryRun():
 			return store.Change{}
-		case active != nil && sameContent(active, &wanted):
-			same = new(*active) // and the one that was to replace it is given up
-			return edit(change, same, wanted.Config)
+		case d.stream == nil:
+			d.change.New, d.change.Prefix, d.change.Suffix = &wanted, prefix, suffix
 		}
-		change.New, change.Prefix, change.Suffix = &wanted, prefix, suffix
-		return change
+		return d.change
 	})
 	if err != nil {
 		return nil, mapped(fmt.Errorf("deploy: %w", err))
 	}
-	if made != nil {
+	reply := &pb.DeployReply{Created: d.stream == nil, Kept: d.kept, Served: d.served}
+	if d.replaced != nil {
+		reply.Replaced = wire.Stream(d.replaced)
+	}
+	switch {
+	case d.stream != nil:
+		reply.Stream = wire.Stream(d.stream)
+	case made != nil:
 		c.Log.Info("replication stream made", "stream", made.ID, "name", made.Name)
+		reply.Stream = wire.Stream(made)
 	}
-	c.Hub.StatesChanged()
-	c.Catalog.Wake()
-	if made == nil {
-		return &pb.DeployReply{Stream: wire.Stream(same), Kept: kept}, nil
+	if !m.GetDryRun() {
+		c.Hub.StatesChanged()
+		c.Catalog.Wake()
 	}
-	return &pb.DeployReply{Stream: wire.Stream(made), Created: true}, nil
+	return reply, nil
 }
 
-// sameText tells whether wanted's config is the one of s, as far as its text
-// and content can tell.
-func sameText(s, wanted *model.Stream) bool {
-	return s.Config == wanted.Config || s.Content != "" && s.Content == wanted.Content
+// deployment is what is to be done to deploy a config.
+type deployment struct {
+	stream   *model.Stream // that serves it, as it is then; nil = a new one
+	change   store.Change
+	kept     bool          // it is not served, see DeployReply
+	served   bool          // clients are served by another config than before
+	replaced *model.Stream // was to become the active one, and is given up
 }
 
-// sameContent tells whether s replicates what wanted would.
-func sameContent(s, wanted *model.Stream) bool {
-	return sameText(s, wanted) && slices.Equal(s.Tables, wanted.Tables) && s.Values == wanted.Values && s.CustomCheckpoints == wanted.CustomCheckpoints
+func decide(streams []model.Stream, wanted *model.Stream, force bool) deployment {
+	var processing, active *model.Stream
+	for i := range streams {
+		switch s := &streams[i]; s.State {
+		case model.Processing:
+			processing = s
+		case model.Active:
+			active = s
+		}
+	}
+	live := cmp.Or(processing, active)
+	if live != nil && !force {
+		if serves(live, wanted) {
+			return edit(deployment{}, live, wanted)
+		}
+		// A service that starts again deploys the file again: that must not undo
+		// what was deployed by hand after the file.
+		if wanted.FromFile && !live.FromFile && slices.ContainsFunc(streams, func(s model.Stream) bool { return filed(&s, wanted) }) {
+			return deployment{stream: live, kept: true}
+		}
+	}
+	var d deployment
+	if processing != nil {
+		d.replaced = processing
+		d.change.States = map[model.StreamID]model.StreamState{processing.ID: model.Stopped}
+	}
+	switch {
+	case force:
+	case active != nil && (serves(active, wanted) || fits(active, wanted)):
+		return edit(d, active, wanted)
+	case processing != nil && fits(processing, wanted):
+		return edit(deployment{}, processing, wanted)
+	}
+	return d
 }
 
-// edit makes text the config's of s, if it is another, and adds that to c.
-func edit(c store.Change, s *model.Stream, text string) store.Change {
-	if s.Text() == text {
-		return c
+// serves tells whether s serves clients by what wanted means, or by its text.
+func serves(s, wanted *model.Stream) bool {
+	if s.Text() != wanted.Config && (wanted.Content == "" || s.Serves() != wanted.Content) {
+		return false
 	}
-	if s.Edited = text; text == s.Config {
-		s.Edited = ""
+	return alike(s, wanted) && (s.EditedContent != "" || len(s.Tables) == len(wanted.Tables))
+}
+
+// fits tells whether s has all that wanted makes of rows.
+func fits(s, wanted *model.Stream) bool {
+	return len(s.Parts) > 0 && wanted.Content != "" && within(wanted.Parts, s.Parts) && alike(s, wanted)
+}
+
+// alike tells whether s reads wanted's tables as wanted does.
+func alike(s, wanted *model.Stream) bool {
+	return within(wanted.Tables, s.Tables) && s.Values == wanted.Values && s.CustomCheckpoints == wanted.CustomCheckpoints
+}
+
+func within[T comparable](some, all []T) bool {
+	return !slices.ContainsFunc(some, func(x T) bool { return !slices.Contains(all, x) })
+}
+
+// filed tells whether wanted, which is from a file, is what s had from a file.
+func filed(s, wanted *model.Stream) bool {
+	if s.Filed == "" { // stored before it was kept, or by hand
+		return s.FromFile && s.Config == wanted.Config
 	}
-	c.Edited = map[model.StreamID]string{s.ID: s.Edited}
-	return c
+	return s.Filed == wanted.Filed
+}
+
+// edit makes s serve clients by wanted.
+func edit(d deployment, s, wanted *model.Stream) deployment {
+	after := *s
+	d.stream = &after
+	if after.Edited = wanted.Config; wanted.Config == s.Config {
+		after.Edited = ""
+	}
+	if wanted.Content != "" {
+		if after.EditedContent = wanted.Content; wanted.Content == s.Content || after.Edited == "" {
+			after.EditedContent = ""
+		}
+	}
+	if after.Serves() != s.Serves() {
+		d.served = true
+		after.Former, after.FromFile = s.Text(), wanted.FromFile
+	}
+	after.Filed = cmp.Or(wanted.Filed, s.Filed)
+	if after.Edited != s.Edited || d.served || after.Filed != s.Filed {
+		d.change.Edited = map[model.StreamID]store.Edit{s.ID: {
+			Text: after.Edited, Content: after.EditedContent, Former: after.Former, Filed: after.Filed, FromFile: after.FromFile,
+		}}
+	}
+	return d
 }
 
 // Watch sends all live streams, again after every change.

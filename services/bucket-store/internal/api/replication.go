@@ -141,7 +141,7 @@ func (r *replication) Restart(ctx context.Context, m *pb.RestartRequest) (*pb.Re
 			return c
 		}
 		c.New = &model.Stream{
-			Config: old.Config, Content: old.Content, Edited: old.Edited, Tables: old.Tables, Values: old.Values, CustomCheckpoints: old.CustomCheckpoints,
+			Config: old.Config, Content: old.Content, Parts: old.Parts, Edited: old.Edited, EditedContent: old.EditedContent, Former: old.Former, Tables: old.Tables, Values: old.Values, CustomCheckpoints: old.CustomCheckpoints,
 			State: model.Processing, Created: model.Micros(r.Now().UnixMicro()),
 		}
 		c.Prefix, c.Suffix = prefixOf(old), suffix

@@ -61,7 +61,7 @@ func testCatalog(t *suite) {
 		t.Errorf("an error stays after a checkpoint: %+v %v", h, err)
 	}
 	if _, err := t.s.Change(t.ctx, func([]model.Stream) store.Change {
-		return store.Change{Edited: map[model.StreamID]string{second.id: "edited"}, States: map[model.StreamID]model.StreamState{first.id: model.Errored}}
+		return store.Change{Edited: map[model.StreamID]store.Edit{second.id: {Text: "edited", Content: "content", Former: "former", Filed: "filed", FromFile: true}}, States: map[model.StreamID]model.StreamState{first.id: model.Errored}}
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -71,14 +71,19 @@ func testCatalog(t *suite) {
 	if got := states(); got != "p_1_x STOP config\np_2_x STOP edited\np_3_x ACTIVE config\n" {
 		t.Errorf("states\n%s", got)
 	}
-	if _, err := t.s.Change(t.ctx, func([]model.Stream) store.Change { return store.Change{Edited: map[model.StreamID]string{42: "x"}} }); !errors.Is(err, store.ErrNoStream) {
+	if _, err := t.s.Change(t.ctx, func([]model.Stream) store.Change {
+		return store.Change{Edited: map[model.StreamID]store.Edit{42: {Text: "x"}}}
+	}); !errors.Is(err, store.ErrNoStream) {
 		t.Errorf("the text of no stream is changed: %v", err)
 	}
 	before := states()
 	t.reopen()
 	streams, err := t.s.Streams(t.ctx)
 	t.check(err)
-	if s := streams[2]; s.Activated != 77 || s.Edited != "" || streams[1].Edited != "edited" || streams[1].Config != "config" {
+	if s := streams[1]; s.Config != "config" || s.Edited != "edited" || s.EditedContent != "content" || s.Former != "former" || s.Filed != "filed" || !s.FromFile {
+		t.Errorf("streams %+v", streams)
+	}
+	if s := streams[2]; s.Activated != 77 || s.Edited != "" || strings.Join(s.Parts, " ") != "p q" {
 		t.Errorf("streams %+v", streams)
 	}
 	if got := states(); got != before {

@@ -78,7 +78,7 @@ func (t *suite) reopen() {
 func (t *suite) deploy() *stream {
 	t.Helper()
 	made, err := t.s.Change(t.ctx, func([]model.Stream) store.Change {
-		return store.Change{New: &model.Stream{Config: "config", State: model.Processing}, Prefix: "p_", Suffix: "_x"}
+		return store.Change{New: &model.Stream{Config: "config", Parts: []string{"p", "q"}, State: model.Processing}, Prefix: "p_", Suffix: "_x"}
 	})
 	t.check(err)
 	st := &stream{suite: t, id: made.ID}

@@ -119,7 +119,7 @@ func (c *Catalog) deploy(ctx context.Context, name, content string, s Source) er
 			return nil
 		}
 		if err == nil {
-			c.log.Info("sync config deployed", "path", name, "stream", r.GetStream().GetId(), "new", r.GetCreated())
+			c.log.Info("sync config deployed", "path", name, "stream", r.GetStream().GetId(), "new", r.GetCreated(), "served", r.GetServed())
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -150,6 +150,7 @@ func (c *Catalog) call(ctx context.Context, content string, plan *rules.Plan, s 
 
 		CustomCheckpoints: plan.CustomCheckpoints(),
 		Content:           fmt.Sprintf("%x", plan.Identity()),
+		Parts:             plan.Parts(),
 	}, grpc.WaitForReady(true))
 }
 

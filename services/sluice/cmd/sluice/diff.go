@@ -48,8 +48,11 @@ func (d *diffCmd) Run(c *cli, t terminal) error {
 // difference is what deploying one config in place of another does. In this
 // form it is public: `sluice diff --json`.
 type difference struct {
-	// Same: nothing is copied and nothing downloaded; only the text changes.
-	Same        bool           `json:"same"`
+	// Same: nothing is copied and no client notices; at most the text changes.
+	Same bool `json:"same"`
+	// Copies: tables are copied, and clients download all that they are given.
+	// Otherwise they download at most what they were not given before.
+	Copies      bool           `json:"copies"`
 	Definitions []definitionIs `json:"definitions"`
 	// Values and Events: the conversion of the source's values, or the event
 	// definitions, differ.
@@ -59,9 +62,6 @@ type difference struct {
 	Tables []tableRead `json:"tables"`
 	Rows   int64       `json:"rows"`
 	Bytes  int64       `json:"bytes"`
-	// Download is what clients download again: nothing, or everything that they
-	// are given.
-	Download string `json:"download"`
 	// Replaces is the stream, not active yet, that deploying gives up.
 	Replaces string `json:"replaces,omitempty"`
 	// Estimates says why there are none, "" if there are.
@@ -94,96 +94,90 @@ func (d *diffCmd) compare(c *cli, t terminal) (*difference, error) {
 		fmt.Fprintln(t.err, "sluice: without a service config, tables without a schema are taken to be in public")
 	}
 	o := rules.Options{DefaultSchema: defaultSchema(f)}
-	var older, newer *version
-	replaces := ""
 	ctx, cancel := context.WithTimeout(context.Background(), schemaTimeout)
 	defer cancel()
 	switch n := len(d.Files); {
 	case d.Deployed && n <= 1:
-		a, err := d.of(f)
+		return d.deployed(ctx, f, o, t)
+	case !d.Deployed && n == 2:
+		older, _, err := readPlan(f, d.Files[0], o, t)
 		if err != nil {
 			return nil, err
 		}
-		file := ""
-		if n == 1 {
-			file = d.Files[0]
-		}
-		if newer, err = readVersion(f, file, o, t); err != nil {
+		newer, _, err := readPlan(f, d.Files[1], o, t)
+		if err != nil {
 			return nil, err
 		}
-		if older, replaces, err = deployedVersion(ctx, a, newer, o, t); err != nil {
-			return nil, err
+		x := newDifference(older, newer)
+		if x.Copies {
+			d.read(ctx, f, newer, x)
 		}
-	case !d.Deployed && n == 2:
-		if older, err = readVersion(f, d.Files[0], o, t); err != nil {
-			return nil, err
-		}
-		if newer, err = readVersion(f, d.Files[1], o, t); err != nil {
-			return nil, err
-		}
+		return x, nil
 	default:
 		return nil, fmt.Errorf("OLD and NEW are wanted, or --deployed and NEW; %d files are given", n)
 	}
-	diff := rules.Diff(older.plan, newer.plan)
-	x := &difference{
-		Same: older.same(newer), Values: diff.Values, Events: diff.Events, Replaces: replaces,
-		Definitions: []definitionIs{}, Tables: []tableRead{}, Download: "nothing",
+}
+
+// deployed compares with what is deployed. The instance says what it would do:
+// it may have more data than its config needs, or not know what it means.
+func (d *diffCmd) deployed(ctx context.Context, f *config.File, o rules.Options, t terminal) (*difference, error) {
+	a, err := d.of(f)
+	if err != nil {
+		return nil, err
 	}
-	for _, e := range diff.Definitions {
-		x.Definitions = append(x.Definitions, definitionIs{e.Name, e.Kind.String(), e.Fate.String()})
+	file := ""
+	if len(d.Files) == 1 {
+		file = d.Files[0]
 	}
-	if !x.Same {
-		x.Download = "everything"
-		d.read(ctx, f, newer.plan, x)
+	newer, text, err := readPlan(f, file, o, t)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.Plan(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	older, err := newPlan(p.Current, "that is deployed", o, t)
+	if err != nil {
+		return nil, err
+	}
+	x := newDifference(older, newer)
+	x.Same, x.Copies, x.Replaces = !p.Copies && !p.Serves, p.Copies, p.Replaced
+	if x.Copies {
+		d.read(ctx, f, newer, x)
 	}
 	return x, nil
 }
 
-// version is a sync config. Its identity is that of its plan, or, if it is
-// deployed, what the instance has noted as such: by that it compares.
-type version struct {
-	text, identity string
-	plan           *rules.Plan
+func newDifference(older, newer *rules.Plan) *difference {
+	diff := rules.Diff(older, newer)
+	x := &difference{Same: diff.Same, Copies: !diff.Same && !diff.Fits, Values: diff.Values, Events: diff.Events, Definitions: []definitionIs{}, Tables: []tableRead{}}
+	for _, e := range diff.Definitions {
+		x.Definitions = append(x.Definitions, definitionIs{e.Name, e.Kind.String(), e.Fate.String()})
+	}
+	return x
 }
 
-func (v *version) same(w *version) bool { return v.text == w.text || v.identity == w.identity }
-
-func newVersion(text, name string, o rules.Options, t terminal) (*version, error) {
+func newPlan(text, name string, o rules.Options, t terminal) (*rules.Plan, error) {
 	plan, _ := rules.Compile(text, o)
 	if plan == nil {
 		check(t.err, text, name, o)
 		return nil, fmt.Errorf("the sync config %s is not valid", name)
 	}
-	return &version{text, fmt.Sprintf("%x", plan.Identity()), plan}, nil
+	return plan, nil
 }
 
-// readVersion reads a file, or the configured sync config if it is "".
-func readVersion(f *config.File, file string, o rules.Options, t terminal) (*version, error) {
+// readPlan reads a file, or the configured sync config if it is "".
+func readPlan(f *config.File, file string, o rules.Options, t terminal) (plan *rules.Plan, text string, err error) {
 	text, name, ok, err := syncText(f, file)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, "", err
 	case !ok:
-		return nil, errors.New("the service config names no sync config: name one")
+		return nil, "", errors.New("the service config names no sync config: name one")
 	}
-	return newVersion(text, name, o, t)
-}
-
-// deployedVersion is the active one. replaces is the stream of another that is
-// on its way and would be given up for newer, "" if there is none.
-func deployedVersion(ctx context.Context, a *admin.Client, newer *version, o rules.Options, t terminal) (active *version, replaces string, err error) {
-	current, next, err := a.Current(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	if active, err = newVersion(current.Content, current.Name, o, t); err != nil {
-		return nil, "", err
-	}
-	active.identity = current.Identity
-	if next != nil && !newer.same(&version{text: next.Content, identity: next.Identity}) {
-		replaces = next.Name
-	}
-	return active, replaces, nil
+	plan, err = newPlan(text, name, o, t)
+	return plan, text, err
 }
 
 // read lists the tables that a copy for p reads, with what the instance says of
@@ -257,6 +251,11 @@ func (x *difference) print(w io.Writer) error {
 		fmt.Fprint(w, "\nThey mean the same: nothing is copied, and clients download nothing.\n")
 		return x.printReplaces(w)
 	}
+	if !x.Copies {
+		fmt.Fprint(w, "\nAll that the new one needs is there: nothing is copied. Clients connect again, and download only what they were not\n"+
+			"given before.\n")
+		return x.printReplaces(w)
+	}
 	fmt.Fprintln(w)
 	fmt.Fprintln(tw, "TABLE TO COPY\tROWS\tSIZE")
 	unknown := 0
@@ -283,7 +282,7 @@ func (x *difference) print(w io.Writer) error {
 	default:
 		fmt.Fprintf(w, "\n~%d rows, ~%s in all, by the source's statistics.\n", x.Rows, bytesText(x.Bytes))
 	}
-	fmt.Fprint(w, "All of them are copied beside the active version, for the definitions that are kept too. When that is done, clients\n"+
+	fmt.Fprint(w, "All of them are copied beside the active version, for what is kept too. When that is done, clients\n"+
 		"connect again and download everything that they are given.\n")
 	return x.printReplaces(w)
 }

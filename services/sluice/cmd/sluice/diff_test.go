@@ -3,14 +3,13 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/sluicesync/sluice/libs/rules"
 )
 
 const (
@@ -40,8 +39,8 @@ streams:
 `
 )
 
-// diffInstance answers as an instance does; current is the reply of current.
-func diffInstance(t *testing.T, current string) {
+// diffInstance answers as an instance does; plan is what it replies to plan.
+func diffInstance(t *testing.T, plan string) {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Token adm" {
@@ -53,8 +52,12 @@ func diffInstance(t *testing.T, current string) {
 				{"name":"public","tables":[{"name":"lists","estimated_rows":1200,"estimated_bytes":98304},{"name":"todos","estimated_rows":300000,"estimated_bytes":52428800},
 					{"name":"gone","estimated_rows":9,"estimated_bytes":9},{"name":"log_1","estimated_rows":0,"estimated_bytes":0},{"name":"log_2"}]},
 				{"name":"app","tables":[]}]}]}}`)
-		case "GET /api/sync-rules/v1/current":
-			fmt.Fprint(w, current)
+		case "POST /api/admin/v1/sluice/plan":
+			body, err := io.ReadAll(r.Body)
+			if err != nil || string(body) != diffNew {
+				t.Errorf("%v %q", err, body)
+			}
+			fmt.Fprint(w, plan)
 		default:
 			t.Errorf("unexpected %s %s", r.Method, r.URL.Path)
 		}
@@ -93,7 +96,7 @@ public.log_2   ?                  ?
 public.todos   ~300000            ~50 MiB
 
 ~301200 rows, ~50.1 MiB, and 1 tables of which the source has no statistics yet (ANALYZE makes them).
-All of them are copied beside the active version, for the definitions that are kept too. When that is done, clients
+All of them are copied beside the active version, for what is kept too. When that is done, clients
 connect again and download everything that they are given.
 `
 	if code != 1 || out != want || stderr != "" {
@@ -105,7 +108,7 @@ connect again and download everything that they are given.
 	if err := json.Unmarshal([]byte(out), &x); code != 1 || err != nil || stderr != "" {
 		t.Fatalf("%d %v %s %s", code, err, out, stderr)
 	}
-	if x.Same || x.Download != "everything" || len(x.Definitions) != 5 || x.Definitions[4] != (definitionIs{"todos", "stream", "changed"}) ||
+	if x.Same || !x.Copies || len(x.Definitions) != 5 || x.Definitions[4] != (definitionIs{"todos", "stream", "changed"}) ||
 		len(x.Tables) != 4 || x.Tables[2].Name != "log_%" || x.Tables[2].Rows != nil || x.Rows != 0 || x.Estimates != "--offline is given" {
 		t.Errorf("%+v", x)
 	}
@@ -120,44 +123,48 @@ func TestDiffSame(t *testing.T) {
 	}
 	code, out, _ = sluice("diff", "-c", path, "--json", older, newer)
 	var x difference
-	if err := json.Unmarshal([]byte(out), &x); code != 0 || err != nil || !x.Same || x.Download != "nothing" || len(x.Tables) != 0 {
+	if err := json.Unmarshal([]byte(out), &x); code != 0 || err != nil || !x.Same || x.Copies || len(x.Tables) != 0 {
 		t.Errorf("%d %v %s", code, err, out)
 	}
 }
 
-// TestDiffDeployed: what is deployed compares by what the instance knows of it,
-// as deploying does.
+// What the new one needs, the old one has.
+func TestDiffFits(t *testing.T) {
+	path, older, newer := diffFiles(t, diffOld, strings.Replace(strings.Replace(diffOld, "  gone:\n    query: SELECT * FROM gone\n", "", 1), "todos:\n", "todos:\n    priority: 1\n", 1))
+	code, out, stderr := sluice("diff", "-c", path, older, newer)
+	if code != 1 || stderr != "" || !strings.Contains(out, "\nstream gone   dropped\n") || !strings.Contains(out, "\nstream todos  changed\n") ||
+		!strings.HasSuffix(out, "\nAll that the new one needs is there: nothing is copied. Clients connect again, and download only what they were not\ngiven before.\n") {
+		t.Errorf("%d %s %s", code, out, stderr)
+	}
+	// The other way it has to be made.
+	if code, out, _ := sluice("diff", "-c", path, "--offline", newer, older); code != 1 || !strings.Contains(out, "TABLE TO COPY") {
+		t.Errorf("%d %s", code, out)
+	}
+}
+
+// TestDiffDeployed: the instance says what it would do.
 func TestDiffDeployed(t *testing.T) {
 	path, _, _ := diffFiles(t, "", diffNew)
-	plan, _ := rules.Compile(diffNew, rules.Options{})
-	identity := fmt.Sprintf("%x", plan.Identity())
-	config := func(text, identity string) string {
-		b, err := json.Marshal(map[string]string{"slot_name": "s_1", "content": text, "identity": identity})
+	for _, c := range []struct {
+		name, plan string
+		code       int
+		want       string
+	}{
+		{"another", `"copies":true,"serves":false,"replaced":""`, 1, "public.todos   ~300000"},
+		{"the same", `"copies":false,"serves":false,"replaced":""`, 0, "They mean the same"},
+		{"all is there", `"copies":false,"serves":true,"replaced":""`, 1, "All that the new one needs is there"},
+		{"another is on its way", `"copies":true,"serves":false,"replaced":"s_2"`, 1, "\ns_2, which is not active yet, is given up.\n"},
+		{"the way back", `"copies":false,"serves":false,"replaced":"s_2"`, 0, "\ns_2, which is not active yet, is given up.\n"},
+	} {
+		text, err := json.Marshal(diffOld)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return string(b)
-	}
-	for _, c := range []struct {
-		name, current, next string
-		code                int
-		want                string
-	}{
-		{"another", config(diffOld, "x"), "null", 1, "stream todos  changed"},
-		{"the same content", config("# old\n"+diffNew, identity), "null", 0, "They mean the same"},
-		{"the same text, of an older version", config(diffNew, ""), "null", 0, "They mean the same"},
-		{"another text, of an older version", config("# old\n"+diffNew, ""), "null", 1, "stream todos  kept"},
-		{"another is on its way", config(diffOld, "x"), config(diffOld+"#", "x"), 1, "s_1, which is not active yet, is given up"},
-		{"the way back", config(diffNew, identity), config(diffOld, "x"), 0, "s_1, which is not active yet, is given up"},
-	} {
-		diffInstance(t, `{"data":{"current":`+c.current+`,"next":`+c.next+`}}`)
-		if code, out, stderr := sluice("diff", "-c", path, "--deployed"); code != c.code || !strings.Contains(out, c.want) || stderr != "" {
+		diffInstance(t, `{"data":{"current":`+string(text)+`,`+c.plan+`}}`)
+		code, out, stderr := sluice("diff", "-c", path, "--deployed")
+		if code != c.code || !strings.Contains(out, c.want) || !strings.Contains(out, "stream todos  changed") || stderr != "" {
 			t.Errorf("%s: %d %s\n%s", c.name, code, stderr, out)
 		}
-	}
-	diffInstance(t, `{"data":{"current":`+config(diffOld, "x")+`,"next":`+config("# "+diffNew, identity)+`}}`)
-	if code, out, _ := sluice("diff", "-c", path, "--deployed"); code != 1 || strings.Contains(out, "given up") {
-		t.Errorf("the same is on its way: %d %s", code, out)
 	}
 }
 

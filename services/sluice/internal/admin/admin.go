@@ -184,23 +184,17 @@ func (c *Client) Tables(ctx context.Context) ([]Table, error) {
 	return out, nil
 }
 
-// Config is a deployed sync config and the name of its stream. Identity is what
-// tells the instance which other config means the same; "" = it does not know.
-type Config struct {
-	Name     string `json:"slot_name"`
-	Content  string `json:"content"`
-	Identity string `json:"identity"`
+// Plan is what deploying a config would do.
+type Plan struct {
+	Current  string `json:"current"`  // text of the active config
+	Copies   bool   `json:"copies"`   // tables are copied for it
+	Serves   bool   `json:"serves"`   // clients are served by another config, from the same data
+	Replaced string `json:"replaced"` // stream that is not active yet and is given up
 }
 
-// Current returns the config that is active and the one that is to replace it,
-// nil if there is none.
-func (c *Client) Current(ctx context.Context) (current, next *Config, err error) {
-	var reply struct {
-		Current *Config `json:"current"`
-		Next    *Config `json:"next"`
-	}
-	err = c.call(ctx, http.MethodGet, "/api/sync-rules/v1/current", "", nil, &reply)
-	return reply.Current, reply.Next, err
+// Plan says what deploying a sync config would do.
+func (c *Client) Plan(ctx context.Context, config string) (p Plan, err error) {
+	return p, c.post(ctx, "/api/admin/v1/sluice/plan", "application/yaml", []byte(config), &p)
 }
 
 // Compact compacts now and returns when it is done.
@@ -315,13 +309,9 @@ func (c *Client) wait(ctx context.Context, name string, progress func(Stream)) e
 	}
 }
 
+// post calls path and reads data into out.
 func (c *Client) post(ctx context.Context, path, contentType string, body []byte, out any) error {
-	return c.call(ctx, http.MethodPost, path, contentType, body, out)
-}
-
-// call calls path and reads data into out.
-func (c *Client) call(ctx context.Context, method, path, contentType string, body []byte, out any) error {
-	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.URL, "/")+path, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.URL, "/")+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("make the request: %w", err)
 	}

@@ -102,6 +102,7 @@ func New(o Options) *API {
 		"POST /api/admin/v1/sluice/status":   a.status,
 		"POST /api/admin/v1/sluice/compact":  a.compact,
 		"POST /api/admin/v1/sluice/backup":   a.backup,
+		"POST /api/admin/v1/sluice/plan":     a.foresee,
 		"POST /api/admin/v1/sluice/rollback": a.rollback,
 		"POST /api/sync-rules/v1/deploy":     a.deploy,
 		"POST /api/sync-rules/v1/reprocess":  a.reprocess,
@@ -311,15 +312,23 @@ func (a *API) make(c *call, content string, force bool) (any, error) {
 	}
 	ctx, cancel := c.bounded()
 	defer cancel()
-	r, err := a.catalog.Deploy(ctx, &pb.DeployRequest{
-		Config: content, Tables: wire.TablePatterns(plan.SourceTables()), Values: wire.ValueOptions(plan.Values()),
-		Force: force, SlotPrefix: a.o.SlotPrefix, CustomCheckpoints: plan.CustomCheckpoints(), Content: fmt.Sprintf("%x", plan.Identity()),
-	})
+	request := a.request(content, plan)
+	request.Force = force
+	r, err := a.catalog.Deploy(ctx, request)
 	if err != nil {
 		return nil, fmt.Errorf("deploy: %w", err)
 	}
 	s := wire.ModelStream(r.GetStream())
 	return slot{s.Name, int64(s.ID), r.GetCreated(), s.State.String()}, nil
+}
+
+// request asks for a config to be deployed.
+func (a *API) request(content string, plan *rules.Plan) *pb.DeployRequest {
+	return &pb.DeployRequest{
+		Config: content, Content: fmt.Sprintf("%x", plan.Identity()), Parts: plan.Parts(),
+		Tables: wire.TablePatterns(plan.SourceTables()), Values: wire.ValueOptions(plan.Values()),
+		SlotPrefix: a.o.SlotPrefix, CustomCheckpoints: plan.CustomCheckpoints(),
+	}
 }
 
 func (a *API) remake(c *call) (*streams, any, error) {
@@ -405,8 +414,8 @@ func (a *API) current(c *call) (any, error) {
 		if x == nil {
 			return nil
 		}
-		out := map[string]any{"slot_name": x.Name, "content": x.Text(), "valid": true, "state": x.State.String(), "stream": int64(x.ID), "identity": x.Content}
-		if _, err := a.compile(x.Config); err != nil {
+		out := map[string]any{"slot_name": x.Name, "content": x.Text(), "valid": true, "state": x.State.String(), "stream": int64(x.ID)}
+		if _, err := a.compile(x.Text()); err != nil {
 			out["valid"] = false
 			out["errors"] = []string{reply.Of(err, "").Details}
 		}

@@ -236,26 +236,34 @@ func TestRollback(t *testing.T) {
 		}
 		return s
 	}
+	edited := stream(2, "b", model.Active, true)
+	edited.Edited, edited.EditedContent, edited.Former = "b # less", "B", "b"
 	const gone, now, next, lost = model.Terminated, model.Active, model.Processing, model.Errored
 	for _, c := range []struct {
 		name    string
 		streams []model.Stream
 		want    string // "" = none
+		text    string // "" = that of the stream
 	}{
-		{"nothing is deployed", nil, ""},
-		{"nothing is active", []model.Stream{stream(1, "a", next, false)}, ""},
-		{"the first", []model.Stream{stream(1, "a", now, true)}, ""},
-		{"the second", []model.Stream{stream(1, "a", gone, true), stream(2, "b", now, true)}, "s_1"},
-		{"one between was never active", []model.Stream{stream(1, "a", gone, true), stream(2, "b", gone, false), stream(3, "c", now, true)}, "s_1"},
-		{"built anew since", []model.Stream{stream(1, "a", gone, true), stream(2, "b", gone, true), stream(3, "b # again", now, true)}, "s_1"},
-		{"gone back before", []model.Stream{stream(1, "a", gone, true), stream(2, "b", gone, true), stream(3, "a", now, true)}, "s_2"},
-		{"one is on its way", []model.Stream{stream(1, "a", gone, true), stream(2, "b", now, true), stream(3, "c", next, false)}, "s_2"},
-		{"the same is on its way", []model.Stream{stream(1, "a", gone, true), stream(2, "b", lost, true), stream(3, "b", next, false)}, "s_1"},
-		{"versions of before had no content", []model.Stream{{ID: 1, Config: "a", State: now, Activated: 1}, {ID: 2, Config: "b", State: next}}, ""},
+		{"nothing is deployed", nil, "", ""},
+		{"nothing is active", []model.Stream{stream(1, "a", next, false)}, "", ""},
+		{"the first", []model.Stream{stream(1, "a", now, true)}, "", ""},
+		{"the second", []model.Stream{stream(1, "a", gone, true), stream(2, "b", now, true)}, "s_1", ""},
+		{"one between was never active", []model.Stream{stream(1, "a", gone, true), stream(2, "b", gone, false), stream(3, "c", now, true)}, "s_1", ""},
+		{"built anew since", []model.Stream{stream(1, "a", gone, true), stream(2, "b", gone, true), stream(3, "b # again", now, true)}, "s_1", ""},
+		{"gone back before", []model.Stream{stream(1, "a", gone, true), stream(2, "b", gone, true), stream(3, "a", now, true)}, "s_2", ""},
+		{"one is on its way", []model.Stream{stream(1, "a", gone, true), stream(2, "b", now, true), stream(3, "c", next, false)}, "s_2", ""},
+		{"the same is on its way", []model.Stream{stream(1, "a", gone, true), stream(2, "b", lost, true), stream(3, "b", next, false)}, "s_1", ""},
+		{"versions of before had no content", []model.Stream{{ID: 1, Config: "a", State: now, Activated: 1}, {ID: 2, Config: "b", State: next}}, "", ""},
+		{"served by another config of the same data", []model.Stream{stream(1, "a", gone, true), edited}, "s_2", "b"},
+		{"another is on its way while it is", []model.Stream{edited, stream(3, "c", next, false)}, "s_2", "b # less"},
 	} {
-		got := before(c.streams)
-		if got == nil && c.want != "" || got != nil && got.Name != c.want {
-			t.Errorf("%s: %+v, want %s", c.name, got, c.want)
+		got, text := before(c.streams)
+		if c.text == "" && got != nil {
+			c.text = got.Text()
+		}
+		if got == nil && c.want != "" || got != nil && got.Name != c.want || text != c.text {
+			t.Errorf("%s: %+v %q, want %s %q", c.name, got, text, c.want, c.text)
 		}
 	}
 	f := &fakes{streams: []model.Stream{stream(1, config, gone, true), stream(2, "x", now, true)}}
@@ -267,6 +275,10 @@ func TestRollback(t *testing.T) {
 	}
 	if f.deployed.GetConfig() != f.streams[0].Edited || f.deployed.GetForce() || len(f.deployed.GetContent()) != 64 {
 		t.Errorf("deployed %v", f.deployed)
+	}
+	status, got = ask(a, "POST", "/api/admin/v1/sluice/plan", "Token one", "application/yaml", config)
+	if want := `{"data":{"current":"x","copies":true,"serves":false,"replaced":""}}`; status != 200 || got != want || !f.deployed.GetDryRun() || len(f.deployed.GetParts()) != 1 {
+		t.Errorf("%d %s %v", status, got, f.deployed)
 	}
 	f.streams = f.streams[1:]
 	if status, got := post(a, "/api/admin/v1/sluice/rollback", ""); status != 422 || !strings.Contains(got, "No earlier sync config") {

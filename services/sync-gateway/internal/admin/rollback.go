@@ -9,6 +9,39 @@ import (
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 )
 
+// foresee says what deploying a config would do, and does nothing.
+func (a *API) foresee(c *call) (any, error) {
+	content, err := c.content()
+	if err != nil {
+		return nil, err
+	}
+	plan, err := a.compile(content)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := c.bounded()
+	defer cancel()
+	s, err := a.streams(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case s.active == nil:
+		return nil, errs.New(errs.S4104, "No active sync config")
+	}
+	request := a.request(content, plan)
+	request.DryRun = true
+	r, err := a.catalog.Deploy(ctx, request)
+	if err != nil {
+		return nil, fmt.Errorf("foresee a deployment: %w", err)
+	}
+	return struct {
+		Current  string `json:"current"`  // text of the active config
+		Copies   bool   `json:"copies"`   // a new stream would be made
+		Serves   bool   `json:"serves"`   // clients would be served by another config, from the same data
+		Replaced string `json:"replaced"` // stream on its way that would be given up
+	}{s.active.Text(), r.GetCreated(), r.GetServed(), r.GetReplaced().GetName()}, nil
+}
+
 // rollback deploys the sync config of the version before.
 func (a *API) rollback(c *call) (any, error) {
 	ctx, cancel := c.bounded()
@@ -17,11 +50,11 @@ func (a *API) rollback(c *call) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list sync configs: %w", err)
 	}
-	to := before(wire.ModelStreams(r.GetStreams()))
+	to, text := before(wire.ModelStreams(r.GetStreams()))
 	if to == nil {
 		return nil, errs.New(errs.S4104, "No earlier sync config to go back to")
 	}
-	made, err := a.make(c, to.Text(), false)
+	made, err := a.make(c, text, false)
 	if err != nil {
 		return nil, err
 	}
@@ -32,11 +65,12 @@ func (a *API) rollback(c *call) (any, error) {
 	}{made.(slot), to.Name, stamp(to.Activated)}, nil
 }
 
-// before is the stream to whose config to go back: the active one, while another
-// config is on its way to replace it, or else the newest one that clients were
-// served from with another config than they are now.
-func before(streams []model.Stream) *model.Stream {
-	var active, next, last *model.Stream
+// before is the config to go back to, and the stream that clients were served
+// from by it: the active one, while another is on its way to replace it; or else
+// the one by which the active stream served clients before; or that of the newest
+// stream that they were served from by another config than they are now.
+func before(streams []model.Stream) (from *model.Stream, text string) {
+	var active, next *model.Stream
 	for i := range streams { // by id
 		switch s := &streams[i]; s.State {
 		case model.Active, model.Errored:
@@ -46,18 +80,21 @@ func before(streams []model.Stream) *model.Stream {
 		}
 	}
 	if active == nil {
-		return nil
+		return nil, ""
 	}
 	another := func(s *model.Stream) bool {
-		return s.Config != active.Config && (s.Content == "" || s.Content != active.Content)
+		return s.Text() != active.Text() && (s.Serves() == "" || s.Serves() != active.Serves())
 	}
-	if next != nil && another(next) {
-		return active
+	switch {
+	case next != nil && another(next):
+		return active, active.Text()
+	case active.Former != "":
+		return active, active.Former
 	}
 	for i := range streams {
 		if s := &streams[i]; s.Activated != 0 && another(s) {
-			last = s
+			from, text = s, s.Text()
 		}
 	}
-	return last
+	return from, text
 }

@@ -240,7 +240,7 @@ func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content boo
 	if content {
 		out.Content = x.Text()
 	}
-	plan, ds := rules.Compile(x.Config, rules.Options{DefaultSchema: a.o.DefaultSchema})
+	plan, ds := rules.Compile(x.Text(), rules.Options{DefaultSchema: a.o.DefaultSchema})
 	out.Errors = append(out.Errors, findings(ds)...)
 	if x.Head.LastError != "" {
 		out.Errors = append(out.Errors, problem{Level: "fatal", Message: x.Head.LastError, At: stamp(x.Head.LastErrorAt)})
