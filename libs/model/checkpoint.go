@@ -1,6 +1,9 @@
 package model
 
-import "cmp"
+import (
+	"cmp"
+	"strings"
+)
 
 // Checkpoint is a consistent cut: the ops up to Op are exactly the effect of
 // the source transactions up to Position (D1).
@@ -79,6 +82,23 @@ type Stream struct {
 	// CustomCheckpoints: rows of the source carry the clients' write
 	// checkpoints, and none are handed out.
 	CustomCheckpoints bool
+	// Era is how often the source's history had been replaced by another one when
+	// the stream was made.
+	Era uint32
+}
+
+// Place is a position as write checkpoints know it. They are of the whole
+// deployment and outlive its streams, so a place of a later era comes after all
+// those of an earlier one: what was written there is in the later history from
+// its beginning, or never will be.
+func (s *Stream) Place(p Position) Position { return PlaceIn(s.Era, p) }
+
+// PlaceIn is Place in an era.
+func PlaceIn(era uint32, p Position) Position {
+	if p == "" {
+		return p
+	}
+	return Position(strings.Repeat("~", int(era))) + p // no position begins with ~
 }
 
 // Text is the sync config that clients are served by, as it was deployed last.

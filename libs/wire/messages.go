@@ -240,6 +240,7 @@ func Stream(s *model.Stream) *pb.Stream {
 		EditedContent: text(s.EditedContent),
 		Former:        text(s.Former),
 		Filed:         text(s.Filed),
+		Era:           s.Era,
 	}
 }
 
@@ -266,6 +267,7 @@ func ModelStream(s *pb.Stream) model.Stream {
 		EditedContent: s.GetEditedContent(),
 		Former:        s.GetFormer(),
 		Filed:         s.GetFiled(),
+		Era:           s.GetEra(),
 	}
 }
 

@@ -509,6 +509,61 @@ func TestWriteCheckpointNotices(t *testing.T) {
 	}
 }
 
+// TestOtherHistory: when the source has another history, its positions begin
+// anew. What clients wait for in the earlier one they see with the first
+// checkpoint of the later one, and what they write meanwhile not before.
+func TestOtherHistory(t *testing.T) {
+	nc := bus(t)
+	i := run(t, t.TempDir(), nc)
+	notice := notices(t, nc)
+	c := i.begin("config 1")
+	i.apply(c.next(60))
+	notice()
+	create := func(stream int64, head int, key string, want uint64) {
+		t.Helper()
+		r, err := i.writes.Create(t.Context(), &pb.CreateWriteCheckpointsRequest{Stream: stream, Head: string(position(head)), Requests: []*pb.CheckpointRequest{{UserKey: key}}})
+		if err != nil || len(r.GetIds()) != 1 || r.GetIds()[0] != want {
+			t.Fatalf("create: %v %v, want %d", r, err, want)
+		}
+	}
+	reached := func(stream int64, at int, want ...uint64) {
+		t.Helper()
+		r, err := i.writes.Reached(t.Context(), &pb.ReachedRequest{Stream: stream, Position: string(position(at)), UserKeys: []string{"u/1", "u/2"}})
+		if err != nil || !slices.Equal(r.GetIds(), want) {
+			t.Errorf("reached at %d of stream %d: %v %v, want %v", at, stream, r.GetIds(), err, want)
+		}
+	}
+	told := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, w := range notice().Reached {
+			got = append(got, fmt.Sprint(w.UserKey, " ", w.ID))
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("told of %q, want %q", got, want)
+		}
+	}
+	create(1, 100, "u/1", 1)
+	if r, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: 1, Reason: "restored", OtherHistory: true}); err != nil || r.GetStream() != 2 {
+		t.Fatalf("restart: %v %v", r, err)
+	}
+	create(1, 5, "u/2", 1)
+	reached(1, 60, 0, 0)
+	c = i.chain(2)
+	i.apply(c.next(6))
+	told("u/1 1", "u/2 1")
+	reached(2, 6, 1, 1)
+	create(2, 8, "u/1", 2)
+	reached(2, 6, 1, 1)
+	i.apply(c.next(9))
+	told("u/1 2")
+	reached(2, 9, 2, 1)
+	// A stream made since is of the same history.
+	if s := wire.ModelStream(i.deploy("config 2").GetStream()); s.Era != 1 {
+		t.Errorf("era %d", s.Era)
+	}
+}
+
 // TestCustomCheckpoints: D1 and D4 of the write checkpoints that rows carry, and
 // where they are none are handed out.
 func TestCustomCheckpoints(t *testing.T) {

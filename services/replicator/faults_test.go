@@ -280,6 +280,9 @@ func TestSlotLost(t *testing.T) {
 	s.start("a")
 	s.caughtUp(id+1, 10*time.Second)
 	expectSame(t, s, id+1, conn, "todos")
+	if s.ledger.stream(id).otherHistory {
+		t.Error("the history is said to be another one")
+	}
 	s.ledger.mu.Lock()
 	s.ledger.streams[id+1].State = model.Stopped
 	s.ledger.signal()
@@ -319,6 +322,9 @@ func TestSourceHistory(t *testing.T) {
 		next := id + 1
 		eventually(t, 30*time.Second, "a new stream: "+why, func() bool { return s.ledger.head(next).SnapshotDone })
 		old := s.ledger.stream(id)
+		if !old.otherHistory {
+			t.Errorf("that the history is another one is not said: %s", why)
+		}
 		if old.State != model.Errored || !strings.HasPrefix(old.Head.LastError, "[PSYNC_S1146] the source has another history than what is stored: ") || !strings.Contains(old.Head.LastError, why) {
 			t.Errorf("the old stream is %s: %s", old.State, old.Head.LastError)
 		}

@@ -136,7 +136,7 @@ func (j *job) backoff(err error, attempt int) time.Duration {
 func (j *job) restart(ctx context.Context, cause error) bool {
 	call, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	reply, err := j.r.rep.Restart(call, &pb.RestartRequest{Stream: int64(j.stream.ID), Reason: cause.Error()})
+	reply, err := j.r.rep.Restart(call, &pb.RestartRequest{Stream: int64(j.stream.ID), Reason: cause.Error(), OtherHistory: errors.Is(cause, source.ErrOtherHistory)})
 	if err != nil {
 		j.log.Error("cannot restart the stream", "error", errs.Cause(err))
 		return false

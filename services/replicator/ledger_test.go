@@ -49,17 +49,19 @@ type ledger struct {
 
 type ledgerStream struct {
 	model.Stream
-	holder    string
-	until     time.Time
-	early     map[model.Cursor]*model.ChangeBatch
-	progress  map[model.TableID]model.TableProgress
-	tables    map[string]map[string]map[string]string // schema.name -> row key -> column -> value
-	names     map[model.TableID]string
-	applied   int // rows
-	batches   int
-	restarts  int
-	reported  []string // errors
-	countOnly bool     // keep no rows
+	holder   string
+	until    time.Time
+	early    map[model.Cursor]*model.ChangeBatch
+	progress map[model.TableID]model.TableProgress
+	tables   map[string]map[string]map[string]string // schema.name -> row key -> column -> value
+	names    map[model.TableID]string
+	applied  int // rows
+	batches  int
+	restarts int
+	// otherHistory is what the last restart said.
+	otherHistory bool
+	reported     []string // errors
+	countOnly    bool     // keep no rows
 }
 
 func newLedger() *ledger {
@@ -158,6 +160,7 @@ func (l *ledger) Restart(_ context.Context, r *pb.RestartRequest) (*pb.RestartRe
 	old := l.streams[model.StreamID(r.GetStream())]
 	old.State = model.Errored
 	old.restarts++
+	old.otherHistory = r.GetOtherHistory()
 	old.Head.LastError = r.GetReason()
 	l.mu.Unlock()
 	var names []string
@@ -413,10 +416,10 @@ func (l *ledger) rows(id model.StreamID, table string) []string {
 	return out
 }
 
-func (l *ledger) stream(id model.StreamID) model.Stream {
+func (l *ledger) stream(id model.StreamID) ledgerStream {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.streams[id].Stream
+	return *l.streams[id]
 }
 
 func (l *ledger) head(id model.StreamID) model.StreamHead {

@@ -810,9 +810,12 @@ func (*ReportErrorReply) Descriptor() ([]byte, []int) {
 }
 
 type RestartRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Stream        int64                  `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Stream int64                  `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The source has another history than what is stored, from which on positions
+	// begin anew.
+	OtherHistory  bool `protobuf:"varint,3,opt,name=other_history,json=otherHistory,proto3" json:"other_history,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -859,6 +862,13 @@ func (x *RestartRequest) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *RestartRequest) GetOtherHistory() bool {
+	if x != nil {
+		return x.OtherHistory
+	}
+	return false
 }
 
 type RestartReply struct {
@@ -3416,10 +3426,11 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"\x12\n" +
-	"\x10ReportErrorReply\"@\n" +
+	"\x10ReportErrorReply\"e\n" +
 	"\x0eRestartRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"&\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12#\n" +
+	"\rother_history\x18\x03 \x01(\bR\fotherHistory\"&\n" +
 	"\fRestartReply\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"*\n" +
 	"\x10TerminateRequest\x12\x16\n" +

@@ -1122,6 +1122,7 @@ type Stream struct {
 	EditedContent     string   `protobuf:"bytes,16,opt,name=edited_content,json=editedContent,proto3" json:"edited_content,omitempty"` // what edited means, if not the same as config
 	Former            string   `protobuf:"bytes,17,opt,name=former,proto3" json:"former,omitempty"`                                    // text by which clients were served before edited
 	Filed             string   `protobuf:"bytes,18,opt,name=filed,proto3" json:"filed,omitempty"`                                      // what the last config meant that came from a file
+	Era               uint32   `protobuf:"varint,19,opt,name=era,proto3" json:"era,omitempty"`                                         // of the source's history
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1273,6 +1274,13 @@ func (x *Stream) GetFiled() string {
 		return x.Filed
 	}
 	return ""
+}
+
+func (x *Stream) GetEra() uint32 {
+	if x != nil {
+		return x.Era
+	}
+	return 0
 }
 
 // CheckpointNotice is published on NATS subject sluice.checkpoints.<stream id>.
@@ -1499,7 +1507,7 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\f \x01(\tR\tlastError\x12\"\n" +
 	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\x12\x16\n" +
-	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xa0\x04\n" +
+	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xb2\x04\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1518,7 +1526,8 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\x05parts\x18\x0f \x03(\tR\x05parts\x12%\n" +
 	"\x0eedited_content\x18\x10 \x01(\tR\reditedContent\x12\x16\n" +
 	"\x06former\x18\x11 \x01(\tR\x06former\x12\x14\n" +
-	"\x05filed\x18\x12 \x01(\tR\x05filed\"\xf5\x02\n" +
+	"\x05filed\x18\x12 \x01(\tR\x05filed\x12\x10\n" +
+	"\x03era\x18\x13 \x01(\rR\x03era\"\xf5\x02\n" +
 	"\x10CheckpointNotice\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x1a\n" +

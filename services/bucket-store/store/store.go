@@ -105,6 +105,8 @@ type Reader interface {
 // WriteCheckpoints keeps per user key the newest number and the source
 // position that it waits for: those that are handed out, which are of the whole
 // deployment, and the custom ones that commits bring, which are of their stream.
+// The positions of the former are places (see model.Stream), those of the latter
+// the stream's own.
 type WriteCheckpoints interface {
 	// CreateWriteCheckpoints gives each request a number and returns what each
 	// key has then. Requests are taken in order. position is the position of

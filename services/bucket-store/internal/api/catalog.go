@@ -100,6 +100,7 @@ type deployment struct {
 func decide(streams []model.Stream, wanted *model.Stream, force bool) deployment {
 	var processing, active *model.Stream
 	for i := range streams {
+		wanted.Era = max(wanted.Era, streams[i].Era)
 		switch s := &streams[i]; s.State {
 		case model.Processing:
 			processing = s

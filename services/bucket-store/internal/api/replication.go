@@ -144,6 +144,9 @@ func (r *replication) Restart(ctx context.Context, m *pb.RestartRequest) (*pb.Re
 			Config: old.Config, Content: old.Content, Parts: old.Parts, Edited: old.Edited, EditedContent: old.EditedContent, Former: old.Former, Tables: old.Tables, Values: old.Values, CustomCheckpoints: old.CustomCheckpoints,
 			State: model.Processing, Created: model.Micros(r.Now().UnixMicro()),
 		}
+		if c.New.Era = old.Era; m.GetOtherHistory() {
+			c.New.Era++
+		}
 		c.Prefix, c.Suffix = prefixOf(old), suffix
 		return c
 	})
@@ -155,6 +158,10 @@ func (r *replication) Restart(ctx context.Context, m *pb.RestartRequest) (*pb.Re
 	}
 	if made != nil {
 		result = made.ID
+		// From now on write checkpoints are of its era.
+		if _, err := r.Hub.Writer(made.ID); err != nil {
+			return nil, mapped(err)
+		}
 	}
 	r.Log.Warn("replication begins again", "stream", id, "replacement", result, "reason", m.GetReason())
 	if head, err := r.Store.Head(ctx, id); err == nil {

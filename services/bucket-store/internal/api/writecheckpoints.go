@@ -33,7 +33,7 @@ func (w *writeCheckpoints) Create(ctx context.Context, m *pb.CreateWriteCheckpoi
 		if r.GetUserKey() == "" {
 			return nil, status.Error(codes.InvalidArgument, "a write checkpoint needs a user key")
 		}
-		requests[i] = store.WriteCheckpointRequest{UserKey: r.GetUserKey(), ID: r.GetId(), Head: model.Position(m.GetHead())}
+		requests[i] = store.WriteCheckpointRequest{UserKey: r.GetUserKey(), ID: r.GetId(), Head: w.Hub.Place(model.Position(m.GetHead()))}
 		if r.GetId() != 0 {
 			requests[i].Requested = now
 		}
@@ -61,7 +61,7 @@ func (w *writeCheckpoints) Reached(ctx context.Context, m *pb.ReachedRequest) (*
 	if stream.CustomCheckpoints() {
 		ids, err = w.Store.CustomReached(ctx, id, position, m.GetUserKeys())
 	} else {
-		ids, err = w.Store.Reached(ctx, position, m.GetUserKeys())
+		ids, err = w.Store.Reached(ctx, stream.Place(position), m.GetUserKeys())
 	}
 	if err != nil {
 		return nil, mapped(fmt.Errorf("reached: %w", err))

@@ -124,6 +124,7 @@ func (s *Store) ExpireRequests(_ context.Context, id model.StreamID, before mode
 	st.write.Lock()
 	defer st.write.Unlock()
 	position := st.head.Load().Checkpoint.Position
+	place := st.definition.Load().Place(position)
 	batch := s.db.NewBatch()
 	defer batch.Close()
 	looked := 0
@@ -138,8 +139,12 @@ func (s *Store) ExpireRequests(_ context.Context, id model.StreamID, before mode
 				break
 			}
 			looked++
+			reached := position // custom ones are of the stream
+			if prefix[0] == kindUser {
+				reached = place
+			}
 			u, err := readUser(string(it.Value()))
-			if err == nil && u.Expired(position, before) {
+			if err == nil && u.Expired(reached, before) {
 				err = batch.Delete(it.Key(), nil)
 			}
 			if err != nil {

@@ -86,7 +86,7 @@ func (h *Hub) storeTogether(calls []*createCall, n int) {
 		requests = append(requests, c.requests...)
 	}
 	head, _, _ := w.Head()
-	made, err := h.store.CreateWriteCheckpoints(context.WithoutCancel(h.ctx), head.Checkpoint.Position, requests)
+	made, err := h.store.CreateWriteCheckpoints(context.WithoutCancel(h.ctx), w.Place(head.Checkpoint.Position), requests)
 	if err != nil {
 		err = fmt.Errorf("create write checkpoints: %w", err)
 	} else {
@@ -111,7 +111,7 @@ func (w *Writer) announce(requests []store.WriteCheckpointRequest, made []model.
 	// A checkpoint may have reached them before they were in waiting.
 	w.view.mu.Lock()
 	defer w.view.mu.Unlock()
-	if position := w.view.head.Checkpoint.Position; w.hub.waiting.near(position) {
+	if w.hub.waiting.near(w.Place(w.view.head.Checkpoint.Position)) {
 		h := &w.view.head
 		w.publish(&model.CheckpointNotice{Stream: w.id, Checkpoint: h.Checkpoint, CommitTime: h.CommitTime, Heartbeat: h.Heartbeat}, "")
 	}

@@ -76,6 +76,7 @@ type Hub struct {
 	mu      sync.Mutex
 	closed  bool                       // guarded by mu
 	writers map[model.StreamID]*Writer // guarded by mu
+	era     uint32                     // of the newest of writers; guarded by mu
 }
 
 // New returns a hub over s. Close ends it.
@@ -109,7 +110,7 @@ func (h *Hub) begin() error {
 			h.start(s)
 		}
 		if streams[i].State == model.Active || streams[i].State == model.Errored {
-			position = max(position, streams[i].Head.Checkpoint.Position)
+			position = max(position, streams[i].Place(streams[i].Head.Checkpoint.Position))
 		}
 	}
 	for w, err := range h.store.Unreached(h.ctx, position) {
@@ -141,12 +142,13 @@ func (h *Hub) start(s *model.Stream) *Writer {
 	}
 	live, end := context.WithCancel(h.ctx)
 	w := &Writer{
-		hub: h, id: s.ID, custom: s.CustomCheckpoints, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]ticket{}, reemits: map[uint64]chan<- ledger.Reemitted{},
+		hub: h, id: s.ID, custom: s.CustomCheckpoints, era: s.Era, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]ticket{}, reemits: map[uint64]chan<- ledger.Reemitted{},
 		in: make(chan any, 64), work: make(chan ledger.Action, 1), done: make(chan ledger.Event, 1), states: make(chan struct{}, 1),
 		view: view{head: s.Head, moved: make(chan struct{})},
 	}
 	w.over.Store(over(s.State))
 	h.writers[s.ID] = w
+	h.era = max(h.era, s.Era)
 	h.wg.Go(w.loop)
 	h.wg.Go(w.perform)
 	return w
@@ -218,7 +220,8 @@ func (h *Hub) StatesChanged() {
 type Writer struct {
 	hub    *Hub
 	id     model.StreamID
-	custom bool            // the write checkpoints of its clients are the ledger's
+	custom bool // the write checkpoints of its clients are the ledger's
+	era    uint32
 	live   context.Context // ends with the hub, or when the stream is terminated
 	end    context.CancelFunc
 
@@ -247,6 +250,18 @@ type arrival struct {
 // CustomCheckpoints tells whether rows of the source carry the write checkpoints
 // of the stream's clients.
 func (w *Writer) CustomCheckpoints() bool { return w.custom }
+
+// Place is a position of the stream as write checkpoints know it.
+func (w *Writer) Place(p model.Position) model.Position { return model.PlaceIn(w.era, p) }
+
+// Place is a position of the source now, as write checkpoints know it: while a
+// stream is served whose history the source has no more, it is a place that only
+// the stream to replace it will reach.
+func (h *Hub) Place(p model.Position) model.Position {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return model.PlaceIn(h.era, p)
+}
 
 // ticket is what becomes of a batch's answer.
 type ticket struct {
@@ -406,7 +421,7 @@ func (w *Writer) notify(n *model.CheckpointNotice) {
 // view.mu.
 func (w *Writer) publish(n *model.CheckpointNotice, traceparent string) {
 	w.publishOne(n, traceparent)
-	for !w.custom && w.hub.waiting.near(n.Checkpoint.Position) {
+	for !w.custom && w.hub.waiting.near(w.Place(n.Checkpoint.Position)) {
 		w.publishOne(&model.CheckpointNotice{Stream: n.Stream, Checkpoint: n.Checkpoint, CommitTime: n.CommitTime, Heartbeat: n.Heartbeat}, "")
 	}
 }
@@ -417,7 +432,7 @@ func (w *Writer) publishOne(n *model.CheckpointNotice, traceparent string) {
 	n.Run, n.Sequence, n.StoredAt = w.hub.run, v.sequence, v.head.StoredAt
 	if !w.custom {
 		var overflow bool
-		n.Reached, overflow = w.hub.waiting.reached(n.Checkpoint.Position)
+		n.Reached, overflow = w.hub.waiting.reached(w.Place(n.Checkpoint.Position))
 		if overflow {
 			n.Buckets, n.Lookups, n.Everything = nil, nil, true
 		}

@@ -683,7 +683,12 @@ func (s *Store) ExpireRequests(_ context.Context, id model.StreamID, before mode
 		return 0, nil, err
 	}
 	looked := 0
+	position := st.Head.Checkpoint.Position
 	for kind, users := range []map[string]store.UserCheckpoints{s.users, st.custom} {
+		reached := position // custom ones are of the stream
+		if kind == 0 {
+			reached = st.Place(position)
+		}
 		for _, key := range slices.Sorted(maps.Keys(users)) {
 			place := append([]byte{byte(kind)}, key...)
 			if bytes.Compare(place, after) < 0 {
@@ -693,7 +698,7 @@ func (s *Store) ExpireRequests(_ context.Context, id model.StreamID, before mode
 				return removed, place, nil
 			}
 			looked++
-			if u := users[key]; u.Expired(st.Head.Checkpoint.Position, before) {
+			if u := users[key]; u.Expired(reached, before) {
 				delete(users, key)
 				removed++
 			}

@@ -153,6 +153,22 @@ func testExpireRequests(t *suite) {
 	// A client that was away begins anew.
 	ask("old", 1, 3000, 2)
 	want("anew", "[1 0 0 7 1 8]", "[0 0 5]")
+	// To a stream of a later history, places of an earlier one are reached.
+	made, err := t.s.Change(t.ctx, func([]model.Stream) store.Change {
+		return store.Change{New: &model.Stream{State: model.Processing, Era: 1}, Prefix: "p_"}
+	})
+	t.check(err)
+	later := &stream{suite: t, id: made.ID}
+	later.open()
+	later.tx(1)
+	ask("later", 3, 1000, 2)
+	_, err = t.s.CreateWriteCheckpoints(t.ctx, model.PlaceIn(1, position(1)), []store.WriteCheckpointRequest{{UserKey: "ahead", ID: 3, Head: model.PlaceIn(1, position(2)), Requested: 1000}})
+	t.check(err)
+	removed, _, err := t.s.ExpireRequests(t.ctx, later.id, 1001, nil, 0)
+	t.check(err)
+	if ids, err := t.s.Reached(t.ctx, model.PlaceIn(1, position(2)), []string{"later", "waits", "ahead"}); err != nil || removed != 2 || fmt.Sprint(ids) != "[0 0 3]" {
+		t.Errorf("in a later history %d requests expired, want 2; left are %v %v", removed, ids, err)
+	}
 	if _, _, err := t.s.ExpireRequests(t.ctx, st.id+100, 1, nil, 0); !errors.Is(err, store.ErrNoStream) {
 		t.Errorf("requests of no stream: %v", err)
 	}

@@ -11,6 +11,7 @@ package source
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/sluicesync/sluice/libs/model"
 )
@@ -18,6 +19,10 @@ import (
 // ErrHistoryLost means that the log no longer has what the stream needs next:
 // the stream has to be built anew.
 var ErrHistoryLost = errors.New("the source's history is lost")
+
+// ErrOtherHistory is an ErrHistoryLost: the source has another history than the
+// one that the stream is of, in which a position is another place.
+var ErrOtherHistory = fmt.Errorf("%w: it has another", ErrHistoryLost)
 
 // Source is a source database. All methods are safe for concurrent use.
 type Source interface {
@@ -34,8 +39,8 @@ type Source interface {
 	// Open takes over the place of a stream in the log, from whoever holds it.
 	// What s.Head says to be stored must be of the history that the source has
 	// now, and if it says that the tables are copied, the history since must
-	// still be there: else the error is ErrHistoryLost, and its text names what
-	// happened. Otherwise the place is made if need be.
+	// still be there: else the error is ErrOtherHistory or another ErrHistoryLost,
+	// and its text names what happened. Otherwise the place is made if need be.
 	Open(ctx context.Context, s *model.Stream) (Log, error)
 	// Remove gives up the place of a stream. It is no error if there is none.
 	Remove(ctx context.Context, s *model.Stream) error

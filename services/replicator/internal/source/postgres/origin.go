@@ -58,7 +58,7 @@ func command(ctx context.Context, conn *pgconn.PgConn, text string, columns int)
 }
 
 // sameHistory returns what the server is, if what is stored of the stream is of
-// the server's history; the error is ErrHistoryLost if it is not. current is the
+// the server's history; the error is ErrOtherHistory if it is not. current is the
 // log's end. A server that was put back to an earlier state and has written
 // beyond the stored position since is known by its timeline, unless its files
 // were put back without a recovery to a point in time: that leaves no trace.
@@ -105,7 +105,7 @@ func (s *Source) sameHistory(ctx context.Context, head *model.StreamHead, curren
 }
 
 func otherHistory(format string, args ...any) error {
-	return errs.Wrap(errs.S1146, source.ErrHistoryLost, "the source has another history than what is stored: "+format, args...)
+	return errs.Wrap(errs.S1146, source.ErrOtherHistory, "the source has another history than what is stored: "+format, args...)
 }
 
 // leftAt is where the history of timeline now left timeline was; 0 if it never
