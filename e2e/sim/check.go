@@ -99,13 +99,13 @@ func (w *World) checkLookups(c model.Checkpoint) {
 	s := w.source.at(indexOf(c.Position))
 	for u := range users {
 		user := string(rune('a' + u))
-		buckets, err := w.resolve(user, c.Op)
+		buckets, err := w.resolve(user, w.served, c.Op)
 		w.must(err, "resolve")
 		got := map[string]bool{}
 		for _, b := range buckets.Buckets {
 			got[b.ID] = true
 		}
-		if want := bucketsFor(streamID, s, user); !maps.Equal(got, want) {
+		if want := bucketsFor(streamID, s, user, w.served); !maps.Equal(got, want) {
 			w.failf("D1: user %s at checkpoint %d (%s): buckets %v, want %v", user, c.Op, c.Position, sorted(got), sorted(want))
 		}
 	}

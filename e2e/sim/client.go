@@ -177,7 +177,7 @@ func (c *client) completed(op model.OpID, priority int) {
 		w.sameContent(want[name], h.rows, "D6: client %d, bucket %s at checkpoint %d (%s)", c.id, name, op, c.position)
 		h.at = op
 	}
-	if oracle := bucketsFor(streamID, w.source.at(indexOf(c.position)), c.user); !maps.Equal(names, oracle) {
+	if oracle := bucketsFor(streamID, w.source.at(indexOf(c.position)), c.user, c.conn.served); !maps.Equal(names, oracle) {
 		w.failf("INV-25: client %d at checkpoint %d (%s) has buckets %v, want %v", c.id, op, c.position, sorted(names), sorted(oracle))
 	}
 }

@@ -13,6 +13,7 @@ import (
 type connection struct {
 	w      *World
 	client *client
+	served *served
 	s      *session.Session
 	inbox  []model.CheckpointNotice // on the way
 	gap    bool                     // a notice was lost: the next one shows it
@@ -44,7 +45,7 @@ func (w *World) connect(c *client) {
 	for name, b := range c.buckets {
 		positions[name] = b.at
 	}
-	g := &connection{w: w, client: c, s: session.New(positions)}
+	g := &connection{w: w, client: c, served: w.served, s: session.New(positions)}
 	g.forget()
 	c.conn = g
 	c.began = false
@@ -156,7 +157,7 @@ func (g *connection) offer() bool {
 	ids := make([]string, 0, 8)
 	priorities := map[string]int{}
 	if v.Full {
-		buckets, err := w.resolve(user, at.Op)
+		buckets, err := w.resolve(user, g.served, at.Op)
 		if g.invalidated(err, "resolve") {
 			return true
 		}

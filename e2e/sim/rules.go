@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 
@@ -184,16 +185,22 @@ func (s *source) carriedIn(user string, after, upTo int) (id uint64) {
 	return id
 }
 
-// resolve says which buckets a user has at a checkpoint, through the index in
-// the store.
-func (w *World) resolve(user string, at model.OpID) (*rules.Buckets, error) {
-	q := w.queriers[user]
+type querierKey struct {
+	user   string
+	served *served
+}
+
+// resolve says which buckets a user that is served by a config has at a
+// checkpoint, through the index in the store.
+func (w *World) resolve(user string, by *served, at model.OpID) (*rules.Buckets, error) {
+	k := querierKey{user, by}
+	q := w.queriers[k]
 	if q == nil {
 		var err error
-		if q, err = plan().Querier(rules.Request{Token: fmt.Appendf(nil, `{"sub":%q}`, user), IncludeDefaults: true}); err != nil {
+		if q, err = by.plan.Querier(rules.Request{Token: fmt.Appendf(nil, `{"sub":%q}`, user), IncludeDefaults: true}); err != nil {
 			return nil, err
 		}
-		w.queriers[user] = q
+		w.queriers[k] = q
 	}
 	return q.Resolve(func(keys []string) ([][]string, error) {
 		return w.store.Lookups(w.ctx, streamID, at, keys, 100)
@@ -231,8 +238,9 @@ func contentOf(stream model.StreamID, s state) content {
 	return c
 }
 
-// bucketsFor is the oracle's answer to which buckets a user has.
-func bucketsFor(stream model.StreamID, s state, user string) map[string]bool {
+// bucketsFor is the oracle's answer to which buckets a user has that is served
+// by a config.
+func bucketsFor(stream model.StreamID, s state, user string, by *served) map[string]bool {
 	all := map[string]bool{}
 	for _, b := range staticBuckets(stream, user) {
 		all[b] = true
@@ -242,5 +250,6 @@ func bucketsFor(stream model.StreamID, s state, user string) map[string]bool {
 			all[dynamicBucket(stream, r[2])] = true
 		}
 	}
+	maps.DeleteFunc(all, func(b string, _ bool) bool { return !by.gives(stream, b) })
 	return all
 }

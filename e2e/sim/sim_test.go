@@ -106,6 +106,7 @@ func TestSim(t *testing.T) {
 	for _, k := range []string{
 		"commits", "refused commits", "completes", "compaction steps", "overtaken compactions", "reemissions", "invalid chunks",
 		"invalidated views", "replicators that live on", "writers that live on", "batches committed", "batches obsolete", "batches retry",
+		"configs served", "streams of a config before",
 	} {
 		if n >= 100 && total[k] == 0 && len(failed) == 0 {
 			t.Errorf("%q never happened", k)

@@ -70,7 +70,8 @@ type World struct {
 	contents    map[model.Position]content           // of the oracle
 	chunks      map[chunkKey]cached                  // the gateways' cache
 	known       map[string]bool                      // every bucket that ever had an op
-	queriers    map[string]*rules.Querier            // by user
+	served      *served                              // by which clients that connect are served
+	queriers    map[querierKey]*rules.Querier
 	lookupsNext []byte
 
 	history   []string
@@ -96,7 +97,7 @@ func New(ctx context.Context, seed uint64, s store.Store) *World {
 	w := &World{
 		ctx: ctx, seed: seed, rnd: rnd, source: newSource(rnd), store: s, faults: true, custom: seed%3 == 0,
 		writes: map[string]map[uint64]model.Position{}, contents: map[model.Position]content{},
-		chunks: map[chunkKey]cached{}, known: map[string]bool{}, queriers: map[string]*rules.Querier{}, counts: map[string]int{},
+		chunks: map[chunkKey]cached{}, known: map[string]bool{}, served: servings()[0], queriers: map[querierKey]*rules.Querier{}, counts: map[string]int{},
 	}
 	made, err := s.Change(ctx, func([]model.Stream) store.Change {
 		return store.Change{New: &model.Stream{State: model.Processing, Config: config}, Prefix: "sim_"}
@@ -162,6 +163,7 @@ func newTemperament(rnd *rand.Rand) temperament {
 		{60, func(w *World) { w.noticeTurn(w.anyClient()) }},
 		{220, func(w *World) { w.clientTurn(w.anyClient()) }},
 		{8, (*World).disaster},
+		{2, (*World).serve},
 	}}
 	for i := range t.actions {
 		a := &t.actions[i]
@@ -214,7 +216,12 @@ func (w *World) compact() {
 func (w *World) anyClient() *client { return w.clients[w.rnd.IntN(len(w.clients))] }
 
 func (w *World) gatewayTurn(c *client) {
-	if c.conn != nil {
+	switch {
+	case c.conn == nil:
+	case c.conn.served != w.served && w.rnd.IntN(4) == 0:
+		w.count("streams of a config before")
+		c.disconnect()
+	default:
 		c.conn.work()
 	}
 }
@@ -383,6 +390,9 @@ func (w *World) Settle() {
 		w.compactions = slices.DeleteFunc(w.compactions, func(c *compaction) bool { return c.done })
 		done := r.caughtUp() && w.head().Applied == r.cursor && len(w.queue) == 0 && len(w.compactions) == 0
 		for _, c := range w.clients {
+			if c.conn != nil && c.conn.served != w.served {
+				c.disconnect()
+			}
 			if c.conn == nil {
 				if len(w.checkpoints) > 0 {
 					w.connect(c)
