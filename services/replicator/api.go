@@ -50,13 +50,13 @@ func (a *api) Diagnose(ctx context.Context, req *pb.DiagnoseRequest) (*pb.Diagno
 	}
 	reply.Connected, reply.Uri, reply.DefaultSchema, reply.Problems = true, d.URI, d.DefaultSchema, problems(d.Problems)
 	for _, s := range d.Streams {
-		sd := &pb.StreamDiagnosis{Stream: int64(s.ID), LagBytes: s.Lag.Bytes, WalStatus: s.Lag.WALStatus, SafeWalSize: s.Lag.SafeWALSize, MaxSlotWalKeepSize: s.Lag.MaxSlotWALKeepSize}
+		sd := &pb.StreamDiagnosis{Stream: int64(s.ID), LagBytes: s.Lag.Bytes, WalStatus: s.Lag.WALStatus, SafeWalSize: s.Lag.SafeWALSize, MaxSlotWalKeepSize: s.Lag.MaxSlotWALKeepSize, Missing: s.Lag.Missing}
 		if j := a.r.jobs.get(s.ID); j != nil {
 			sd.Running = j.running.Load()
 			sd.HeartbeatRead, sd.HeartbeatPublished = j.read.Load(), j.published.Load()
 		}
 		for _, t := range s.Tables {
-			sd.Tables = append(sd.Tables, &pb.TableDiagnosis{Schema: t.Schema, Name: t.Name, Pattern: t.Pattern, ReplicationId: t.Key, Problems: problems(t.Problems)})
+			sd.Tables = append(sd.Tables, &pb.TableDiagnosis{Schema: t.Schema, Name: t.Name, Pattern: t.Pattern, ReplicationId: t.Key, Estimate: t.Estimate, Problems: problems(t.Problems)})
 		}
 		reply.Streams = append(reply.Streams, sd)
 	}

@@ -195,6 +195,26 @@ func TestAPI(t *testing.T) {
 	if err != nil || result.GetSuccess() || !strings.Contains(result.GetError(), "syntax error") {
 		t.Errorf("bad query: %v, %v", result, err)
 	}
+	for query, want := range map[string]string{
+		`INSERT INTO todos VALUES (gen_random_uuid(), 1)`:         "read-only transaction",
+		`WITH x AS (DELETE FROM todos RETURNING 1) SELECT 1`:      "read-only transaction",
+		`SELECT set_config('transaction_read_only', 'off', true)`: "read-write mode",
+		`COMMIT; DELETE FROM todos`:                               "multiple commands",
+		`SELECT generate_series(1, 1001)`:                         "more than 1000 rows or 8 MiB: add a LIMIT",
+		`SELECT repeat('x', 9000000)`:                             "more than 1000 rows or 8 MiB: add a LIMIT",
+		`SELECT pg_sleep(60)`:                                     "statement timeout",
+	} {
+		if result, err := s.source.ExecuteSQL(ctx, &pb.ExecuteSQLRequest{Query: query}); err != nil || result.GetSuccess() || !strings.Contains(result.GetError(), want) {
+			t.Errorf("%s: %v, %v", query, result, err)
+		}
+	}
+	// Arguments are bound, not pasted, and nothing that a query sets outlives it.
+	for range 2 {
+		result, err = s.source.ExecuteSQL(ctx, &pb.ExecuteSQLRequest{Query: `SELECT $1::text AS a, pg_try_advisory_lock(7) AS locked, (SELECT count(*)::int FROM todos) AS n`, JsonArgs: []string{`"'; DROP TABLE todos; --"`}})
+		if err != nil || strings.Join(result.GetJsonRows(), "") != `["'; DROP TABLE todos; --",true,20]` {
+			t.Errorf("query: %v, %v", result, err)
+		}
+	}
 	stop()
 	s.tweak = func(c *Config) { c.Connection.DebugAPI = false }
 	s.start("b")

@@ -454,6 +454,7 @@ type StreamDiagnosis struct {
 	Tables             []*TableDiagnosis      `protobuf:"bytes,7,rep,name=tables,proto3" json:"tables,omitempty"`
 	HeartbeatRead      int64                  `protobuf:"varint,8,opt,name=heartbeat_read,json=heartbeatRead,proto3" json:"heartbeat_read,omitempty"`
 	HeartbeatPublished int64                  `protobuf:"varint,9,opt,name=heartbeat_published,json=heartbeatPublished,proto3" json:"heartbeat_published,omitempty"`
+	Missing            bool                   `protobuf:"varint,10,opt,name=missing,proto3" json:"missing,omitempty"` // the source has no place for the stream
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -551,6 +552,13 @@ func (x *StreamDiagnosis) GetHeartbeatPublished() int64 {
 	return 0
 }
 
+func (x *StreamDiagnosis) GetMissing() bool {
+	if x != nil {
+		return x.Missing
+	}
+	return false
+}
+
 type TableDiagnosis struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Schema        string                 `protobuf:"bytes,1,opt,name=schema,proto3" json:"schema,omitempty"`
@@ -558,6 +566,7 @@ type TableDiagnosis struct {
 	Pattern       string                 `protobuf:"bytes,3,opt,name=pattern,proto3" json:"pattern,omitempty"` // "" unless found by a wildcard
 	ReplicationId []string               `protobuf:"bytes,4,rep,name=replication_id,json=replicationId,proto3" json:"replication_id,omitempty"`
 	Problems      []*Problem             `protobuf:"bytes,5,rep,name=problems,proto3" json:"problems,omitempty"`
+	Estimate      int64                  `protobuf:"varint,6,opt,name=estimate,proto3" json:"estimate,omitempty"` // of its rows; 0 = unknown
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -625,6 +634,13 @@ func (x *TableDiagnosis) GetProblems() []*Problem {
 		return x.Problems
 	}
 	return nil
+}
+
+func (x *TableDiagnosis) GetEstimate() int64 {
+	if x != nil {
+		return x.Estimate
+	}
+	return 0
 }
 
 type SchemaRequest struct {
@@ -1000,7 +1016,7 @@ const file_sluice_v1_replicator_proto_rawDesc = "" +
 	"\astreams\x18\x04 \x03(\v2\x1a.sluice.v1.StreamDiagnosisR\astreams\x12%\n" +
 	"\x0eheartbeat_read\x18\x05 \x01(\x03R\rheartbeatRead\x12/\n" +
 	"\x13heartbeat_published\x18\x06 \x01(\x03R\x12heartbeatPublished\x12%\n" +
-	"\x0edefault_schema\x18\a \x01(\tR\rdefaultSchema\"\xe2\x02\n" +
+	"\x0edefault_schema\x18\a \x01(\tR\rdefaultSchema\"\xfc\x02\n" +
 	"\x0fStreamDiagnosis\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x18\n" +
 	"\arunning\x18\x02 \x01(\bR\arunning\x12\x1b\n" +
@@ -1011,13 +1027,16 @@ const file_sluice_v1_replicator_proto_rawDesc = "" +
 	"\x16max_slot_wal_keep_size\x18\x06 \x01(\x03R\x12maxSlotWalKeepSize\x121\n" +
 	"\x06tables\x18\a \x03(\v2\x19.sluice.v1.TableDiagnosisR\x06tables\x12%\n" +
 	"\x0eheartbeat_read\x18\b \x01(\x03R\rheartbeatRead\x12/\n" +
-	"\x13heartbeat_published\x18\t \x01(\x03R\x12heartbeatPublished\"\xad\x01\n" +
+	"\x13heartbeat_published\x18\t \x01(\x03R\x12heartbeatPublished\x12\x18\n" +
+	"\amissing\x18\n" +
+	" \x01(\bR\amissing\"\xc9\x01\n" +
 	"\x0eTableDiagnosis\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\tR\x06schema\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\apattern\x18\x03 \x01(\tR\apattern\x12%\n" +
 	"\x0ereplication_id\x18\x04 \x03(\tR\rreplicationId\x12.\n" +
-	"\bproblems\x18\x05 \x03(\v2\x12.sluice.v1.ProblemR\bproblems\"\x0f\n" +
+	"\bproblems\x18\x05 \x03(\v2\x12.sluice.v1.ProblemR\bproblems\x12\x1a\n" +
+	"\bestimate\x18\x06 \x01(\x03R\bestimate\"\x0f\n" +
 	"\rSchemaRequest\"d\n" +
 	"\vSchemaReply\x12.\n" +
 	"\x06tables\x18\x01 \x03(\v2\x16.sluice.v1.SchemaTableR\x06tables\x12%\n" +

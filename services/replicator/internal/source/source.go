@@ -47,6 +47,7 @@ type Source interface {
 
 	Diagnose(ctx context.Context, streams []StreamTables) (*Diagnosis, error)
 	Schema(ctx context.Context) ([]SchemaTable, error)
+	// Execute runs a query that must not change anything, with JSON arguments.
 	Execute(ctx context.Context, query string, args []string) (*Result, error)
 	// Parallel is how many tables may be copied at once.
 	Parallel() int
@@ -201,6 +202,7 @@ type TableDiagnosis struct {
 	Name     string
 	Pattern  string
 	Key      []string
+	Estimate int64 // of its rows; 0 = unknown
 	Problems []Problem
 }
 

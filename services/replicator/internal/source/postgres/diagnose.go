@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -90,6 +92,7 @@ func (s *Source) Check(ctx context.Context) ([]source.Problem, error) {
 type tableState struct {
 	schema, name string
 	identity     string
+	estimate     int64 // of its rows
 	published    bool
 	selectable   bool
 	rls          bool // row-level security applies to us
@@ -97,7 +100,7 @@ type tableState struct {
 }
 
 const tableStatesQuery = `
-SELECT n.nspname::text, c.relname::text, c.relreplident::text,
+SELECT n.nspname::text, c.relname::text, c.relreplident::text, greatest(c.reltuples, 0)::int8,
   EXISTS (SELECT FROM pg_publication_tables p WHERE p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname),
   has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
   c.relrowsecurity AND NOT (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user)
@@ -119,7 +122,7 @@ func (s *Source) tableStates(ctx context.Context) ([]tableState, error) {
 		return nil, fmt.Errorf("read tables: %w", err)
 	}
 	states, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t tableState, err error) {
-		err = row.Scan(&t.schema, &t.name, &t.identity, &t.published, &t.selectable, &t.rls, &t.key)
+		err = row.Scan(&t.schema, &t.name, &t.identity, &t.estimate, &t.published, &t.selectable, &t.rls, &t.key)
 		return t, err
 	})
 	if err != nil {
@@ -178,7 +181,7 @@ func (s *Source) Diagnose(ctx context.Context, streams []source.StreamTables) (*
 					continue
 				}
 				found = true
-				td := source.TableDiagnosis{Schema: t.schema, Name: t.name, Key: t.key, Problems: s.diagnose(t)}
+				td := source.TableDiagnosis{Schema: t.schema, Name: t.name, Key: t.key, Estimate: t.estimate, Problems: s.diagnose(t)}
 				if wildcard {
 					td.Pattern = p.Name
 				}
@@ -262,10 +265,19 @@ func sqliteType(t *pgType) string {
 	return "text"
 }
 
-// Execute runs a query for a developer (debug_api), in a read-write transaction
-// of its own.
+const (
+	// queryTime bounds a developer's query.
+	queryTime = 10 * time.Second
+	// maxQueryRows and maxQueryBytes bound its result.
+	maxQueryRows  = 1000
+	maxQueryBytes = 8 << 20
+)
+
+// Execute runs one query for a developer (debug_api): in a transaction that
+// reads only, for a bounded time and result, on a connection of its own, so that
+// nothing it sets or locks outlives it.
 func (s *Source) Execute(ctx context.Context, query string, args []string) (*source.Result, error) {
-	values := make([]any, len(args))
+	values := make([]any, len(args), len(args)+1)
 	for i, a := range args {
 		if err := json.Unmarshal([]byte(a), &values[i]); err != nil {
 			return nil, errs.New(errs.S2001, "argument %d is not JSON", i+1)
@@ -281,7 +293,25 @@ func (s *Source) Execute(ctx context.Context, query string, args []string) (*sou
 			values[i] = strings.TrimSpace(args[i])
 		}
 	}
-	rows, err := s.pool.Query(ctx, query, slices.Insert(values, 0, any(pgx.QueryExecModeExec))...)
+	ctx, cancel := context.WithTimeout(ctx, queryTime+5*time.Second) // the server's own limit is the usual one
+	defer cancel()
+	c, err := connConfig(s.config)
+	if err != nil {
+		return nil, err
+	}
+	c.RuntimeParams["default_transaction_read_only"] = "on"
+	c.RuntimeParams["statement_timeout"] = strconv.FormatInt(queryTime.Milliseconds(), 10)
+	conn, err := pgx.ConnectConfig(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, `BEGIN READ ONLY`); err != nil {
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	// One statement is all that the protocol takes with arguments, so nothing
+	// ends the transaction and goes on. Without a COMMIT nothing of it stays.
+	rows, err := conn.Query(ctx, query, slices.Insert(values, 0, any(pgx.QueryExecModeExec))...)
 	if err != nil {
 		return nil, fmt.Errorf("run query: %w", err)
 	}
@@ -290,6 +320,7 @@ func (s *Source) Execute(ctx context.Context, query string, args []string) (*sou
 	for _, f := range rows.FieldDescriptions() {
 		r.Columns = append(r.Columns, f.Name)
 	}
+	size := 0
 	for rows.Next() {
 		v, err := rows.Values()
 		if err != nil {
@@ -298,6 +329,10 @@ func (s *Source) Execute(ctx context.Context, query string, args []string) (*sou
 		line, err := json.Marshal(v)
 		if err != nil {
 			return nil, fmt.Errorf("run query: %w", err)
+		}
+		if size += len(line); len(r.Rows) == maxQueryRows || size > maxQueryBytes {
+			cancel() // do not read the rest
+			return nil, fmt.Errorf("the result has more than %d rows or %d MiB: add a LIMIT", maxQueryRows, maxQueryBytes>>20)
 		}
 		r.Rows = append(r.Rows, string(line))
 	}
