@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -282,6 +283,45 @@ func TestUnknownKeys(t *testing.T) {
 	want := []string{"2:17: sluice.bucket_stroe: unknown key; is it bucket_store?", "3:15: sluice.nats.ulr: unknown key; is it url?"}
 	if len(got) != 3 || !slices.Equal(got[:2], want) || !strings.Contains(got[2], "there are nats, bucket_store") {
 		t.Errorf("warnings: %q", got)
+	}
+}
+
+func TestAdminTokens(t *testing.T) {
+	f := parse(t, `
+sluice:
+  api:
+    tokens:
+      - {name: ci, token: !env PS_CI, scopes: [read, deploy]}
+      - {name: cron, token: the-cron-job-of-mine, scopes: [compact], scope: x}
+`, "PS_CI", "0123456789abcdef")
+	want := []AdminToken{{"ci", "0123456789abcdef", []Scope{ScopeRead, ScopeDeploy}}, {"cron", "the-cron-job-of-mine", []Scope{ScopeCompact}}}
+	if !reflect.DeepEqual(f.Sluice.AdminTokens, want) {
+		t.Errorf("%+v", f.Sluice.AdminTokens)
+	}
+	if len(f.Warnings) != 1 || f.Warnings[0].String() != "6:77: sluice.api.tokens[1].scope: unknown key; is it scopes?" {
+		t.Errorf("%v", f.Warnings)
+	}
+	text := `
+sluice:
+  api:
+    tokens:
+      - {name: a b, token: short, scopes: [all]}
+      - {name: a, token: 0123456789abcdef, scopes: []}
+      - {name: a, token: 0123456789abcdef, scopes: read}
+      - just text
+`
+	_, err := Parse([]byte(text), "c.yaml", "/", environment())
+	for _, want := range []string{
+		"5:9: sluice.api.tokens[0]: name must be given", "5:9: sluice.api.tokens[0]: token must have at least 16", "5:44: sluice.api.tokens[0].scopes[0]: must be one of read, deploy, compact",
+		"6:9: sluice.api.tokens[1]: scopes must name", "7:9: sluice.api.tokens[2]: name is that of another", "7:9: sluice.api.tokens[2]: token is another", "sluice.api.tokens[2].scopes: must be a list",
+		"8:9: sluice.api.tokens[3]: must be a map",
+	} {
+		if err == nil || !strings.Contains(strings.ReplaceAll(err.Error(), "[PSYNC_S9001] ", ""), want) {
+			t.Errorf("no %q in:\n%v", want, err)
+		}
+	}
+	if err != nil && strings.Contains(err.Error(), "0123456789") {
+		t.Errorf("a secret is told: %v", err)
 	}
 }
 

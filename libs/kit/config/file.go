@@ -247,10 +247,32 @@ type Sluice struct {
 	Gateway     Gateway   // SLUICE_GATEWAY_*
 	// TLS is between the services and to NATS: sluice.tls, SLUICE_TLS_*.
 	TLS ServicesTLS
+	// AdminTokens may do what their scopes say: sluice.api.tokens.
+	AdminTokens []AdminToken
 	// Data is the data folder: sluice.data (relative to the config file) or
 	// SLUICE_DATA; default sluice-data in the working directory.
 	Data string
 }
+
+// AdminToken is a token of the admin API that may do only some of it; those of
+// api.tokens may do everything.
+type AdminToken struct {
+	Name   string // what logs and deployments call it
+	Token  string
+	Scopes []Scope
+}
+
+// Scope is a part of the admin API.
+type Scope string
+
+const (
+	// ScopeRead looks at everything and changes nothing; no SQL.
+	ScopeRead Scope = "read"
+	// ScopeDeploy deploys and reprocesses, and may follow how that goes.
+	ScopeDeploy Scope = "deploy"
+	// ScopeCompact compacts.
+	ScopeCompact Scope = "compact"
+)
 
 // Service is where a service is found.
 type Service struct {

@@ -8,16 +8,21 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
 )
 
 // known are the keys of our section, by the section they are in.
 var known = map[string][]string{
-	"sluice":                 {"nats", "bucket_store", "replicator", "compactor", "rules_evaluator", "gateway", "tls", "data"},
+	"sluice":                 {"nats", "bucket_store", "replicator", "compactor", "rules_evaluator", "gateway", "tls", "data", "api"},
+	"sluice.api":             {"tokens"},
+	"sluice.api.tokens[]":    {"name", "token", "scopes"},
 	"sluice.nats":            {"url"},
 	"sluice.bucket_store":    {"address", "metrics_port"},
 	"sluice.replicator":      {"address", "metrics_port"},
@@ -76,13 +81,61 @@ func ours(v value, p *parser, dir string) Sluice {
 				Proxies: o.networks("gateway.limits.trusted_proxies"),
 			},
 		},
-		TLS:  o.servicesTLS(dir),
-		Data: filepath.Clean(data),
+		AdminTokens: adminTokens(o.get("api.tokens")),
+		TLS:         o.servicesTLS(dir),
+		Data:        filepath.Clean(data),
 	}
 }
 
+var tokenName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// minToken is the least length of a token: what is shorter can be guessed.
+const minToken = 16
+
+// adminTokens reads the tokens that may do a part of what api.tokens may.
+func adminTokens(v value) []AdminToken {
+	var out []AdminToken
+	names, secrets := map[string]bool{}, map[string]bool{}
+	for _, e := range v.list() {
+		e, ok := e.section()
+		if !ok {
+			continue
+		}
+		t := AdminToken{Name: e.get("name").text(), Token: e.get("token").text()}
+		switch {
+		case e.get("name").bad():
+		case !tokenName.MatchString(t.Name):
+			e.problem(errs.S9001, "name must be given, of letters, digits, '.', '_' and '-': logs name the token by it")
+		case names[t.Name]:
+			e.problem(errs.S9001, "name is that of another token")
+		}
+		switch {
+		case e.get("token").bad():
+		case len(t.Token) < minToken:
+			e.problem(errs.S9001, "token must have at least %d characters", minToken)
+		case secrets[t.Token]:
+			e.problem(errs.S9001, "token is another one, too")
+		}
+		names[t.Name], secrets[t.Token] = true, true
+		scopes := e.get("scopes").list()
+		for _, s := range scopes {
+			if scope := s.enum("", string(ScopeRead), string(ScopeDeploy), string(ScopeCompact)); scope != "" {
+				t.Scopes = append(t.Scopes, Scope(scope))
+			}
+		}
+		if len(scopes) == 0 {
+			e.problem(errs.S9001, "scopes must name at least one of read, deploy, compact")
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// listItem is the end of a key that stands for one item of a list.
+var listItem = regexp.MustCompile(`\[\d+\]$`)
+
 func warnUnknown(v value) {
-	keys, ok := known[v.key]
+	keys, ok := known[listItem.ReplaceAllString(v.key, "[]")]
 	if !ok {
 		return
 	}
@@ -102,6 +155,11 @@ func warnUnknown(v value) {
 		switch {
 		case found:
 			warnUnknown(e)
+			if n := target(e.node); n != nil && n.Kind == yaml.SequenceNode {
+				for _, item := range e.list() {
+					warnUnknown(item)
+				}
+			}
 		case distance <= 3:
 			e.warning("unknown key; is it %s?", best)
 		default:
