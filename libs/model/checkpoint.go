@@ -79,6 +79,9 @@ type Stream struct {
 	// or its text if that is not known; "" = none.
 	FromFile bool
 	Filed    string
+	// DeployedBy is what the token is called with which somebody deployed the
+	// config, never the token itself; "" if nobody did.
+	DeployedBy string
 	// CustomCheckpoints: rows of the source carry the clients' write
 	// checkpoints, and none are handed out.
 	CustomCheckpoints bool

@@ -164,7 +164,7 @@ func (g gen) head() model.StreamHead {
 
 func (g gen) stream() model.Stream {
 	s := model.Stream{
-		ID: model.StreamID(g.Int64()), Name: g.text(9), Config: g.text(50), Content: g.text(9), Edited: g.text(50), EditedContent: g.text(9), Former: g.text(50), Filed: g.text(9), Era: g.Uint32(), Activated: g.micros(), State: model.StreamState(1 + g.IntN(5)), Head: g.head(), Created: g.micros(), FromFile: g.IntN(2) == 0, CustomCheckpoints: g.IntN(2) == 0,
+		ID: model.StreamID(g.Int64()), Name: g.text(9), Config: g.text(50), Content: g.text(9), Edited: g.text(50), EditedContent: g.text(9), Former: g.text(50), Filed: g.text(9), Era: g.Uint32(), Activated: g.micros(), State: model.StreamState(1 + g.IntN(5)), Head: g.head(), Created: g.micros(), FromFile: g.IntN(2) == 0, DeployedBy: g.text(9), CustomCheckpoints: g.IntN(2) == 0,
 		Values: model.ValueOptions{ISO8601: g.IntN(2) == 0, MaxDigits: uint8(g.IntN(10)), CustomTypes: g.IntN(2) == 0},
 	}
 	for range g.IntN(4) {

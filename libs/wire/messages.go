@@ -230,6 +230,7 @@ func Stream(s *model.Stream) *pb.Stream {
 		Created: int64(s.Created),
 
 		FromFile:          s.FromFile,
+		DeployedBy:        text(s.DeployedBy),
 		CustomCheckpoints: s.CustomCheckpoints,
 
 		Content:   text(s.Content),
@@ -257,6 +258,7 @@ func ModelStream(s *pb.Stream) model.Stream {
 		Created: model.Micros(s.GetCreated()),
 
 		FromFile:          s.GetFromFile(),
+		DeployedBy:        s.GetDeployedBy(),
 		CustomCheckpoints: s.GetCustomCheckpoints(),
 
 		Content:   s.GetContent(),

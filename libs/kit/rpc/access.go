@@ -28,8 +28,8 @@ var (
 // proto/ is held by TestAccess of services/sluice/internal/nats.)
 //
 // A gateway reads. What it may change is what its own clients ask for by its
-// endpoints: write checkpoints, and by the admin API a deploy, a compaction, a backup
-// and SQL.
+// endpoints: write checkpoints, and by the admin API a deploy, a teardown, a
+// compaction, a backup and SQL.
 var Access = map[string][]certificate.Role{
 	prefix + "Appender/Apply":        evaluator,
 	prefix + "Appender/PreviousRows": evaluator,
@@ -42,9 +42,10 @@ var Access = map[string][]certificate.Role{
 	prefix + "Replication/Restart":      replicator,
 	prefix + "Replication/Terminate":    replicator,
 
-	prefix + "Catalog/Deploy": {certificate.Evaluator, certificate.Gateway},
-	prefix + "Catalog/Watch":  {certificate.Replicator, certificate.Evaluator, certificate.Gateway},
-	prefix + "Catalog/List":   {certificate.Evaluator, certificate.Compactor, certificate.Gateway},
+	prefix + "Catalog/Deploy":   {certificate.Evaluator, certificate.Gateway},
+	prefix + "Catalog/Watch":    {certificate.Replicator, certificate.Evaluator, certificate.Gateway},
+	prefix + "Catalog/List":     {certificate.Evaluator, certificate.Compactor, certificate.Gateway},
+	prefix + "Catalog/Teardown": gateway,
 
 	prefix + "Reader/Head":      gateway,
 	prefix + "Reader/Lookups":   gateway,

@@ -995,6 +995,86 @@ func (*TerminateReply) Descriptor() ([]byte, []int) {
 	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{17}
 }
 
+type TeardownRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TeardownRequest) Reset() {
+	*x = TeardownRequest{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TeardownRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TeardownRequest) ProtoMessage() {}
+
+func (x *TeardownRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TeardownRequest.ProtoReflect.Descriptor instead.
+func (*TeardownRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{18}
+}
+
+type TeardownReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Streams       []*Stream              `protobuf:"bytes,1,rep,name=streams,proto3" json:"streams,omitempty"` // that were stopped, now or before, and are not cleared yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TeardownReply) Reset() {
+	*x = TeardownReply{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TeardownReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TeardownReply) ProtoMessage() {}
+
+func (x *TeardownReply) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TeardownReply.ProtoReflect.Descriptor instead.
+func (*TeardownReply) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *TeardownReply) GetStreams() []*Stream {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
 type DeployRequest struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Config     string                 `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
@@ -1013,14 +1093,15 @@ type DeployRequest struct {
 	// stream's data.
 	Parts []string `protobuf:"bytes,10,rep,name=parts,proto3" json:"parts,omitempty"`
 	// Change nothing, and reply what would be.
-	DryRun        bool `protobuf:"varint,11,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun        bool   `protobuf:"varint,11,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DeployedBy    string `protobuf:"bytes,9,opt,name=deployed_by,json=deployedBy,proto3" json:"deployed_by,omitempty"` // see Stream
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeployRequest) Reset() {
 	*x = DeployRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[18]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1113,7 @@ func (x *DeployRequest) String() string {
 func (*DeployRequest) ProtoMessage() {}
 
 func (x *DeployRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[18]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1126,7 @@ func (x *DeployRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployRequest.ProtoReflect.Descriptor instead.
 func (*DeployRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{18}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeployRequest) GetConfig() string {
@@ -1118,6 +1199,13 @@ func (x *DeployRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *DeployRequest) GetDeployedBy() string {
+	if x != nil {
+		return x.DeployedBy
+	}
+	return ""
+}
+
 type DeployReply struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Stream  *Stream                `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
@@ -1134,7 +1222,7 @@ type DeployReply struct {
 
 func (x *DeployReply) Reset() {
 	*x = DeployReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[19]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1234,7 @@ func (x *DeployReply) String() string {
 func (*DeployReply) ProtoMessage() {}
 
 func (x *DeployReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[19]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1247,7 @@ func (x *DeployReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployReply.ProtoReflect.Descriptor instead.
 func (*DeployReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{19}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeployReply) GetStream() *Stream {
@@ -1205,7 +1293,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[20]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1305,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[20]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1318,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{20}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{22}
 }
 
 type WatchReply struct {
@@ -1242,7 +1330,7 @@ type WatchReply struct {
 
 func (x *WatchReply) Reset() {
 	*x = WatchReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[21]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1342,7 @@ func (x *WatchReply) String() string {
 func (*WatchReply) ProtoMessage() {}
 
 func (x *WatchReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[21]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1355,7 @@ func (x *WatchReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchReply.ProtoReflect.Descriptor instead.
 func (*WatchReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{21}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchReply) GetStreams() []*Stream {
@@ -1286,7 +1374,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[22]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1386,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[22]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1399,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{22}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListRequest) GetIncludeTerminated() bool {
@@ -1332,7 +1420,7 @@ type ListReply struct {
 
 func (x *ListReply) Reset() {
 	*x = ListReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[23]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1432,7 @@ func (x *ListReply) String() string {
 func (*ListReply) ProtoMessage() {}
 
 func (x *ListReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[23]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1445,7 @@ func (x *ListReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReply.ProtoReflect.Descriptor instead.
 func (*ListReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{23}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListReply) GetStreams() []*Stream {
@@ -1390,7 +1478,7 @@ type TableProgressList struct {
 
 func (x *TableProgressList) Reset() {
 	*x = TableProgressList{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[24]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1490,7 @@ func (x *TableProgressList) String() string {
 func (*TableProgressList) ProtoMessage() {}
 
 func (x *TableProgressList) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[24]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1503,7 @@ func (x *TableProgressList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableProgressList.ProtoReflect.Descriptor instead.
 func (*TableProgressList) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{24}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TableProgressList) GetTables() []*TableProgress {
@@ -1436,7 +1524,7 @@ type StorageSize struct {
 
 func (x *StorageSize) Reset() {
 	*x = StorageSize{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[25]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1536,7 @@ func (x *StorageSize) String() string {
 func (*StorageSize) ProtoMessage() {}
 
 func (x *StorageSize) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[25]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1549,7 @@ func (x *StorageSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageSize.ProtoReflect.Descriptor instead.
 func (*StorageSize) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{25}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StorageSize) GetOperationsBytes() uint64 {
@@ -1494,7 +1582,7 @@ type HeadRequest struct {
 
 func (x *HeadRequest) Reset() {
 	*x = HeadRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[26]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +1594,7 @@ func (x *HeadRequest) String() string {
 func (*HeadRequest) ProtoMessage() {}
 
 func (x *HeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[26]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +1607,7 @@ func (x *HeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeadRequest.ProtoReflect.Descriptor instead.
 func (*HeadRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{26}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *HeadRequest) GetStream() int64 {
@@ -1540,7 +1628,7 @@ type HeadReply struct {
 
 func (x *HeadReply) Reset() {
 	*x = HeadReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[27]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1640,7 @@ func (x *HeadReply) String() string {
 func (*HeadReply) ProtoMessage() {}
 
 func (x *HeadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[27]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1653,7 @@ func (x *HeadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeadReply.ProtoReflect.Descriptor instead.
 func (*HeadReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{27}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HeadReply) GetHead() *StreamHead {
@@ -1601,7 +1689,7 @@ type LookupsRequest struct {
 
 func (x *LookupsRequest) Reset() {
 	*x = LookupsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[28]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1701,7 @@ func (x *LookupsRequest) String() string {
 func (*LookupsRequest) ProtoMessage() {}
 
 func (x *LookupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[28]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1714,7 @@ func (x *LookupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupsRequest.ProtoReflect.Descriptor instead.
 func (*LookupsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{28}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LookupsRequest) GetStream() int64 {
@@ -1668,7 +1756,7 @@ type LookupsReply struct {
 
 func (x *LookupsReply) Reset() {
 	*x = LookupsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[29]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1768,7 @@ func (x *LookupsReply) String() string {
 func (*LookupsReply) ProtoMessage() {}
 
 func (x *LookupsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[29]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1781,7 @@ func (x *LookupsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupsReply.ProtoReflect.Descriptor instead.
 func (*LookupsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{29}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LookupsReply) GetResults() []*LookupValues {
@@ -1719,7 +1807,7 @@ type LookupValues struct {
 
 func (x *LookupValues) Reset() {
 	*x = LookupValues{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[30]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1819,7 @@ func (x *LookupValues) String() string {
 func (*LookupValues) ProtoMessage() {}
 
 func (x *LookupValues) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[30]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1832,7 @@ func (x *LookupValues) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupValues.ProtoReflect.Descriptor instead.
 func (*LookupValues) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{30}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LookupValues) GetValues() []string {
@@ -1765,7 +1853,7 @@ type ChecksumsRequest struct {
 
 func (x *ChecksumsRequest) Reset() {
 	*x = ChecksumsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[31]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +1865,7 @@ func (x *ChecksumsRequest) String() string {
 func (*ChecksumsRequest) ProtoMessage() {}
 
 func (x *ChecksumsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[31]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +1878,7 @@ func (x *ChecksumsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChecksumsRequest.ProtoReflect.Descriptor instead.
 func (*ChecksumsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{31}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ChecksumsRequest) GetStream() int64 {
@@ -1827,7 +1915,7 @@ type ChecksumsReply struct {
 
 func (x *ChecksumsReply) Reset() {
 	*x = ChecksumsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[32]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +1927,7 @@ func (x *ChecksumsReply) String() string {
 func (*ChecksumsReply) ProtoMessage() {}
 
 func (x *ChecksumsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[32]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +1940,7 @@ func (x *ChecksumsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChecksumsReply.ProtoReflect.Descriptor instead.
 func (*ChecksumsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{32}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ChecksumsReply) GetChecksums() []uint32 {
@@ -1890,7 +1978,7 @@ type OpsRequest struct {
 
 func (x *OpsRequest) Reset() {
 	*x = OpsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[33]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +1990,7 @@ func (x *OpsRequest) String() string {
 func (*OpsRequest) ProtoMessage() {}
 
 func (x *OpsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[33]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2003,7 @@ func (x *OpsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsRequest.ProtoReflect.Descriptor instead.
 func (*OpsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{33}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OpsRequest) GetStream() int64 {
@@ -1970,7 +2058,7 @@ type BucketPosition struct {
 
 func (x *BucketPosition) Reset() {
 	*x = BucketPosition{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[34]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +2070,7 @@ func (x *BucketPosition) String() string {
 func (*BucketPosition) ProtoMessage() {}
 
 func (x *BucketPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[34]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1995,7 +2083,7 @@ func (x *BucketPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BucketPosition.ProtoReflect.Descriptor instead.
 func (*BucketPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{34}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *BucketPosition) GetBucket() string {
@@ -2028,7 +2116,7 @@ type OpsChunk struct {
 
 func (x *OpsChunk) Reset() {
 	*x = OpsChunk{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[35]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2128,7 @@ func (x *OpsChunk) String() string {
 func (*OpsChunk) ProtoMessage() {}
 
 func (x *OpsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[35]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2141,7 @@ func (x *OpsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsChunk.ProtoReflect.Descriptor instead.
 func (*OpsChunk) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{35}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *OpsChunk) GetBucket() string {
@@ -2123,7 +2211,7 @@ type CreateWriteCheckpointsRequest struct {
 
 func (x *CreateWriteCheckpointsRequest) Reset() {
 	*x = CreateWriteCheckpointsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[36]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2223,7 @@ func (x *CreateWriteCheckpointsRequest) String() string {
 func (*CreateWriteCheckpointsRequest) ProtoMessage() {}
 
 func (x *CreateWriteCheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[36]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2236,7 @@ func (x *CreateWriteCheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWriteCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*CreateWriteCheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{36}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateWriteCheckpointsRequest) GetStream() int64 {
@@ -2184,7 +2272,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[37]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2284,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[37]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2297,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{37}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CheckpointRequest) GetUserKey() string {
@@ -2235,7 +2323,7 @@ type CreateWriteCheckpointsReply struct {
 
 func (x *CreateWriteCheckpointsReply) Reset() {
 	*x = CreateWriteCheckpointsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[38]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2335,7 @@ func (x *CreateWriteCheckpointsReply) String() string {
 func (*CreateWriteCheckpointsReply) ProtoMessage() {}
 
 func (x *CreateWriteCheckpointsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[38]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +2348,7 @@ func (x *CreateWriteCheckpointsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWriteCheckpointsReply.ProtoReflect.Descriptor instead.
 func (*CreateWriteCheckpointsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{38}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateWriteCheckpointsReply) GetIds() []uint64 {
@@ -2281,7 +2369,7 @@ type ReachedRequest struct {
 
 func (x *ReachedRequest) Reset() {
 	*x = ReachedRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[39]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2381,7 @@ func (x *ReachedRequest) String() string {
 func (*ReachedRequest) ProtoMessage() {}
 
 func (x *ReachedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[39]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +2394,7 @@ func (x *ReachedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachedRequest.ProtoReflect.Descriptor instead.
 func (*ReachedRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{39}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReachedRequest) GetStream() int64 {
@@ -2339,7 +2427,7 @@ type ReachedReply struct {
 
 func (x *ReachedReply) Reset() {
 	*x = ReachedReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[40]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2439,7 @@ func (x *ReachedReply) String() string {
 func (*ReachedReply) ProtoMessage() {}
 
 func (x *ReachedReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[40]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2452,7 @@ func (x *ReachedReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachedReply.ProtoReflect.Descriptor instead.
 func (*ReachedReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{40}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReachedReply) GetIds() []uint64 {
@@ -2388,7 +2476,7 @@ type DirtiestRequest struct {
 
 func (x *DirtiestRequest) Reset() {
 	*x = DirtiestRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[41]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2488,7 @@ func (x *DirtiestRequest) String() string {
 func (*DirtiestRequest) ProtoMessage() {}
 
 func (x *DirtiestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[41]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2501,7 @@ func (x *DirtiestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtiestRequest.ProtoReflect.Descriptor instead.
 func (*DirtiestRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{41}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DirtiestRequest) GetStream() int64 {
@@ -2468,7 +2556,7 @@ type DirtiestReply struct {
 
 func (x *DirtiestReply) Reset() {
 	*x = DirtiestReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[42]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2568,7 @@ func (x *DirtiestReply) String() string {
 func (*DirtiestReply) ProtoMessage() {}
 
 func (x *DirtiestReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[42]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2581,7 @@ func (x *DirtiestReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtiestReply.ProtoReflect.Descriptor instead.
 func (*DirtiestReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{42}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DirtiestReply) GetCheckpoint() uint64 {
@@ -2521,7 +2609,7 @@ type DirtyBucket struct {
 
 func (x *DirtyBucket) Reset() {
 	*x = DirtyBucket{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[43]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2533,7 +2621,7 @@ func (x *DirtyBucket) String() string {
 func (*DirtyBucket) ProtoMessage() {}
 
 func (x *DirtyBucket) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[43]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2546,7 +2634,7 @@ func (x *DirtyBucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtyBucket.ProtoReflect.Descriptor instead.
 func (*DirtyBucket) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{43}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DirtyBucket) GetBucket() string {
@@ -2584,7 +2672,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2596,7 +2684,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2609,7 +2697,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{44}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ScanRequest) GetStream() int64 {
@@ -2664,7 +2752,7 @@ type ScanReply struct {
 
 func (x *ScanReply) Reset() {
 	*x = ScanReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2764,7 @@ func (x *ScanReply) String() string {
 func (*ScanReply) ProtoMessage() {}
 
 func (x *ScanReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2777,7 @@ func (x *ScanReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanReply.ProtoReflect.Descriptor instead.
 func (*ScanReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{45}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ScanReply) GetOps() []byte {
@@ -2723,7 +2811,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +2823,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +2836,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{46}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ReplaceRequest) GetStream() int64 {
@@ -2803,7 +2891,7 @@ type MoveOp struct {
 
 func (x *MoveOp) Reset() {
 	*x = MoveOp{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +2903,7 @@ func (x *MoveOp) String() string {
 func (*MoveOp) ProtoMessage() {}
 
 func (x *MoveOp) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +2916,7 @@ func (x *MoveOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOp.ProtoReflect.Descriptor instead.
 func (*MoveOp) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{47}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *MoveOp) GetId() uint64 {
@@ -2854,7 +2942,7 @@ type ReplaceReply struct {
 
 func (x *ReplaceReply) Reset() {
 	*x = ReplaceReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2866,7 +2954,7 @@ func (x *ReplaceReply) String() string {
 func (*ReplaceReply) ProtoMessage() {}
 
 func (x *ReplaceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2879,7 +2967,7 @@ func (x *ReplaceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceReply.ProtoReflect.Descriptor instead.
 func (*ReplaceReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{48}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ReplaceReply) GetCleared() uint64 {
@@ -2904,7 +2992,7 @@ type ReemitRequest struct {
 
 func (x *ReemitRequest) Reset() {
 	*x = ReemitRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2916,7 +3004,7 @@ func (x *ReemitRequest) String() string {
 func (*ReemitRequest) ProtoMessage() {}
 
 func (x *ReemitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2929,7 +3017,7 @@ func (x *ReemitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReemitRequest.ProtoReflect.Descriptor instead.
 func (*ReemitRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{49}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ReemitRequest) GetStream() int64 {
@@ -2979,7 +3067,7 @@ type ReemitReply struct {
 
 func (x *ReemitReply) Reset() {
 	*x = ReemitReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2991,7 +3079,7 @@ func (x *ReemitReply) String() string {
 func (*ReemitReply) ProtoMessage() {}
 
 func (x *ReemitReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3004,7 +3092,7 @@ func (x *ReemitReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReemitReply.ProtoReflect.Descriptor instead.
 func (*ReemitReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{50}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ReemitReply) GetOps() uint32 {
@@ -3047,7 +3135,7 @@ type CompactLookupsRequest struct {
 
 func (x *CompactLookupsRequest) Reset() {
 	*x = CompactLookupsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3147,7 @@ func (x *CompactLookupsRequest) String() string {
 func (*CompactLookupsRequest) ProtoMessage() {}
 
 func (x *CompactLookupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3160,7 @@ func (x *CompactLookupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactLookupsRequest.ProtoReflect.Descriptor instead.
 func (*CompactLookupsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{51}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CompactLookupsRequest) GetStream() int64 {
@@ -3113,7 +3201,7 @@ type CompactLookupsReply struct {
 
 func (x *CompactLookupsReply) Reset() {
 	*x = CompactLookupsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3125,7 +3213,7 @@ func (x *CompactLookupsReply) String() string {
 func (*CompactLookupsReply) ProtoMessage() {}
 
 func (x *CompactLookupsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3138,7 +3226,7 @@ func (x *CompactLookupsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactLookupsReply.ProtoReflect.Descriptor instead.
 func (*CompactLookupsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{52}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CompactLookupsReply) GetRemoved() uint64 {
@@ -3167,7 +3255,7 @@ type ExpireRequestsRequest struct {
 
 func (x *ExpireRequestsRequest) Reset() {
 	*x = ExpireRequestsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3179,7 +3267,7 @@ func (x *ExpireRequestsRequest) String() string {
 func (*ExpireRequestsRequest) ProtoMessage() {}
 
 func (x *ExpireRequestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3192,7 +3280,7 @@ func (x *ExpireRequestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireRequestsRequest.ProtoReflect.Descriptor instead.
 func (*ExpireRequestsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{53}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ExpireRequestsRequest) GetStream() int64 {
@@ -3233,7 +3321,7 @@ type ExpireRequestsReply struct {
 
 func (x *ExpireRequestsReply) Reset() {
 	*x = ExpireRequestsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3245,7 +3333,7 @@ func (x *ExpireRequestsReply) String() string {
 func (*ExpireRequestsReply) ProtoMessage() {}
 
 func (x *ExpireRequestsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3258,7 +3346,7 @@ func (x *ExpireRequestsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireRequestsReply.ProtoReflect.Descriptor instead.
 func (*ExpireRequestsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{54}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ExpireRequestsReply) GetRemoved() uint64 {
@@ -3284,7 +3372,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3296,7 +3384,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3309,7 +3397,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{55}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *BackupRequest) GetName() string {
@@ -3330,7 +3418,7 @@ type BackupReply struct {
 
 func (x *BackupReply) Reset() {
 	*x = BackupReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3342,7 +3430,7 @@ func (x *BackupReply) String() string {
 func (*BackupReply) ProtoMessage() {}
 
 func (x *BackupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3355,7 +3443,7 @@ func (x *BackupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupReply.ProtoReflect.Descriptor instead.
 func (*BackupReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{56}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *BackupReply) GetPath() string {
@@ -3435,7 +3523,10 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"*\n" +
 	"\x10TerminateRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"\x10\n" +
-	"\x0eTerminateReply\"\xd5\x02\n" +
+	"\x0eTerminateReply\"\x11\n" +
+	"\x0fTeardownRequest\"<\n" +
+	"\rTeardownReply\x12+\n" +
+	"\astreams\x18\x01 \x03(\v2\x11.sluice.v1.StreamR\astreams\"\xf6\x02\n" +
 	"\rDeployRequest\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\tR\x06config\x12/\n" +
 	"\x06tables\x18\x02 \x03(\v2\x17.sluice.v1.TablePatternR\x06tables\x12/\n" +
@@ -3448,7 +3539,9 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\acontent\x18\b \x01(\tR\acontent\x12\x14\n" +
 	"\x05parts\x18\n" +
 	" \x03(\tR\x05parts\x12\x17\n" +
-	"\adry_run\x18\v \x01(\bR\x06dryRun\"\xad\x01\n" +
+	"\adry_run\x18\v \x01(\bR\x06dryRun\x12\x1f\n" +
+	"\vdeployed_by\x18\t \x01(\tR\n" +
+	"deployedBy\"\xad\x01\n" +
 	"\vDeployReply\x12)\n" +
 	"\x06stream\x18\x01 \x01(\v2\x11.sluice.v1.StreamR\x06stream\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\x12\x12\n" +
@@ -3637,11 +3730,12 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\tCommitted\x12\x1b.sluice.v1.CommittedRequest\x1a\x19.sluice.v1.CommittedReply0\x01\x12I\n" +
 	"\vReportError\x12\x1d.sluice.v1.ReportErrorRequest\x1a\x1b.sluice.v1.ReportErrorReply\x12=\n" +
 	"\aRestart\x12\x19.sluice.v1.RestartRequest\x1a\x17.sluice.v1.RestartReply\x12C\n" +
-	"\tTerminate\x12\x1b.sluice.v1.TerminateRequest\x1a\x19.sluice.v1.TerminateReply2\xb6\x01\n" +
+	"\tTerminate\x12\x1b.sluice.v1.TerminateRequest\x1a\x19.sluice.v1.TerminateReply2\xf8\x01\n" +
 	"\aCatalog\x12:\n" +
 	"\x06Deploy\x12\x18.sluice.v1.DeployRequest\x1a\x16.sluice.v1.DeployReply\x129\n" +
 	"\x05Watch\x12\x17.sluice.v1.WatchRequest\x1a\x15.sluice.v1.WatchReply0\x01\x124\n" +
-	"\x04List\x12\x16.sluice.v1.ListRequest\x1a\x14.sluice.v1.ListReply2\xf7\x01\n" +
+	"\x04List\x12\x16.sluice.v1.ListRequest\x1a\x14.sluice.v1.ListReply\x12@\n" +
+	"\bTeardown\x12\x1a.sluice.v1.TeardownRequest\x1a\x18.sluice.v1.TeardownReply2\xf7\x01\n" +
 	"\x06Reader\x124\n" +
 	"\x04Head\x12\x16.sluice.v1.HeadRequest\x1a\x14.sluice.v1.HeadReply\x12=\n" +
 	"\aLookups\x12\x19.sluice.v1.LookupsRequest\x1a\x17.sluice.v1.LookupsReply\x12C\n" +
@@ -3674,7 +3768,7 @@ func file_sluice_v1_bucketstore_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_bucketstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(ApplyResult)(0),                      // 0: sluice.v1.ApplyResult
 	(*ApplyRequest)(nil),                  // 1: sluice.v1.ApplyRequest
@@ -3695,132 +3789,137 @@ var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(*RestartReply)(nil),                  // 16: sluice.v1.RestartReply
 	(*TerminateRequest)(nil),              // 17: sluice.v1.TerminateRequest
 	(*TerminateReply)(nil),                // 18: sluice.v1.TerminateReply
-	(*DeployRequest)(nil),                 // 19: sluice.v1.DeployRequest
-	(*DeployReply)(nil),                   // 20: sluice.v1.DeployReply
-	(*WatchRequest)(nil),                  // 21: sluice.v1.WatchRequest
-	(*WatchReply)(nil),                    // 22: sluice.v1.WatchReply
-	(*ListRequest)(nil),                   // 23: sluice.v1.ListRequest
-	(*ListReply)(nil),                     // 24: sluice.v1.ListReply
-	(*TableProgressList)(nil),             // 25: sluice.v1.TableProgressList
-	(*StorageSize)(nil),                   // 26: sluice.v1.StorageSize
-	(*HeadRequest)(nil),                   // 27: sluice.v1.HeadRequest
-	(*HeadReply)(nil),                     // 28: sluice.v1.HeadReply
-	(*LookupsRequest)(nil),                // 29: sluice.v1.LookupsRequest
-	(*LookupsReply)(nil),                  // 30: sluice.v1.LookupsReply
-	(*LookupValues)(nil),                  // 31: sluice.v1.LookupValues
-	(*ChecksumsRequest)(nil),              // 32: sluice.v1.ChecksumsRequest
-	(*ChecksumsReply)(nil),                // 33: sluice.v1.ChecksumsReply
-	(*OpsRequest)(nil),                    // 34: sluice.v1.OpsRequest
-	(*BucketPosition)(nil),                // 35: sluice.v1.BucketPosition
-	(*OpsChunk)(nil),                      // 36: sluice.v1.OpsChunk
-	(*CreateWriteCheckpointsRequest)(nil), // 37: sluice.v1.CreateWriteCheckpointsRequest
-	(*CheckpointRequest)(nil),             // 38: sluice.v1.CheckpointRequest
-	(*CreateWriteCheckpointsReply)(nil),   // 39: sluice.v1.CreateWriteCheckpointsReply
-	(*ReachedRequest)(nil),                // 40: sluice.v1.ReachedRequest
-	(*ReachedReply)(nil),                  // 41: sluice.v1.ReachedReply
-	(*DirtiestRequest)(nil),               // 42: sluice.v1.DirtiestRequest
-	(*DirtiestReply)(nil),                 // 43: sluice.v1.DirtiestReply
-	(*DirtyBucket)(nil),                   // 44: sluice.v1.DirtyBucket
-	(*ScanRequest)(nil),                   // 45: sluice.v1.ScanRequest
-	(*ScanReply)(nil),                     // 46: sluice.v1.ScanReply
-	(*ReplaceRequest)(nil),                // 47: sluice.v1.ReplaceRequest
-	(*MoveOp)(nil),                        // 48: sluice.v1.MoveOp
-	(*ReplaceReply)(nil),                  // 49: sluice.v1.ReplaceReply
-	(*ReemitRequest)(nil),                 // 50: sluice.v1.ReemitRequest
-	(*ReemitReply)(nil),                   // 51: sluice.v1.ReemitReply
-	(*CompactLookupsRequest)(nil),         // 52: sluice.v1.CompactLookupsRequest
-	(*CompactLookupsReply)(nil),           // 53: sluice.v1.CompactLookupsReply
-	(*ExpireRequestsRequest)(nil),         // 54: sluice.v1.ExpireRequestsRequest
-	(*ExpireRequestsReply)(nil),           // 55: sluice.v1.ExpireRequestsReply
-	(*BackupRequest)(nil),                 // 56: sluice.v1.BackupRequest
-	(*BackupReply)(nil),                   // 57: sluice.v1.BackupReply
-	nil,                                   // 58: sluice.v1.ListReply.TablesEntry
-	(*EvaluatedBatch)(nil),                // 59: sluice.v1.EvaluatedBatch
-	(*Cursor)(nil),                        // 60: sluice.v1.Cursor
-	(*StreamHead)(nil),                    // 61: sluice.v1.StreamHead
-	(*TableProgress)(nil),                 // 62: sluice.v1.TableProgress
-	(*TablePattern)(nil),                  // 63: sluice.v1.TablePattern
-	(*ValueOptions)(nil),                  // 64: sluice.v1.ValueOptions
+	(*TeardownRequest)(nil),               // 19: sluice.v1.TeardownRequest
+	(*TeardownReply)(nil),                 // 20: sluice.v1.TeardownReply
+	(*DeployRequest)(nil),                 // 21: sluice.v1.DeployRequest
+	(*DeployReply)(nil),                   // 22: sluice.v1.DeployReply
+	(*WatchRequest)(nil),                  // 23: sluice.v1.WatchRequest
+	(*WatchReply)(nil),                    // 24: sluice.v1.WatchReply
+	(*ListRequest)(nil),                   // 25: sluice.v1.ListRequest
+	(*ListReply)(nil),                     // 26: sluice.v1.ListReply
+	(*TableProgressList)(nil),             // 27: sluice.v1.TableProgressList
+	(*StorageSize)(nil),                   // 28: sluice.v1.StorageSize
+	(*HeadRequest)(nil),                   // 29: sluice.v1.HeadRequest
+	(*HeadReply)(nil),                     // 30: sluice.v1.HeadReply
+	(*LookupsRequest)(nil),                // 31: sluice.v1.LookupsRequest
+	(*LookupsReply)(nil),                  // 32: sluice.v1.LookupsReply
+	(*LookupValues)(nil),                  // 33: sluice.v1.LookupValues
+	(*ChecksumsRequest)(nil),              // 34: sluice.v1.ChecksumsRequest
+	(*ChecksumsReply)(nil),                // 35: sluice.v1.ChecksumsReply
+	(*OpsRequest)(nil),                    // 36: sluice.v1.OpsRequest
+	(*BucketPosition)(nil),                // 37: sluice.v1.BucketPosition
+	(*OpsChunk)(nil),                      // 38: sluice.v1.OpsChunk
+	(*CreateWriteCheckpointsRequest)(nil), // 39: sluice.v1.CreateWriteCheckpointsRequest
+	(*CheckpointRequest)(nil),             // 40: sluice.v1.CheckpointRequest
+	(*CreateWriteCheckpointsReply)(nil),   // 41: sluice.v1.CreateWriteCheckpointsReply
+	(*ReachedRequest)(nil),                // 42: sluice.v1.ReachedRequest
+	(*ReachedReply)(nil),                  // 43: sluice.v1.ReachedReply
+	(*DirtiestRequest)(nil),               // 44: sluice.v1.DirtiestRequest
+	(*DirtiestReply)(nil),                 // 45: sluice.v1.DirtiestReply
+	(*DirtyBucket)(nil),                   // 46: sluice.v1.DirtyBucket
+	(*ScanRequest)(nil),                   // 47: sluice.v1.ScanRequest
+	(*ScanReply)(nil),                     // 48: sluice.v1.ScanReply
+	(*ReplaceRequest)(nil),                // 49: sluice.v1.ReplaceRequest
+	(*MoveOp)(nil),                        // 50: sluice.v1.MoveOp
+	(*ReplaceReply)(nil),                  // 51: sluice.v1.ReplaceReply
+	(*ReemitRequest)(nil),                 // 52: sluice.v1.ReemitRequest
+	(*ReemitReply)(nil),                   // 53: sluice.v1.ReemitReply
+	(*CompactLookupsRequest)(nil),         // 54: sluice.v1.CompactLookupsRequest
+	(*CompactLookupsReply)(nil),           // 55: sluice.v1.CompactLookupsReply
+	(*ExpireRequestsRequest)(nil),         // 56: sluice.v1.ExpireRequestsRequest
+	(*ExpireRequestsReply)(nil),           // 57: sluice.v1.ExpireRequestsReply
+	(*BackupRequest)(nil),                 // 58: sluice.v1.BackupRequest
+	(*BackupReply)(nil),                   // 59: sluice.v1.BackupReply
+	nil,                                   // 60: sluice.v1.ListReply.TablesEntry
+	(*EvaluatedBatch)(nil),                // 61: sluice.v1.EvaluatedBatch
+	(*Cursor)(nil),                        // 62: sluice.v1.Cursor
+	(*StreamHead)(nil),                    // 63: sluice.v1.StreamHead
+	(*TableProgress)(nil),                 // 64: sluice.v1.TableProgress
 	(*Stream)(nil),                        // 65: sluice.v1.Stream
+	(*TablePattern)(nil),                  // 66: sluice.v1.TablePattern
+	(*ValueOptions)(nil),                  // 67: sluice.v1.ValueOptions
 }
 var file_sluice_v1_bucketstore_proto_depIdxs = []int32{
-	59, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
+	61, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
 	0,  // 1: sluice.v1.ApplyReply.result:type_name -> sluice.v1.ApplyResult
-	60, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
-	61, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
-	62, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
-	61, // 5: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
-	63, // 6: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
-	64, // 7: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
-	65, // 8: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
-	65, // 9: sluice.v1.DeployReply.replaced:type_name -> sluice.v1.Stream
-	65, // 10: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
-	65, // 11: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
-	58, // 12: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
-	26, // 13: sluice.v1.ListReply.size:type_name -> sluice.v1.StorageSize
-	62, // 14: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
-	61, // 15: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
-	31, // 16: sluice.v1.LookupsReply.results:type_name -> sluice.v1.LookupValues
-	35, // 17: sluice.v1.OpsRequest.positions:type_name -> sluice.v1.BucketPosition
-	38, // 18: sluice.v1.CreateWriteCheckpointsRequest.requests:type_name -> sluice.v1.CheckpointRequest
-	44, // 19: sluice.v1.DirtiestReply.buckets:type_name -> sluice.v1.DirtyBucket
-	48, // 20: sluice.v1.ReplaceRequest.moves:type_name -> sluice.v1.MoveOp
-	25, // 21: sluice.v1.ListReply.TablesEntry.value:type_name -> sluice.v1.TableProgressList
-	1,  // 22: sluice.v1.Appender.Apply:input_type -> sluice.v1.ApplyRequest
-	3,  // 23: sluice.v1.Appender.PreviousRows:input_type -> sluice.v1.PreviousRowsRequest
-	5,  // 24: sluice.v1.Replication.OpenSession:input_type -> sluice.v1.OpenSessionRequest
-	7,  // 25: sluice.v1.Replication.RenewLease:input_type -> sluice.v1.RenewLeaseRequest
-	9,  // 26: sluice.v1.Replication.CloseSession:input_type -> sluice.v1.CloseSessionRequest
-	11, // 27: sluice.v1.Replication.Committed:input_type -> sluice.v1.CommittedRequest
-	13, // 28: sluice.v1.Replication.ReportError:input_type -> sluice.v1.ReportErrorRequest
-	15, // 29: sluice.v1.Replication.Restart:input_type -> sluice.v1.RestartRequest
-	17, // 30: sluice.v1.Replication.Terminate:input_type -> sluice.v1.TerminateRequest
-	19, // 31: sluice.v1.Catalog.Deploy:input_type -> sluice.v1.DeployRequest
-	21, // 32: sluice.v1.Catalog.Watch:input_type -> sluice.v1.WatchRequest
-	23, // 33: sluice.v1.Catalog.List:input_type -> sluice.v1.ListRequest
-	27, // 34: sluice.v1.Reader.Head:input_type -> sluice.v1.HeadRequest
-	29, // 35: sluice.v1.Reader.Lookups:input_type -> sluice.v1.LookupsRequest
-	32, // 36: sluice.v1.Reader.Checksums:input_type -> sluice.v1.ChecksumsRequest
-	34, // 37: sluice.v1.Reader.Ops:input_type -> sluice.v1.OpsRequest
-	37, // 38: sluice.v1.WriteCheckpoints.Create:input_type -> sluice.v1.CreateWriteCheckpointsRequest
-	40, // 39: sluice.v1.WriteCheckpoints.Reached:input_type -> sluice.v1.ReachedRequest
-	42, // 40: sluice.v1.Compaction.Dirtiest:input_type -> sluice.v1.DirtiestRequest
-	45, // 41: sluice.v1.Compaction.Scan:input_type -> sluice.v1.ScanRequest
-	47, // 42: sluice.v1.Compaction.Replace:input_type -> sluice.v1.ReplaceRequest
-	50, // 43: sluice.v1.Compaction.Reemit:input_type -> sluice.v1.ReemitRequest
-	52, // 44: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
-	54, // 45: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
-	56, // 46: sluice.v1.Storage.Backup:input_type -> sluice.v1.BackupRequest
-	2,  // 47: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
-	4,  // 48: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
-	6,  // 49: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
-	8,  // 50: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
-	10, // 51: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
-	12, // 52: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
-	14, // 53: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
-	16, // 54: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
-	18, // 55: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
-	20, // 56: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
-	22, // 57: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
-	24, // 58: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
-	28, // 59: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
-	30, // 60: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
-	33, // 61: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
-	36, // 62: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
-	39, // 63: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
-	41, // 64: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
-	43, // 65: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
-	46, // 66: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
-	49, // 67: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
-	51, // 68: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
-	53, // 69: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
-	55, // 70: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
-	57, // 71: sluice.v1.Storage.Backup:output_type -> sluice.v1.BackupReply
-	47, // [47:72] is the sub-list for method output_type
-	22, // [22:47] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	62, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
+	63, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
+	64, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
+	63, // 5: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
+	65, // 6: sluice.v1.TeardownReply.streams:type_name -> sluice.v1.Stream
+	66, // 7: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
+	67, // 8: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
+	65, // 9: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
+	65, // 10: sluice.v1.DeployReply.replaced:type_name -> sluice.v1.Stream
+	65, // 11: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
+	65, // 12: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
+	60, // 13: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
+	28, // 14: sluice.v1.ListReply.size:type_name -> sluice.v1.StorageSize
+	64, // 15: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
+	63, // 16: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
+	33, // 17: sluice.v1.LookupsReply.results:type_name -> sluice.v1.LookupValues
+	37, // 18: sluice.v1.OpsRequest.positions:type_name -> sluice.v1.BucketPosition
+	40, // 19: sluice.v1.CreateWriteCheckpointsRequest.requests:type_name -> sluice.v1.CheckpointRequest
+	46, // 20: sluice.v1.DirtiestReply.buckets:type_name -> sluice.v1.DirtyBucket
+	50, // 21: sluice.v1.ReplaceRequest.moves:type_name -> sluice.v1.MoveOp
+	27, // 22: sluice.v1.ListReply.TablesEntry.value:type_name -> sluice.v1.TableProgressList
+	1,  // 23: sluice.v1.Appender.Apply:input_type -> sluice.v1.ApplyRequest
+	3,  // 24: sluice.v1.Appender.PreviousRows:input_type -> sluice.v1.PreviousRowsRequest
+	5,  // 25: sluice.v1.Replication.OpenSession:input_type -> sluice.v1.OpenSessionRequest
+	7,  // 26: sluice.v1.Replication.RenewLease:input_type -> sluice.v1.RenewLeaseRequest
+	9,  // 27: sluice.v1.Replication.CloseSession:input_type -> sluice.v1.CloseSessionRequest
+	11, // 28: sluice.v1.Replication.Committed:input_type -> sluice.v1.CommittedRequest
+	13, // 29: sluice.v1.Replication.ReportError:input_type -> sluice.v1.ReportErrorRequest
+	15, // 30: sluice.v1.Replication.Restart:input_type -> sluice.v1.RestartRequest
+	17, // 31: sluice.v1.Replication.Terminate:input_type -> sluice.v1.TerminateRequest
+	21, // 32: sluice.v1.Catalog.Deploy:input_type -> sluice.v1.DeployRequest
+	23, // 33: sluice.v1.Catalog.Watch:input_type -> sluice.v1.WatchRequest
+	25, // 34: sluice.v1.Catalog.List:input_type -> sluice.v1.ListRequest
+	19, // 35: sluice.v1.Catalog.Teardown:input_type -> sluice.v1.TeardownRequest
+	29, // 36: sluice.v1.Reader.Head:input_type -> sluice.v1.HeadRequest
+	31, // 37: sluice.v1.Reader.Lookups:input_type -> sluice.v1.LookupsRequest
+	34, // 38: sluice.v1.Reader.Checksums:input_type -> sluice.v1.ChecksumsRequest
+	36, // 39: sluice.v1.Reader.Ops:input_type -> sluice.v1.OpsRequest
+	39, // 40: sluice.v1.WriteCheckpoints.Create:input_type -> sluice.v1.CreateWriteCheckpointsRequest
+	42, // 41: sluice.v1.WriteCheckpoints.Reached:input_type -> sluice.v1.ReachedRequest
+	44, // 42: sluice.v1.Compaction.Dirtiest:input_type -> sluice.v1.DirtiestRequest
+	47, // 43: sluice.v1.Compaction.Scan:input_type -> sluice.v1.ScanRequest
+	49, // 44: sluice.v1.Compaction.Replace:input_type -> sluice.v1.ReplaceRequest
+	52, // 45: sluice.v1.Compaction.Reemit:input_type -> sluice.v1.ReemitRequest
+	54, // 46: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
+	56, // 47: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
+	58, // 48: sluice.v1.Storage.Backup:input_type -> sluice.v1.BackupRequest
+	2,  // 49: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
+	4,  // 50: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
+	6,  // 51: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
+	8,  // 52: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
+	10, // 53: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
+	12, // 54: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
+	14, // 55: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
+	16, // 56: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
+	18, // 57: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
+	22, // 58: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
+	24, // 59: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
+	26, // 60: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
+	20, // 61: sluice.v1.Catalog.Teardown:output_type -> sluice.v1.TeardownReply
+	30, // 62: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
+	32, // 63: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
+	35, // 64: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
+	38, // 65: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
+	41, // 66: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
+	43, // 67: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
+	45, // 68: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
+	48, // 69: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
+	51, // 70: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
+	53, // 71: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
+	55, // 72: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
+	57, // 73: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
+	59, // 74: sluice.v1.Storage.Backup:output_type -> sluice.v1.BackupReply
+	49, // [49:75] is the sub-list for method output_type
+	23, // [23:49] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_bucketstore_proto_init() }
@@ -3835,7 +3934,7 @@ func file_sluice_v1_bucketstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_bucketstore_proto_rawDesc), len(file_sluice_v1_bucketstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   58,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -526,9 +526,10 @@ var Replication_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Catalog_Deploy_FullMethodName = "/sluice.v1.Catalog/Deploy"
-	Catalog_Watch_FullMethodName  = "/sluice.v1.Catalog/Watch"
-	Catalog_List_FullMethodName   = "/sluice.v1.Catalog/List"
+	Catalog_Deploy_FullMethodName   = "/sluice.v1.Catalog/Deploy"
+	Catalog_Watch_FullMethodName    = "/sluice.v1.Catalog/Watch"
+	Catalog_List_FullMethodName     = "/sluice.v1.Catalog/List"
+	Catalog_Teardown_FullMethodName = "/sluice.v1.Catalog/Teardown"
 )
 
 // CatalogClient is the client API for Catalog service.
@@ -547,6 +548,9 @@ type CatalogClient interface {
 	// heads).
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchReply], error)
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListReply, error)
+	// Teardown stops every live stream, to be cleaned up as replaced ones are:
+	// the replicator gives up their places in the source and clears their data.
+	Teardown(ctx context.Context, in *TeardownRequest, opts ...grpc.CallOption) (*TeardownReply, error)
 }
 
 type catalogClient struct {
@@ -596,6 +600,16 @@ func (c *catalogClient) List(ctx context.Context, in *ListRequest, opts ...grpc.
 	return out, nil
 }
 
+func (c *catalogClient) Teardown(ctx context.Context, in *TeardownRequest, opts ...grpc.CallOption) (*TeardownReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TeardownReply)
+	err := c.cc.Invoke(ctx, Catalog_Teardown_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CatalogServer is the server API for Catalog service.
 // All implementations must embed UnimplementedCatalogServer
 // for forward compatibility.
@@ -612,6 +626,9 @@ type CatalogServer interface {
 	// heads).
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchReply]) error
 	List(context.Context, *ListRequest) (*ListReply, error)
+	// Teardown stops every live stream, to be cleaned up as replaced ones are:
+	// the replicator gives up their places in the source and clears their data.
+	Teardown(context.Context, *TeardownRequest) (*TeardownReply, error)
 	mustEmbedUnimplementedCatalogServer()
 }
 
@@ -630,6 +647,9 @@ func (UnimplementedCatalogServer) Watch(*WatchRequest, grpc.ServerStreamingServe
 }
 func (UnimplementedCatalogServer) List(context.Context, *ListRequest) (*ListReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method List not implemented")
+}
+func (UnimplementedCatalogServer) Teardown(context.Context, *TeardownRequest) (*TeardownReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Teardown not implemented")
 }
 func (UnimplementedCatalogServer) mustEmbedUnimplementedCatalogServer() {}
 func (UnimplementedCatalogServer) testEmbeddedByValue()                 {}
@@ -699,6 +719,24 @@ func _Catalog_List_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Catalog_Teardown_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TeardownRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServer).Teardown(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Catalog_Teardown_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServer).Teardown(ctx, req.(*TeardownRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Catalog_ServiceDesc is the grpc.ServiceDesc for Catalog service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -713,6 +751,10 @@ var Catalog_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "List",
 			Handler:    _Catalog_List_Handler,
+		},
+		{
+			MethodName: "Teardown",
+			Handler:    _Catalog_Teardown_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

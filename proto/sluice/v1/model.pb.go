@@ -1115,8 +1115,9 @@ type Stream struct {
 	FromFile bool                   `protobuf:"varint,9,opt,name=from_file,json=fromFile,proto3" json:"from_file,omitempty"`
 	// Write checkpoints come from rows of the source; none are handed out.
 	CustomCheckpoints bool     `protobuf:"varint,10,opt,name=custom_checkpoints,json=customCheckpoints,proto3" json:"custom_checkpoints,omitempty"`
-	Edited            string   `protobuf:"bytes,11,opt,name=edited,proto3" json:"edited,omitempty"`   // text that was deployed last, if it is not config
-	Content           string   `protobuf:"bytes,13,opt,name=content,proto3" json:"content,omitempty"` // what config means, see DeployRequest
+	Edited            string   `protobuf:"bytes,11,opt,name=edited,proto3" json:"edited,omitempty"`                           // text that was deployed last, if it is not config
+	DeployedBy        string   `protobuf:"bytes,12,opt,name=deployed_by,json=deployedBy,proto3" json:"deployed_by,omitempty"` // what the token of whoever deployed it is called; "" = nobody
+	Content           string   `protobuf:"bytes,13,opt,name=content,proto3" json:"content,omitempty"`                         // what config means, see DeployRequest
 	Activated         int64    `protobuf:"varint,14,opt,name=activated,proto3" json:"activated,omitempty"`
 	Parts             []string `protobuf:"bytes,15,rep,name=parts,proto3" json:"parts,omitempty"`                                      // of config, see DeployRequest
 	EditedContent     string   `protobuf:"bytes,16,opt,name=edited_content,json=editedContent,proto3" json:"edited_content,omitempty"` // what edited means, if not the same as config
@@ -1230,6 +1231,13 @@ func (x *Stream) GetCustomCheckpoints() bool {
 func (x *Stream) GetEdited() string {
 	if x != nil {
 		return x.Edited
+	}
+	return ""
+}
+
+func (x *Stream) GetDeployedBy() string {
+	if x != nil {
+		return x.DeployedBy
 	}
 	return ""
 }
@@ -1507,7 +1515,7 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\f \x01(\tR\tlastError\x12\"\n" +
 	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\x12\x16\n" +
-	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xb2\x04\n" +
+	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xd3\x04\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1520,7 +1528,9 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\tfrom_file\x18\t \x01(\bR\bfromFile\x12-\n" +
 	"\x12custom_checkpoints\x18\n" +
 	" \x01(\bR\x11customCheckpoints\x12\x16\n" +
-	"\x06edited\x18\v \x01(\tR\x06edited\x12\x18\n" +
+	"\x06edited\x18\v \x01(\tR\x06edited\x12\x1f\n" +
+	"\vdeployed_by\x18\f \x01(\tR\n" +
+	"deployedBy\x12\x18\n" +
 	"\acontent\x18\r \x01(\tR\acontent\x12\x1c\n" +
 	"\tactivated\x18\x0e \x01(\x03R\tactivated\x12\x14\n" +
 	"\x05parts\x18\x0f \x03(\tR\x05parts\x12%\n" +

@@ -45,7 +45,7 @@ func prefixOf(s *model.Stream) string {
 func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployReply, error) {
 	wanted := model.Stream{
 		Config: m.GetConfig(), Content: m.GetContent(), Parts: m.GetParts(), Tables: wire.ModelTablePatterns(m.GetTables()), Values: wire.ModelValueOptions(m.GetValues()),
-		State: model.Processing, Created: model.Micros(c.Now().UnixMicro()), FromFile: m.GetFromFile(),
+		State: model.Processing, Created: model.Micros(c.Now().UnixMicro()), FromFile: m.GetFromFile(), DeployedBy: m.GetDeployedBy(),
 		CustomCheckpoints: m.GetCustomCheckpoints(),
 	}
 	if wanted.FromFile {
@@ -78,7 +78,7 @@ func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployRe
 	case d.stream != nil:
 		reply.Stream = wire.Stream(d.stream)
 	case made != nil:
-		c.Log.Info("replication stream made", "stream", made.ID, "name", made.Name)
+		c.Log.Info("replication stream made", "stream", made.ID, "name", made.Name, "deployed_by", made.DeployedBy)
 		reply.Stream = wire.Stream(made)
 	}
 	if !m.GetDryRun() {
@@ -240,4 +240,29 @@ func (c *catalog) List(ctx context.Context, m *pb.ListRequest) (*pb.ListReply, e
 	}
 	reply.Size = &pb.StorageSize{OperationsBytes: size.Operations, ParametersBytes: size.Parameters, ReplicationBytes: size.Replication}
 	return reply, nil
+}
+
+// Teardown stops every live stream. Called again it changes nothing, and says
+// what is left to clean up.
+func (c *catalog) Teardown(ctx context.Context, _ *pb.TeardownRequest) (*pb.TeardownReply, error) {
+	if _, err := c.Store.Change(ctx, func(streams []model.Stream) store.Change {
+		states := map[model.StreamID]model.StreamState{}
+		for i := range streams {
+			if s := &streams[i]; s.State != model.Stopped && s.State != model.Terminated {
+				states[s.ID] = model.Stopped
+			}
+		}
+		return store.Change{States: states}
+	}); err != nil {
+		return nil, mapped(fmt.Errorf("stop every stream: %w", err))
+	}
+	streams, err := c.Store.Streams(ctx)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	left := live(streams)
+	c.Log.Warn("every replication stream is stopped, to be cleared", "streams", len(left))
+	c.Hub.StatesChanged()
+	c.Catalog.Wake()
+	return &pb.TeardownReply{Streams: wire.Streams(left)}, nil
 }

@@ -142,7 +142,7 @@ func (r *replication) Restart(ctx context.Context, m *pb.RestartRequest) (*pb.Re
 		}
 		c.New = &model.Stream{
 			Config: old.Config, Content: old.Content, Parts: old.Parts, Edited: old.Edited, EditedContent: old.EditedContent, Former: old.Former, Tables: old.Tables, Values: old.Values, CustomCheckpoints: old.CustomCheckpoints,
-			State: model.Processing, Created: model.Micros(r.Now().UnixMicro()),
+			State: model.Processing, Created: model.Micros(r.Now().UnixMicro()), DeployedBy: old.DeployedBy,
 		}
 		if c.New.Era = old.Era; m.GetOtherHistory() {
 			c.New.Era++
