@@ -520,14 +520,21 @@ func (h *Hub) mark(c change, states map[string]model.BucketState) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.at = later(h.at, c.at)
+	now := time.Now()
 	h.remember(c)
 	woken := map[*Session]struct{}{}
+	wake := func(s *Session) {
+		if _, ok := woken[s]; !ok {
+			woken[s] = struct{}{}
+			s.lag.concern(now)
+		}
+	}
 	touch := func(s *Session) bool {
 		if !after(c.at, s.at) {
 			return false // it started from a later read
 		}
 		s.marks.at = later(s.marks.at, c.at)
-		woken[s] = struct{}{}
+		wake(s)
 		return true
 	}
 	bucket := func(e *entry) {
@@ -580,7 +587,7 @@ func (h *Hub) mark(c change, states map[string]model.BucketState) {
 				// is told even to a session that is ahead of this notice.
 				s.marks.at = later(later(s.marks.at, c.at), s.at)
 				s.marks.write = true
-				woken[s] = struct{}{}
+				wake(s)
 			}
 		})
 	}

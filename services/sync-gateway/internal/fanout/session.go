@@ -36,6 +36,7 @@ type Sink interface {
 // Request is what a client asks for, verified.
 type Request struct {
 	Rules     rules.Request
+	Who       Who
 	UserKey   string                // of its write checkpoints
 	Positions map[string]model.OpID // what it holds
 	Form      chunk.Form
@@ -91,6 +92,8 @@ func (m *marks) news() bool { return m.resolve || m.all || m.write || len(m.chan
 // Session is one stream of lines.
 type Session struct {
 	hub     *Hub
+	who     Who
+	started time.Time
 	sink    Sink
 	form    chunk.Form
 	expires time.Time
@@ -108,8 +111,15 @@ type Session struct {
 	chunk   *chunk.Chunk // of the data line that comes next
 	summary Summary
 	told    bool // token_expires_in 0 was sent
+	// added and sent are the last line that completes a checkpoint, by what is in
+	// its view: of those that were added, and of those that were sent.
+	added, sent struct {
+		viewed     uint64
+		checkpoint model.OpID
+	}
 
 	// Guarded by hub.mu.
+	lag     lag
 	at      model.Checkpoint // of the last view
 	marks   marks
 	redo    bool // a view was taken and not offered: the next must compare all
@@ -164,10 +174,11 @@ func (h *Hub) Open(ctx context.Context, r Request) (*Session, error) {
 }
 
 func (h *Hub) session(r Request, stats *Stats) *Session {
+	now := time.Now()
 	return &Session{
-		hub: h, form: r.Form, expires: r.Expires, ticks: r.Keepalive, ended: r.Ended, stats: stats,
+		hub: h, who: r.Who, started: now, form: r.Form, expires: r.Expires, ticks: r.Keepalive, ended: r.Ended, stats: stats,
 		done: make(chan struct{}), quit: make(chan struct{}),
-		core: session.New(r.Positions), summary: Summary{Started: time.Now()},
+		core: session.New(r.Positions), summary: Summary{Started: now},
 	}
 }
 
@@ -217,6 +228,8 @@ func (s *Session) first(ctx context.Context, userKey string) error {
 	h.sessions[s] = struct{}{}
 	s.stats.Sessions.Add(1)
 	s.place(at, view.Buckets, found.Lookups)
+	s.lag.concern(s.started)
+	s.lag.view()
 	s.core.Offer(view)
 	if s.user == nil {
 		h.canary = s
@@ -428,6 +441,7 @@ func (s *Session) take() (m marks, idle bool) {
 	defer h.mu.Unlock()
 	m.tick, m.end, m.ended, m.drain = s.marks.tick, s.marks.end, s.marks.ended, s.marks.drain
 	s.marks.tick = false
+	s.lag.complete(s.sent.viewed, s.sent.checkpoint)
 	if m.ended || m.drain || !s.marks.news() || !s.core.Ready() || s.early() > 0 {
 		return m, !m.tick && !m.ended && (!s.marks.news() || s.core.Ready())
 	}
@@ -435,6 +449,10 @@ func (s *Session) take() (m marks, idle bool) {
 	s.at = later(s.at, s.marks.at)
 	m.at, m.id = s.at, s.write
 	s.marks = marks{}
+	if s.lag.marked == s.lag.viewed {
+		s.lag.concern(time.Now()) // marked by other things than a notice
+	}
+	s.lag.view()
 	s.redo = true // until the view was offered
 	return m, false
 }
@@ -455,6 +473,10 @@ func (s *Session) rest() bool {
 	defer h.mu.Unlock()
 	if s.marks.tick || s.marks.ended || s.marks.drain {
 		return false
+	}
+	if !s.core.Stale() {
+		// A view that changes nothing for the client has no line.
+		s.lag.complete(s.lag.viewed, s.at.Op)
 	}
 	if s.marks.news() {
 		early := s.early()
@@ -479,13 +501,14 @@ func (s *Session) rest() bool {
 }
 
 func (s *Session) add(out *Lines, l session.Line) {
-	switch l.(type) {
+	switch l := l.(type) {
 	case session.Data:
 		out.AddChunk(s.chunk)
 		s.chunk = nil
 		return
 	case session.Complete:
 		out.completed++
+		s.added.viewed, s.added.checkpoint = s.lag.viewed, l.LastOp // only this goroutine changes viewed
 	}
 	out.Add(s.form.Line, l)
 }
@@ -530,6 +553,7 @@ func (s *Session) flush(out *Lines) error {
 	s.sending.Store(0)
 	s.stats.SentBytes.Add(uint64(s.sink.Sent() - before))
 	s.drop(out)
+	s.sent = s.added
 	return err
 }
 

@@ -312,13 +312,18 @@ func userKey(user, client string) string {
 	return user + "/" + client
 }
 
+func who(t *auth.Token, r *streamRequest, agent, transport string) fanout.Who {
+	return fanout.Who{User: t.UserID, Client: r.clientID, Agent: clip(agent), Transport: transport}
+}
+
 // open starts the session of a validated and authorized request.
-func (s *Server) open(ctx context.Context, r *streamRequest, t *auth.Token, form chunk.Form, keepalive bool, ended func(fanout.Summary)) (*fanout.Session, error) {
+func (s *Server) open(ctx context.Context, r *streamRequest, t *auth.Token, who fanout.Who, form chunk.Form, keepalive bool, ended func(fanout.Summary)) (*fanout.Session, error) {
 	request := fanout.Request{
 		Rules: rules.Request{
 			Token: t.Payload, Parameters: r.parameters, IncludeDefaults: r.includeDefaults, Subscriptions: r.subscriptions,
 			MaxResults: s.o.MaxResults, MaxBuckets: s.o.MaxBuckets,
 		},
+		Who:     who,
 		UserKey: userKey(t.UserID, r.clientID), Positions: r.positions, Form: form,
 		Expires: t.Expires, Keepalive: keepalive, Ended: ended,
 	}
@@ -367,7 +372,7 @@ func (s *Server) stream(c *call) error {
 	}
 	form := chunk.Form{Line: negotiateForm(c.r.Header.Values("Accept"), request.rawData), Coding: negotiateCoding(c.r.Header.Values("Accept-Encoding"))}
 	logged := s.streamLog(c.id, "http", token.UserID, agent(c.r), request, form, c.span)
-	session, err := s.open(c.r.Context(), request, token, form, true, func(sum fanout.Summary) {
+	session, err := s.open(c.r.Context(), request, token, who(token, request, agent(c.r), "http"), form, true, func(sum fanout.Summary) {
 		ended()
 		logged.ended(sum)
 	})
