@@ -162,15 +162,31 @@ func (f *fakeStore) Watch(_ *pb.WatchRequest, out grpc.ServerStreamingServer[pb.
 	}
 }
 
+// deactivate stops every stream.
+func (f *fakeStore) deactivate() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stop()
+	f.changed()
+}
+
+func (f *fakeStore) stop() {
+	for i := range f.streams {
+		f.streams[i].State = model.Stopped
+	}
+}
+
 // activate adds an active stream and stops the others. Its events, if it has
 // any, are those of write checkpoints.
 func (f *fakeStore) activate(id model.StreamID, config string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i := range f.streams {
-		f.streams[i].State = model.Stopped
-	}
+	f.stop()
 	f.streams = append(f.streams, model.Stream{ID: id, Name: fmt.Sprintf("powersync_%d", id), Config: config, State: model.Active, CustomCheckpoints: strings.Contains(config, "event_definitions")})
+	f.changed()
+}
+
+func (f *fakeStore) changed() {
 	for ch := range f.watchers {
 		select {
 		case ch <- struct{}{}:

@@ -6,7 +6,7 @@ import "github.com/sluicesync/sluice/libs/kit/config"
 func FromFile(f *config.File) Config {
 	c := Config{
 		Auth: f.Auth, API: f.API, MaxStreams: f.Sluice.Gateway.MaxStreams, PathPrefix: f.Sluice.Gateway.PathPrefix, TLS: f.Sluice.Gateway.TLS, Limits: f.Sluice.Gateway.Limits,
-		DefaultSchema: f.DefaultSchema(), SlotPrefix: f.SlotPrefix(), SyncConfigFromFile: f.Sync != nil,
+		AdminTokens: f.Sluice.AdminTokens, DefaultSchema: f.DefaultSchema(), SlotPrefix: f.SlotPrefix(), SyncConfigFromFile: f.Sync != nil,
 	}
 	if len(f.Connections) > 0 {
 		s := &f.Connections[0]

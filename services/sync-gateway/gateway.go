@@ -57,6 +57,8 @@ type Config struct {
 	// Auth is the file's client_auth, API its api section.
 	Auth config.Auth
 	API  config.API
+	// AdminTokens may do a part of what those of API may.
+	AdminTokens []config.AdminToken
 	// MaxStreams bounds HTTP streams, and again WebSockets. Default:
 	// API.MaxConnections, else 50,000.
 	MaxStreams int
@@ -401,18 +403,33 @@ func (g *gateway) choose(ctx context.Context, streams []model.Stream) bool {
 	old := g.active
 	g.watching = nil
 	g.mu.Unlock()
-	if newest == nil || old != nil && old.stream.ID == newest.ID && old.stream.Serves() == newest.Serves() {
-		return old != nil
+	if newest == nil {
+		if old != nil {
+			g.log.Warn("no sync config is active any more", "stream", int64(old.stream.ID))
+			g.replace(ctx, nil)
+		}
+		return false
+	}
+	if old != nil && old.stream.ID == newest.ID && old.stream.Serves() == newest.Serves() {
+		return true
 	}
 	a, err := g.start(ctx, *newest)
 	if err != nil {
 		g.log.Error("sync config cannot be served", "stream", int64(newest.ID), "error", errs.Cause(err), "code", string(errs.CodeOf(err)))
 		return old != nil
 	}
+	g.log.Info("serving sync config", "stream", int64(newest.ID), "name", newest.Name)
+	g.replace(ctx, a)
+	return true
+}
+
+// replace serves clients from a, nil for none, instead of what they are served
+// from.
+func (g *gateway) replace(ctx context.Context, a *active) {
 	g.mu.Lock()
+	old := g.active
 	g.active = a
 	g.mu.Unlock()
-	g.log.Info("serving sync config", "stream", int64(newest.ID), "name", newest.Name)
 	if old != nil {
 		old.hub.End(fanout.ErrStreamReplaced, time.Second)
 		g.hubs.Go(func() error {
@@ -420,7 +437,6 @@ func (g *gateway) choose(ctx context.Context, streams []model.Stream) bool {
 			return nil
 		})
 	}
-	return true
 }
 
 // start starts serving a stream.

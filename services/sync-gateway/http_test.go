@@ -262,6 +262,68 @@ func TestServedConfig(t *testing.T) {
 	served()
 }
 
+// admin asks the admin API and returns its answer.
+func (h *house) admin(t testing.TB, path, body string) string {
+	t.Helper()
+	req, err := http.NewRequest("POST", h.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Token admin")
+	res, err := h.client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestSessions: who is connected is told by the admin API.
+func TestSessions(t *testing.T) {
+	h := newHouse(t, nil)
+	c := h.open(t, "u1", `{"raw_data":true,"client_id":"c1"}`, http.Header{"X-User-Agent": {"powersync-test/1"}})
+	c.line()
+	c.line()
+	var got string
+	wait(t, func() bool {
+		got = h.admin(t, "/api/admin/v1/sluice/sessions", "{}")
+		return strings.Contains(got, `"behind":{"checkpoints":0,"ops":0,"ms":0}`)
+	})
+	if !strings.HasPrefix(got, `{"data":{"gateway":"TestSessions","total":1,"sessions":[{"user":"u1","client_id":"c1","agent":"powersync-test/1","transport":"http","since":"`) ||
+		!strings.Contains(got, `"buckets":2,"checkpoint":"0",`) {
+		t.Error(got)
+	}
+}
+
+// TestTornDown: when no config is active any more, streams end cleanly and new
+// ones are told so.
+func TestTornDown(t *testing.T) {
+	h := newHouse(t, nil)
+	c := h.open(t, "u1", `{"raw_data":true}`, nil)
+	c.line()
+	c.line()
+	h.store.deactivate()
+	if l, err := c.r.ReadString('\n'); err != io.EOF || l != "" {
+		t.Fatalf("%q %v", l, err)
+	}
+	res := h.post(t, "u1", `{}`, nil)
+	defer res.Body.Close()
+	if b, err := io.ReadAll(res.Body); err != nil || !strings.Contains(string(b), "PSYNC_S2302") {
+		t.Fatalf("%s %v", b, err)
+	}
+	h.store.activate(2, testConfig)
+	wait(t, func() bool {
+		res := h.post(t, "u1", `{}`, nil)
+		defer res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	})
+}
+
 // TestDrain: streams end at a line's end, and nothing is left.
 func TestDrain(t *testing.T) {
 	h := newHouse(t, nil)

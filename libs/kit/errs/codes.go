@@ -93,13 +93,17 @@ const (
 	S9010 Code = "PSYNC_S9010"
 	// S9011: a service has called what its role may not call.
 	S9011 Code = "PSYNC_S9011"
+	// S9020: the scopes of an admin token do not allow what was asked.
+	S9020 Code = "PSYNC_S9020"
 )
 
 // HTTPStatus is the status with which a failure of code leaves over HTTP.
 func HTTPStatus(code Code) int {
 	switch code {
-	case S2001:
+	case S2001, S0102:
 		return http.StatusBadRequest
+	case S9020:
+		return http.StatusForbidden
 	case S2002:
 		return http.StatusNotFound
 	case S2003:

@@ -4,15 +4,19 @@
 // Invariants:
 //
 //   - Without a token of the configuration nothing is answered but 401; tokens
-//     are compared in constant time (TestTokens).
+//     are compared in constant time (TestTokens). One with scopes does what they
+//     say and nothing else (TestScopes).
+//   - Who deploys is kept with the stream and logged, by the name of the token,
+//     never by the token (TestAudit).
 //   - A config that does not compile is not deployed, and every fault is told
 //     with its place (TestDeploy).
 package admin
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,12 +30,14 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/fanout"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/queue"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/reply"
 )
@@ -41,7 +47,9 @@ type Options struct {
 	Store     grpc.ClientConnInterface
 	Source    grpc.ClientConnInterface
 	Compactor grpc.ClientConnInterface
-	Tokens    []string // none = closed
+	// Tokens may do everything, Scoped what their scopes say. None = closed.
+	Tokens []string
+	Scoped []config.AdminToken
 	// FromFile: the sync config is given by the service config, so deploying
 	// through the API is refused.
 	FromFile      bool
@@ -51,8 +59,11 @@ type Options struct {
 	Tag           string
 	DebugAPI      bool
 	Heartbeat     time.Duration // interval of heartbeats
-	// Sessions is the number of streams of this gateway.
+	// Sessions is the number of streams of this gateway; List describes those
+	// that lag most, at most so many, of one user or of all ("").
 	Sessions func() int
+	List     func(user string, most int) (list []fanout.Info, total int)
+	Instance string // of the gateway
 	// Beats are the newest heartbeats that this gateway has noticed, and told its
 	// canary of; none if there is no active stream.
 	Beats func() []freshness.Beat
@@ -64,7 +75,7 @@ type Options struct {
 // API is the admin API.
 type API struct {
 	o         Options
-	tokens    [][sha256.Size]byte
+	holders   []holder
 	catalog   pb.CatalogClient
 	source    pb.SourceClient
 	compactor pb.CompactorClient
@@ -88,33 +99,41 @@ const (
 func New(o Options) *API {
 	a := &API{
 		o: o, catalog: pb.NewCatalogClient(o.Store), source: pb.NewSourceClient(o.Source), compactor: pb.NewCompactorClient(o.Compactor),
-		requests: queue.New(maxConcurrent, maxWaiting), mux: http.NewServeMux(),
+		holders: holders(o.Tokens, o.Scoped), requests: queue.New(maxConcurrent, maxWaiting), mux: http.NewServeMux(),
 	}
-	for _, t := range o.Tokens {
-		a.tokens = append(a.tokens, sha256.Sum256([]byte(t)))
-	}
-	for path, f := range map[string]func(*call) (any, error){
-		"POST /api/admin/v1/diagnostics":     a.diagnostics,
-		"POST /api/admin/v1/schema":          a.schema,
-		"POST /api/admin/v1/validate":        a.validate,
-		"POST /api/admin/v1/reprocess":       a.reprocessAdmin,
-		"POST /api/admin/v1/execute-sql":     a.executeSQL,
-		"POST /api/admin/v1/sluice/status":   a.status,
-		"POST /api/admin/v1/sluice/compact":  a.compact,
-		"POST /api/admin/v1/sluice/backup":   a.backup,
-		"POST /api/admin/v1/sluice/plan":     a.foresee,
-		"POST /api/admin/v1/sluice/rollback": a.rollback,
-		"POST /api/sync-rules/v1/deploy":     a.deploy,
-		"POST /api/sync-rules/v1/reprocess":  a.reprocess,
-		"POST /api/sync-rules/v1/validate":   a.validateRules,
-		"GET /api/sync-rules/v1/current":     a.current,
+	everybody, read := []config.Scope{config.ScopeRead, config.ScopeDeploy, config.ScopeCompact}, []config.Scope{config.ScopeRead}
+	follow := []config.Scope{config.ScopeRead, config.ScopeDeploy} // what who deploys looks at before and after
+	deploy, compact := []config.Scope{config.ScopeDeploy}, []config.Scope{config.ScopeCompact}
+	for path, x := range map[string]endpoint{
+		"POST /api/admin/v1/diagnostics":     {a.diagnostics, read},
+		"POST /api/admin/v1/schema":          {a.schema, follow},
+		"POST /api/admin/v1/validate":        {a.validate, follow},
+		"POST /api/admin/v1/reprocess":       {a.reprocessAdmin, deploy},
+		"POST /api/admin/v1/execute-sql":     {a.executeSQL, nil},
+		"POST /api/admin/v1/sluice/status":   {a.status, follow},
+		"POST /api/admin/v1/sluice/sessions": {a.sessions, read},
+		"POST /api/admin/v1/sluice/compact":  {a.compact, compact},
+		"POST /api/admin/v1/sluice/backup":   {a.backup, nil},
+		"POST /api/admin/v1/sluice/plan":     {a.foresee, follow},
+		"POST /api/admin/v1/sluice/rollback": {a.rollback, deploy},
+		"POST /api/admin/v1/sluice/teardown": {a.teardown, nil},
+		"POST /api/sync-rules/v1/deploy":     {a.deploy, deploy},
+		"POST /api/sync-rules/v1/reprocess":  {a.reprocess, deploy},
+		"POST /api/sync-rules/v1/validate":   {a.validateRules, follow},
+		"GET /api/sync-rules/v1/current":     {a.current, follow},
 	} {
-		a.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, f) })
+		a.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, x) })
 	}
-	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		a.serve(w, r, func(*call) (any, error) { return nil, errs.New(errs.S2002, "Path not found") })
-	})
+	missing := endpoint{func(*call) (any, error) { return nil, errs.New(errs.S2002, "Path not found") }, everybody}
+	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, missing) })
 	return a
+}
+
+// endpoint answers requests of those who have one of the scopes, and of those
+// who may do everything.
+type endpoint struct {
+	answer func(*call) (any, error)
+	scopes []config.Scope
 }
 
 // ServeHTTP answers one request.
@@ -123,16 +142,18 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTT
 // call is one request.
 type call struct {
 	ctx  context.Context
+	id   string
 	r    *http.Request
+	who  *holder // nil until authorized
 	body []byte
 }
 
 // bare is an answer that is not wrapped in data, and indented.
 type bare struct{ value any }
 
-func (a *API) serve(w http.ResponseWriter, r *http.Request, f func(*call) (any, error)) {
-	id, start := reply.NewID("h/"), time.Now()
-	answer, err := a.answer(w, r, f)
+func (a *API) serve(w http.ResponseWriter, r *http.Request, x endpoint) {
+	c, start := &call{ctx: r.Context(), id: reply.NewID("h/"), r: r}, time.Now()
+	answer, err := a.answer(w, c, x)
 	status := http.StatusOK
 	if err == nil {
 		if b, ok := answer.(bare); ok {
@@ -146,20 +167,26 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, f func(*call) (any, 
 		}
 	}
 	if err != nil {
-		status = reply.Error(w, err, id)
+		status = reply.Error(w, err, c.id)
 	}
-	args := []any{"request", id, "method", r.Method, "path", r.URL.Path, "status", status, "duration_ms", time.Since(start).Milliseconds()}
+	args := []any{"request", c.id, "method", r.Method, "path", r.URL.Path, "status", status, "duration_ms", time.Since(start).Milliseconds()}
+	if c.who != nil {
+		args = append(args, "by", c.who.name)
+	}
 	if err != nil {
 		args = append(args, "code", string(errs.CodeOf(err)), "error", errs.Cause(err))
 	}
 	a.o.Log.Info("admin request", args...)
 }
 
-func (a *API) answer(w http.ResponseWriter, r *http.Request, f func(*call) (any, error)) (any, error) {
-	if err := a.authorize(r.Header.Get("Authorization")); err != nil {
+func (a *API) answer(w http.ResponseWriter, c *call, x endpoint) (answer any, err error) {
+	if c.who, err = a.authorize(c.r.Header.Get("Authorization")); err != nil {
 		return nil, err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err := c.who.may(x.scopes); err != nil {
+		return nil, err
+	}
+	c.body, err = io.ReadAll(http.MaxBytesReader(w, c.r.Body, maxBody))
 	var big *http.MaxBytesError
 	if errors.As(err, &big) {
 		return nil, &reply.StatusError{Failure: reply.Failure{Name: "PayloadTooLarge", Code: string(errs.S2001),
@@ -168,27 +195,11 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, f func(*call) (any,
 	if err != nil {
 		return nil, reply.NewFault("body could not be read")
 	}
-	if err := a.requests.Enter(r.Context()); err != nil {
+	if err := a.requests.Enter(c.ctx); err != nil {
 		return nil, err
 	}
 	defer a.requests.Leave()
-	return f(&call{ctx: r.Context(), r: r, body: body})
-}
-
-func (a *API) authorize(header string) error {
-	token, ok := strings.CutPrefix(header, "Token ")
-	if !ok {
-		token, ok = strings.CutPrefix(header, "Bearer ")
-	}
-	given := sha256.Sum256([]byte(token))
-	good := 0
-	for i := range a.tokens {
-		good |= subtle.ConstantTimeCompare(given[:], a.tokens[i][:])
-	}
-	if !ok || good == 0 {
-		return errs.New(errs.S2101, "Authorization failed")
-	}
-	return nil
+	return x.answer(c)
 }
 
 // decode reads the body's JSON; an empty body is {}.
@@ -277,21 +288,24 @@ func (a *API) compile(content string) (*rules.Plan, error) {
 	if plan != nil {
 		return plan, nil
 	}
-	var faults []string
-	for _, d := range ds {
-		if d.Fatal {
-			faults = append(faults, describe(d))
-		}
-	}
 	return nil, &reply.StatusError{Failure: reply.Failure{Name: "SyncRulesError", Code: string(errs.R0001), Status: http.StatusUnprocessableEntity,
-		Description: "Sync config is not valid", Details: strings.Join(faults, "\n")}}
+		Description: "Sync config is not valid", Details: strings.Join(faults(ds), "\n")}}
 }
 
+// faults are what keeps a config from being used.
+func faults(ds []rules.Diagnostic) []string {
+	out := []string{}
+	for _, d := range ds {
+		if d.Fatal {
+			out = append(out, describe(d))
+		}
+	}
+	return out
+}
+
+// slot is what deploying answers with.
 type slot struct {
 	SlotName string `json:"slot_name"`
-	Stream   int64  `json:"stream"`
-	Created  bool   `json:"created"`
-	State    string `json:"state"`
 }
 
 func (a *API) deploy(c *call) (any, error) {
@@ -302,24 +316,31 @@ func (a *API) deploy(c *call) (any, error) {
 	if override, _ := strconv.ParseBool(c.r.URL.Query().Get("override")); a.o.FromFile && !override {
 		return nil, errs.New(errs.S4105, "Sync config API is disabled: the sync config is given by the service config")
 	}
-	return a.make(c, content, false)
-}
-
-func (a *API) make(c *call, content string, force bool) (any, error) {
-	plan, err := a.compile(content)
+	name, err := a.make(c, "deploy", content, false)
 	if err != nil {
 		return nil, err
+	}
+	return slot{name}, nil
+}
+
+// make makes a stream of a config and returns its name.
+func (a *API) make(c *call, action, content string, force bool) (string, error) {
+	plan, err := a.compile(content)
+	if err != nil {
+		return "", err
 	}
 	ctx, cancel := c.bounded()
 	defer cancel()
 	request := a.request(content, plan)
 	request.Force = force
+	request.DeployedBy = c.who.name
 	r, err := a.catalog.Deploy(ctx, request)
 	if err != nil {
-		return nil, fmt.Errorf("deploy: %w", err)
+		return "", fmt.Errorf("deploy: %w", err)
 	}
-	s := wire.ModelStream(r.GetStream())
-	return slot{s.Name, int64(s.ID), r.GetCreated(), s.State.String()}, nil
+	sum := sha256.Sum256([]byte(content))
+	a.audit(c, action, "stream", r.GetStream().GetId(), "name", r.GetStream().GetName(), "new", r.GetCreated(), "sha256", hex.EncodeToString(sum[:]))
+	return r.GetStream().GetName(), nil
 }
 
 // request asks for a config to be deployed.
@@ -331,35 +352,43 @@ func (a *API) request(content string, plan *rules.Plan) *pb.DeployRequest {
 	}
 }
 
-func (a *API) remake(c *call) (*streams, any, error) {
+// remake builds the active config anew.
+func (a *API) remake(c *call) (string, error) {
 	ctx, cancel := c.bounded()
 	defer cancel()
 	s, err := a.streams(ctx)
 	switch {
 	case err != nil:
-		return nil, nil, err
+		return "", err
 	case s.next != nil:
-		return nil, nil, errs.New(errs.S4106, "Busy processing sync config - cannot reprocess")
+		return "", errs.New(errs.S4106, "Busy processing sync config - cannot reprocess")
 	case s.active == nil:
-		return nil, nil, errs.New(errs.S4104, "No active sync config")
+		return "", errs.New(errs.S4104, "No active sync config")
 	}
-	made, err := a.make(c, s.active.Text(), true)
-	return s, made, err
+	return a.make(c, "reprocess", s.active.Text(), true)
 }
 
 func (a *API) reprocess(c *call) (any, error) {
-	_, made, err := a.remake(c)
-	return made, err
-}
-
-func (a *API) reprocessAdmin(c *call) (any, error) {
-	_, made, err := a.remake(c)
+	name, err := a.remake(c)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"connections": []any{map[string]any{
-		"id": a.o.ConnectionID, "tag": a.o.Tag, "slot_name": made.(slot).SlotName,
-	}}}, nil
+	return slot{name}, nil
+}
+
+func (a *API) reprocessAdmin(c *call) (any, error) {
+	name, err := a.remake(c)
+	if err != nil {
+		return nil, err
+	}
+	type connection struct {
+		ID       string `json:"id"`
+		Tag      string `json:"tag"`
+		SlotName string `json:"slot_name"`
+	}
+	return struct {
+		Connections []connection `json:"connections"`
+	}{[]connection{{a.o.ConnectionID, a.o.Tag, name}}}, nil
 }
 
 type sourceTable struct {
@@ -375,29 +404,30 @@ func (a *API) validateRules(c *call) (any, error) {
 	}
 	plan, ds := rules.Compile(content, rules.Options{DefaultSchema: a.o.DefaultSchema})
 	if plan == nil {
-		faults := []string{}
-		for _, d := range ds {
-			if d.Fatal {
-				faults = append(faults, describe(d))
-			}
-		}
-		return bare{map[string]any{"valid": false, "errors": faults}}, nil
+		return bare{struct {
+			Valid  bool     `json:"valid"`
+			Errors []string `json:"errors"`
+		}{Errors: faults(ds)}}, nil
 	}
 	type definition struct {
 		Name     string `json:"name"`
 		Kind     string `json:"kind"`
 		Priority int    `json:"priority"`
 	}
-	definitions := []definition{}
+	out := struct {
+		Valid       bool          `json:"valid"`
+		Definitions []definition  `json:"bucket_definitions"`
+		Tables      []sourceTable `json:"source_tables"`
+		Data        []string      `json:"data_tables"`
+	}{true, []definition{}, []sourceTable{}, []string{}}
 	for _, d := range plan.Definitions() {
-		definitions = append(definitions, definition{d.Name, d.Kind.String(), d.Priority})
+		out.Definitions = append(out.Definitions, definition{d.Name, d.Kind.String(), d.Priority})
 	}
-	tables, names := []sourceTable{}, []string{}
 	for _, t := range plan.SourceTables() {
-		tables = append(tables, sourceTable{t.Schema, t.Name, t.Connection})
-		names = append(names, t.Name)
+		out.Tables = append(out.Tables, sourceTable{t.Schema, t.Name, t.Connection})
+		out.Data = append(out.Data, t.Name)
 	}
-	return bare{map[string]any{"valid": true, "bucket_definitions": definitions, "source_tables": tables, "data_tables": names}}, nil
+	return bare{out}, nil
 }
 
 func (a *API) current(c *call) (any, error) {
@@ -410,23 +440,57 @@ func (a *API) current(c *call) (any, error) {
 	if s.active == nil {
 		return nil, errs.New(errs.S4104, "No active sync config")
 	}
-	show := func(x *model.Stream) any {
+	show := func(x *model.Stream) *currentConfig {
 		if x == nil {
 			return nil
 		}
-		out := map[string]any{"slot_name": x.Name, "content": x.Text(), "valid": true, "state": x.State.String(), "stream": int64(x.ID)}
-		if _, err := a.compile(x.Text()); err != nil {
-			out["valid"] = false
-			out["errors"] = []string{reply.Of(err, "").Details}
+		out := &currentConfig{SlotName: x.Name, Content: x.Text(), Valid: true, State: x.State.String(), Stream: int64(x.ID), Identity: x.Content, DeployedBy: x.DeployedBy}
+		if plan, ds := rules.Compile(x.Text(), rules.Options{DefaultSchema: a.o.DefaultSchema}); plan == nil {
+			out.Valid, out.Errors = false, faults(ds)
 		}
 		return out
 	}
-	return bare{map[string]any{"data": map[string]any{"current": show(s.active), "next": show(s.next)}}}, nil
+	type pair struct {
+		Current *currentConfig `json:"current"`
+		Next    *currentConfig `json:"next"`
+	}
+	return bare{struct {
+		Data pair `json:"data"`
+	}{pair{show(s.active), show(s.next)}}}, nil
+}
+
+// currentConfig is a deployed config; what follows valid is ours.
+type currentConfig struct {
+	SlotName   string   `json:"slot_name"`
+	Content    string   `json:"content"`
+	Valid      bool     `json:"valid"`
+	Errors     []string `json:"errors,omitempty"`
+	State      string   `json:"state"`
+	Stream     int64    `json:"stream"`
+	Identity   string   `json:"identity"`
+	DeployedBy string   `json:"deployed_by,omitempty"`
+}
+
+// sqlResult is the answer to execute-sql.
+type sqlResult struct {
+	Success bool `json:"success"`
+	Results struct {
+		Columns []string          `json:"columns"`
+		Rows    []json.RawMessage `json:"rows"`
+	} `json:"results"`
+	Error string `json:"error,omitempty"`
+}
+
+func newSQLResult(failure string) *sqlResult {
+	r := &sqlResult{Success: failure == "", Error: failure}
+	r.Results.Columns, r.Results.Rows = []string{}, []json.RawMessage{}
+	return r
 }
 
 func (a *API) executeSQL(c *call) (any, error) {
 	var b struct {
-		SQL struct {
+		Connection *string `json:"connection_id"`
+		SQL        struct {
 			Query string            `json:"query"`
 			Args  []json.RawMessage `json:"args"`
 		} `json:"sql"`
@@ -434,18 +498,13 @@ func (a *API) executeSQL(c *call) (any, error) {
 	if err := c.decode(&b); err != nil {
 		return nil, err
 	}
-	type results struct {
-		Columns []string          `json:"columns"`
-		Rows    []json.RawMessage `json:"rows"`
-	}
-	failed := func(msg string) any {
-		return map[string]any{"success": false, "results": results{[]string{}, []json.RawMessage{}}, "error": msg}
-	}
-	if !a.o.DebugAPI {
-		return failed("SQL querying is not enabled: set debug_api on the connection"), nil
-	}
-	if b.SQL.Query == "" {
+	switch {
+	case b.SQL.Query == "":
 		return nil, reply.NewFault("sql.query is required")
+	case b.Connection != nil && *b.Connection != a.o.ConnectionID:
+		return newSQLResult("There is no connection of this id"), nil
+	case !a.o.DebugAPI:
+		return newSQLResult("SQL querying is not enabled: set debug_api on the connection"), nil
 	}
 	args := make([]string, len(b.SQL.Args))
 	for i, x := range b.SQL.Args {
@@ -453,18 +512,20 @@ func (a *API) executeSQL(c *call) (any, error) {
 	}
 	ctx, cancel := c.bounded()
 	defer cancel()
+	a.audit(c, "execute-sql") // not the query: it may have rows' data
 	r, err := a.source.ExecuteSQL(ctx, &pb.ExecuteSQLRequest{Query: b.SQL.Query, JsonArgs: args})
 	if err != nil {
 		return nil, fmt.Errorf("execute SQL: %w", err)
 	}
 	if !r.GetSuccess() {
-		return failed(r.GetError()), nil
+		return newSQLResult(cmp.Or(r.GetError(), "the query failed")), nil
 	}
-	out := results{Columns: r.GetColumns(), Rows: []json.RawMessage{}}
+	out := newSQLResult("")
+	out.Results.Columns = append(out.Results.Columns, r.GetColumns()...)
 	for _, row := range r.GetJsonRows() {
-		out.Rows = append(out.Rows, json.RawMessage(row))
+		out.Results.Rows = append(out.Results.Rows, json.RawMessage(row))
 	}
-	return map[string]any{"success": true, "results": out}, nil
+	return out, nil
 }
 
 func (a *API) compact(c *call) (any, error) {
@@ -481,6 +542,7 @@ func (a *API) compact(c *call) (any, error) {
 			return nil, reply.NewFault(fmt.Sprintf("%q is not a full bucket id", name))
 		}
 	}
+	a.audit(c, "compact", "buckets", len(b.Buckets))
 	ctx, cancel := context.WithTimeout(c.ctx, compactTimeout)
 	defer cancel()
 	r, err := a.compactor.Compact(ctx, &pb.CompactRequest{Buckets: b.Buckets, SkipBuckets: b.SkipBuckets, SkipLookups: b.SkipLookups})
@@ -491,4 +553,30 @@ func (a *API) compact(c *call) (any, error) {
 		"buckets": r.GetBuckets(), "ops_read": r.GetOpsRead(), "ops_moved": r.GetOpsMoved(), "ops_cleared": r.GetOpsCleared(),
 		"lookups_removed": r.GetLookupsRemoved(),
 	}, nil
+}
+
+// teardown stops every stream. What is left to clean up it lists; to follow
+// that, ask again.
+func (a *API) teardown(c *call) (any, error) {
+	var b struct {
+		Confirm string `json:"confirm"`
+	}
+	if err := c.decode(&b); err != nil {
+		return nil, err
+	}
+	if b.Confirm != "TEARDOWN" {
+		return nil, errs.New(errs.S0102, "Teardown is not acknowledged: confirm must be TEARDOWN")
+	}
+	ctx, cancel := c.bounded()
+	defer cancel()
+	a.audit(c, "teardown")
+	r, err := a.catalog.Teardown(ctx, &pb.TeardownRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("tear down: %w", err)
+	}
+	left := []slot{}
+	for _, x := range r.GetStreams() {
+		left = append(left, slot{x.GetName()})
+	}
+	return map[string][]slot{"left": left}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
+	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
@@ -32,7 +33,9 @@ type fakes struct {
 	pb.UnimplementedCompactorServer
 	pb.UnimplementedStorageServer
 	streams  []model.Stream
+	tables   map[int64]*pb.TableProgressList
 	deployed *pb.DeployRequest
+	torn     int
 	compact  *pb.CompactRequest
 	away     bool
 	age      time.Duration
@@ -40,7 +43,7 @@ type fakes struct {
 }
 
 func (f *fakes) List(context.Context, *pb.ListRequest) (*pb.ListReply, error) {
-	return &pb.ListReply{Streams: wire.Streams(f.streams)}, nil
+	return &pb.ListReply{Streams: wire.Streams(f.streams), Tables: f.tables}, nil
 }
 
 func (f *fakes) Deploy(_ context.Context, r *pb.DeployRequest) (*pb.DeployReply, error) {
@@ -79,7 +82,15 @@ func (f *fakes) Schema(context.Context, *pb.SchemaRequest) (*pb.SchemaReply, err
 }
 
 func (f *fakes) ExecuteSQL(_ context.Context, r *pb.ExecuteSQLRequest) (*pb.ExecuteSQLReply, error) {
+	if r.GetQuery() == "BAD" {
+		return &pb.ExecuteSQLReply{Error: "syntax error"}, nil
+	}
 	return &pb.ExecuteSQLReply{Success: true, Columns: []string{"a"}, JsonRows: []string{r.GetJsonArgs()[0]}}, nil
+}
+
+func (f *fakes) Teardown(context.Context, *pb.TeardownRequest) (*pb.TeardownReply, error) {
+	f.torn++
+	return &pb.TeardownReply{Streams: wire.Streams(f.streams)}, nil
 }
 
 func (f *fakes) Compact(_ context.Context, r *pb.CompactRequest) (*pb.CompactReply, error) {
@@ -87,7 +98,14 @@ func (f *fakes) Compact(_ context.Context, r *pb.CompactRequest) (*pb.CompactRep
 	return &pb.CompactReply{Buckets: 1, OpsRead: 2, OpsMoved: 3, OpsCleared: 4, LookupsRemoved: 5}, nil
 }
 
-const config = "bucket_definitions:\n  mine:\n    data:\n      - SELECT * FROM lists\n"
+const syncConfig = "bucket_definitions:\n  mine:\n    data:\n      - SELECT * FROM lists\n"
+
+// scoped has a token of each scope.
+var scoped = []config.AdminToken{
+	{Name: "dashboard", Token: "r", Scopes: []config.Scope{config.ScopeRead}},
+	{Name: "ci", Token: "d", Scopes: []config.Scope{config.ScopeDeploy}},
+	{Name: "cron", Token: "c", Scopes: []config.Scope{config.ScopeCompact}},
+}
 
 func newAPI(t *testing.T, f *fakes, change func(*Options)) *API {
 	t.Helper()
@@ -110,7 +128,7 @@ func newAPI(t *testing.T, f *fakes, change func(*Options)) *API {
 			t.Error(err)
 		}
 	})
-	o := Options{Store: conn, Source: conn, Compactor: conn, Tokens: []string{"one", "two"}, DefaultSchema: "public", ConnectionID: "default", Tag: "default", Heartbeat: time.Second,
+	o := Options{Store: conn, Source: conn, Compactor: conn, Tokens: []string{"one", "two"}, Scoped: scoped, Instance: "gw-1", DefaultSchema: "public", ConnectionID: "default", Tag: "default", Heartbeat: time.Second,
 		Sessions: func() int { return 7 }, Log: log,
 		Beats: func() []freshness.Beat {
 			now := time.Now().UnixMicro()
@@ -138,7 +156,7 @@ func post(a *API, path, body string) (int, string) {
 
 func active(at time.Time) []model.Stream {
 	m := model.Micros(at.UnixMicro())
-	return []model.Stream{{ID: 3, Name: "powersync_3", Config: config, State: model.Active,
+	return []model.Stream{{ID: 3, Name: "powersync_3", Config: syncConfig, State: model.Active,
 		Head: model.StreamHead{Checkpoint: model.Checkpoint{Op: 42, Position: "0/2"}, SnapshotDone: true, EvaluatedAt: m, StoredAt: m, Heartbeat: m}}}
 }
 
@@ -148,7 +166,7 @@ func TestStatusErrored(t *testing.T) {
 	now := time.Now()
 	streams := active(now)
 	streams[0].State, streams[0].Head.LastError = model.Errored, "[PSYNC_S1146] the history is lost"
-	streams = append(streams, model.Stream{ID: 4, Name: "powersync_4", Config: config, State: model.Processing})
+	streams = append(streams, model.Stream{ID: 4, Name: "powersync_4", Config: syncConfig, State: model.Processing})
 	a := newAPI(t, &fakes{streams: streams}, nil)
 	_, body := post(a, "/api/admin/v1/sluice/status", "")
 	var s struct {
@@ -196,17 +214,17 @@ func TestTokens(t *testing.T) {
 func TestDeploy(t *testing.T) {
 	f := &fakes{streams: active(time.Now())}
 	a := newAPI(t, f, nil)
-	quoted, err := json.Marshal(map[string]string{"content": config})
+	quoted, err := json.Marshal(map[string]string{"content": syncConfig})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for media, body := range map[string]string{"application/yaml": config, "application/json": string(quoted)} {
+	for media, body := range map[string]string{"application/yaml": syncConfig, "application/json": string(quoted)} {
 		f.deployed = nil
 		status, got := ask(a, "POST", "/api/sync-rules/v1/deploy", "Token one", media, body)
 		if status != 200 || !strings.Contains(got, `"slot_name":"powersync_9"`) {
 			t.Fatalf("%d %s", status, got)
 		}
-		if f.deployed.GetConfig() != config || len(f.deployed.GetTables()) != 1 || f.deployed.GetTables()[0].GetName() != "lists" || f.deployed.GetForce() {
+		if f.deployed.GetConfig() != syncConfig || len(f.deployed.GetTables()) != 1 || f.deployed.GetTables()[0].GetName() != "lists" || f.deployed.GetForce() {
 			t.Errorf("%v", f.deployed)
 		}
 	}
@@ -219,10 +237,10 @@ func TestDeploy(t *testing.T) {
 		t.Errorf("%d %s", status, got)
 	}
 	file := newAPI(t, f, func(o *Options) { o.FromFile = true })
-	if status, got := ask(file, "POST", "/api/sync-rules/v1/deploy", "Token one", "application/yaml", config); status != 422 || !strings.Contains(got, "PSYNC_S4105") || f.deployed != nil {
+	if status, got := ask(file, "POST", "/api/sync-rules/v1/deploy", "Token one", "application/yaml", syncConfig); status != 422 || !strings.Contains(got, "PSYNC_S4105") || f.deployed != nil {
 		t.Errorf("%d %s", status, got)
 	}
-	if status, got := ask(file, "POST", "/api/sync-rules/v1/deploy?override=true", "Token one", "application/yaml", config); status != 200 || f.deployed == nil {
+	if status, got := ask(file, "POST", "/api/sync-rules/v1/deploy?override=true", "Token one", "application/yaml", syncConfig); status != 200 || f.deployed == nil {
 		t.Errorf("%d %s", status, got)
 	}
 }
@@ -266,8 +284,8 @@ func TestRollback(t *testing.T) {
 			t.Errorf("%s: %+v %q, want %s %q", c.name, got, text, c.want, c.text)
 		}
 	}
-	f := &fakes{streams: []model.Stream{stream(1, config, gone, true), stream(2, "x", now, true)}}
-	f.streams[0].Edited = config + "# edited\n"
+	f := &fakes{streams: []model.Stream{stream(1, syncConfig, gone, true), stream(2, "x", now, true)}}
+	f.streams[0].Edited = syncConfig + "# edited\n"
 	a := newAPI(t, f, nil)
 	status, got := post(a, "/api/admin/v1/sluice/rollback", "")
 	if status != 200 || !strings.Contains(got, `"slot_name":"powersync_9"`) || !strings.Contains(got, `"to":"s_1","activated_at":"1970-01-01T00:00:00.000001Z"`) {
@@ -276,7 +294,7 @@ func TestRollback(t *testing.T) {
 	if f.deployed.GetConfig() != f.streams[0].Edited || f.deployed.GetForce() || len(f.deployed.GetContent()) != 64 {
 		t.Errorf("deployed %v", f.deployed)
 	}
-	status, got = ask(a, "POST", "/api/admin/v1/sluice/plan", "Token one", "application/yaml", config)
+	status, got = ask(a, "POST", "/api/admin/v1/sluice/plan", "Token one", "application/yaml", syncConfig)
 	if want := `{"data":{"current":"x","copies":true,"serves":false,"replaced":""}}`; status != 200 || got != want || !f.deployed.GetDryRun() || len(f.deployed.GetParts()) != 1 {
 		t.Errorf("%d %s %v", status, got, f.deployed)
 	}
@@ -293,7 +311,7 @@ func TestReprocess(t *testing.T) {
 		t.Errorf("%d %s", status, got)
 	}
 	f.streams = active(time.Now())
-	if status, got := post(a, "/api/admin/v1/reprocess", "{}"); status != 200 || !f.deployed.GetForce() || !strings.Contains(got, `{"data":{"connections":[{"id":"default","slot_name":"powersync_9","tag":"default"}]}}`) {
+	if status, got := post(a, "/api/admin/v1/reprocess", "{}"); status != 200 || !f.deployed.GetForce() || !strings.Contains(got, `{"data":{"connections":[{"id":"default","tag":"default","slot_name":"powersync_9"}]}}`) {
 		t.Errorf("%d %s", status, got)
 	}
 	f.streams = append(f.streams, model.Stream{ID: 4, State: model.Processing})
@@ -306,7 +324,7 @@ func TestReprocess(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	a := newAPI(t, &fakes{}, nil)
-	if status, got := ask(a, "POST", "/api/sync-rules/v1/validate", "Token one", "application/yaml", config); status != 200 || !strings.Contains(got, `"valid": true`) || strings.Contains(got, `"data":`) {
+	if status, got := ask(a, "POST", "/api/sync-rules/v1/validate", "Token one", "application/yaml", syncConfig); status != 200 || !strings.Contains(got, `"valid": true`) || strings.Contains(got, `"data":`) {
 		t.Errorf("%d %s", status, got)
 	}
 	if status, got := ask(a, "POST", "/api/sync-rules/v1/validate", "Token one", "application/yaml", "x: ["); status != 200 || !strings.Contains(got, `"valid": false`) {
@@ -497,8 +515,7 @@ func TestRest(t *testing.T) {
 	a := newAPI(t, f, nil)
 	for path, want := range map[string]string{
 		"/api/admin/v1/sluice/compact": `{"data":{"buckets":1,"lookups_removed":5,"ops_cleared":4,"ops_moved":3,"ops_read":2}}`,
-		"/api/admin/v1/schema":         `{"data":{"connections":[{"id":"default","schemas":[{"name":"public","tables":[{"name":"lists","columns":[{"name":"id","sqlite_type":"text","internal_type":"text","type":"text","pg_type":"text"}],"estimated_rows":3}]}],"tag":"default"}],"defaultConnectionTag":"default","defaultSchema":"public"}}`,
-		"/api/admin/v1/execute-sql":    `{"data":{"error":"SQL querying is not enabled: set debug_api on the connection","results":{"columns":[],"rows":[]},"success":false}}`,
+		"/api/admin/v1/schema":         `{"data":{"connections":[{"id":"default","tag":"default","schemas":[{"name":"public","tables":[{"name":"lists","columns":[{"name":"id","sqlite_type":"text","internal_type":"text","type":"text","pg_type":"text"}],"estimated_rows":3}]}]}],"defaultConnectionTag":"default","defaultSchema":"public"}}`,
 	} {
 		if status, got := post(a, path, `{}`); status != 200 || got != want {
 			t.Errorf("%s: %d %s", path, status, got)
@@ -511,10 +528,6 @@ func TestRest(t *testing.T) {
 		t.Errorf("%d %s", status, got)
 	}
 	if status, got := post(a, "/api/admin/v1/sluice/compact", `{"buckets":["1#x[]"],"skip_lookups":true}`); status != 200 || f.compact.GetBuckets()[0] != "1#x[]" || !f.compact.GetSkipLookups() {
-		t.Errorf("%d %s", status, got)
-	}
-	debug := newAPI(t, f, func(o *Options) { o.DebugAPI = true })
-	if status, got := post(debug, "/api/admin/v1/execute-sql", `{"sql":{"query":"SELECT $1","args":[[1,"a"]]}}`); status != 200 || got != `{"data":{"results":{"columns":["a"],"rows":[[1,"a"]]},"success":true}}` {
 		t.Errorf("%d %s", status, got)
 	}
 	status, got := post(a, "/api/admin/v1/diagnostics", `{"sync_rules_content":true}`)

@@ -54,7 +54,7 @@ func (a *API) rollback(c *call) (any, error) {
 	if to == nil {
 		return nil, errs.New(errs.S4104, "No earlier sync config to go back to")
 	}
-	made, err := a.make(c, text, false)
+	name, err := a.make(c, "rollback", text, false)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (a *API) rollback(c *call) (any, error) {
 		slot
 		To        string `json:"to"` // whose config it is
 		Activated string `json:"activated_at"`
-	}{made.(slot), to.Name, stamp(to.Activated)}, nil
+	}{slot{name}, to.Name, stamp(to.Activated)}, nil
 }
 
 // before is the config to go back to, and the stream that clients were served

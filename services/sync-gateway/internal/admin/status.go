@@ -12,6 +12,7 @@ import (
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/sync-gateway/internal/reply"
 )
 
 // stage is a place of the pipeline, and the newest heartbeat that came to it.
@@ -66,6 +67,53 @@ type streamStatus struct {
 	Checkpoint string `json:"checkpoint"`
 	Position   string `json:"position"`
 	LastError  string `json:"last_error"`
+	DeployedAt string `json:"deployed_at,omitempty"`
+	// DeployedBy is the name of a token, or "file" for the service config.
+	DeployedBy string `json:"deployed_by,omitempty"`
+	// Copy is the progress of the initial copy, until it is done.
+	Copy *copyStatus `json:"copy,omitempty"`
+}
+
+// copyStatus is how far an initial copy is.
+type copyStatus struct {
+	Tables     int    `json:"tables"`
+	TablesDone int    `json:"tables_done"`
+	Rows       uint64 `json:"rows"`
+	Estimate   uint64 `json:"rows_estimated"` // in all; at least Rows
+	ETA        *int64 `json:"eta_ms"`         // at the speed so far; null = not known yet
+}
+
+// copied puts what is stored of each table beside what the source has. d may be
+// nil: then only tables of which something is stored are counted.
+func copied(x *model.Stream, stored []*pb.TableProgress, d *pb.StreamDiagnosis, now time.Time) *copyStatus {
+	if x.State != model.Processing || x.Head.SnapshotDone {
+		return nil
+	}
+	out := &copyStatus{}
+	known := map[[2]string]bool{}
+	for _, p := range stored {
+		out.Tables++
+		out.Rows += p.GetRows()
+		known[[2]string{p.GetTable().GetSchema(), p.GetTable().GetName()}] = true
+		if p.GetDone() {
+			out.TablesDone++
+			out.Estimate += p.GetRows()
+		} else {
+			out.Estimate += max(p.GetRows(), p.GetEstimate())
+		}
+	}
+	for _, t := range d.GetTables() {
+		if len(t.GetReplicationId()) > 0 && !known[[2]string{t.GetSchema(), t.GetName()}] {
+			out.Tables++
+			out.Estimate += uint64(max(t.GetEstimate(), 0))
+		}
+	}
+	elapsed := now.Sub(time.UnixMicro(int64(x.Created)))
+	if out.Rows > 0 && elapsed > 0 && d != nil {
+		eta := int64(float64(elapsed.Milliseconds()) * float64(out.Estimate-out.Rows) / float64(out.Rows))
+		out.ETA = &eta
+	}
+	return out
 }
 
 // status tells how fresh each stage of the pipeline is.
@@ -86,22 +134,17 @@ func (a *API) status(c *call) (any, error) {
 		out.Stages = append(out.Stages, a.newStage("stored", 0, now, "bucket-store cannot be reached"))
 		return out, nil
 	}
-	for i := range s.all {
-		x := &s.all[i]
-		out.Streams = append(out.Streams, streamStatus{
-			ID: int64(x.ID), Name: x.Name, State: x.State.String(), Checkpoint: x.Head.Checkpoint.Op.String(),
-			Position: string(x.Head.Checkpoint.Position), LastError: x.Head.LastError,
-		})
-	}
 	shown := s.active
 	if shown == nil {
 		shown = s.next
 	}
 	if shown == nil {
 		out.Stages = append(out.Stages, a.newStage("read", 0, now, "no sync config is deployed"))
+		out.Streams = s.describe(nil, now)
 		return out, nil
 	}
-	read, published, detail := a.heartbeats(ctx, shown)
+	diagnosed, detail := a.diagnose(ctx, s.shown()...)
+	read, published := heartbeats(shown, diagnosed)
 	head := &shown.Head
 	beats, why := map[freshness.Stage]model.Micros{}, ""
 	if s.active == nil {
@@ -127,27 +170,71 @@ func (a *API) status(c *call) (any, error) {
 	for _, x := range out.Stages {
 		out.Healthy = out.Healthy && x.OK
 	}
+	out.Streams = s.describe(diagnosed, now)
 	return out, nil
 }
 
-// heartbeats asks the replicator when it last read and published one.
-func (a *API) heartbeats(ctx context.Context, x *model.Stream) (read, published model.Micros, detail string) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	r, err := a.source.Diagnose(ctx, &pb.DiagnoseRequest{Streams: []*pb.StreamTables{tables(x)}})
-	if err != nil {
-		return 0, 0, "replicator cannot be reached"
-	}
-	if !r.GetConnected() {
-		detail = "source database cannot be reached"
-	}
-	read, published = model.Micros(r.GetHeartbeatRead()), model.Micros(r.GetHeartbeatPublished())
-	for _, d := range r.GetStreams() {
-		if d.GetStream() == int64(x.ID) {
-			read, published = max(read, model.Micros(d.GetHeartbeatRead())), max(published, model.Micros(d.GetHeartbeatPublished()))
+// shown are the streams that there is something to tell of.
+func (s *streams) shown() (out []*model.Stream) {
+	for _, x := range []*model.Stream{s.active, s.next} {
+		if x != nil {
+			out = append(out, x)
 		}
 	}
-	return read, published, detail
+	return out
+}
+
+// describe describes all streams; d, which may be nil, is what the source says.
+func (s *streams) describe(d *pb.DiagnoseReply, now time.Time) []streamStatus {
+	out := []streamStatus{}
+	for i := range s.all {
+		x := &s.all[i]
+		y := streamStatus{
+			ID: int64(x.ID), Name: x.Name, State: x.State.String(), Checkpoint: x.Head.Checkpoint.Op.String(),
+			Position: string(x.Head.Checkpoint.Position), LastError: x.Head.LastError, DeployedAt: stamp(x.Created), DeployedBy: x.DeployedBy,
+			Copy: copied(x, s.tables[int64(x.ID)].GetTables(), ofStream(d, x), now),
+		}
+		if x.FromFile {
+			y.DeployedBy = "file"
+		}
+		out = append(out, y)
+	}
+	return out
+}
+
+// ofStream is what d, which may be nil, says of a stream; nil = nothing.
+func ofStream(d *pb.DiagnoseReply, x *model.Stream) *pb.StreamDiagnosis {
+	for _, s := range d.GetStreams() {
+		if s.GetStream() == int64(x.ID) {
+			return s
+		}
+	}
+	return nil
+}
+
+// diagnose asks the replicator about streams. detail is what is wrong, "" for
+// nothing; the reply is nil if there is none.
+func (a *API) diagnose(ctx context.Context, streams ...*model.Stream) (r *pb.DiagnoseReply, detail string) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	ask := &pb.DiagnoseRequest{}
+	for _, x := range streams {
+		ask.Streams = append(ask.Streams, tables(x))
+	}
+	r, err := a.source.Diagnose(ctx, ask)
+	switch {
+	case err != nil:
+		return nil, "replicator cannot be reached"
+	case !r.GetConnected():
+		return r, "source database cannot be reached"
+	}
+	return r, ""
+}
+
+// heartbeats is when the replicator last read and published one.
+func heartbeats(x *model.Stream, r *pb.DiagnoseReply) (read, published model.Micros) {
+	d := ofStream(r, x)
+	return model.Micros(max(r.GetHeartbeatRead(), d.GetHeartbeatRead())), model.Micros(max(r.GetHeartbeatPublished(), d.GetHeartbeatPublished()))
 }
 
 func tables(x *model.Stream) *pb.StreamTables {
@@ -233,10 +320,10 @@ const (
 	staleFatal   = 15 * time.Minute
 )
 
-func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content bool, now time.Time) configStatus {
+func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content bool, now time.Time) *configStatus {
 	c := connectionStatus{ID: a.o.ConnectionID, Tag: a.o.Tag, SlotName: x.Name, Initial: x.Head.SnapshotDone,
-		LSN: string(x.Head.Checkpoint.Position), Keepalive: stamp(x.Head.StoredAt), Checkpoint: stamp(x.Head.StoredAt), Tables: []tableStatus{}}
-	out := configStatus{Errors: []problem{}}
+		LSN: string(x.Head.Checkpoint.Position), Keepalive: stamp(x.Head.Heartbeat), Checkpoint: stamp(x.Head.StoredAt), Tables: []tableStatus{}}
+	out := &configStatus{Errors: []problem{}}
 	if content {
 		out.Content = x.Text()
 	}
@@ -247,7 +334,7 @@ func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content boo
 	}
 	if at := x.Head.StoredAt; at > 0 && x.Head.SnapshotDone {
 		if age := now.Sub(time.UnixMicro(int64(at))); age > staleWarning {
-			out.Errors = append(out.Errors, problem{Level: level(age > staleFatal), Message: "No replicated commit in more than " + age.Round(time.Second).String()})
+			out.Errors = append(out.Errors, problem{Level: level(age > staleFatal), Message: fmt.Sprintf("No replicated commit in more than %ds", int64(age.Seconds()))})
 		}
 	}
 	if d != nil {
@@ -255,7 +342,7 @@ func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content boo
 		if c.SafeWAL != nil && c.MaxSlotWALKeep != nil && *c.SafeWAL <= *c.MaxSlotWALKeep/2 {
 			out.Errors = append(out.Errors, problem{Level: "warning", Message: "Less than half of the slot's WAL budget remains"})
 		}
-		if c.WALStatus == "lost" {
+		if c.WALStatus == "lost" || d.GetMissing() && x.Head.SnapshotDone {
 			out.Errors = append(out.Errors, problem{Level: "fatal", Message: "The replication slot is lost"})
 		}
 		for _, t := range d.GetTables() {
@@ -310,32 +397,36 @@ func (a *API) diagnostics(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ask := &pb.DiagnoseRequest{}
-	for _, x := range []*model.Stream{s.active, s.next} {
-		if x != nil {
-			ask.Streams = append(ask.Streams, tables(x))
-		}
-	}
-	connection := map[string]any{"id": a.o.ConnectionID, "connected": false, "errors": []problem{}}
-	of := map[int64]*pb.StreamDiagnosis{}
-	if r, err := a.source.Diagnose(ctx, ask); err != nil {
-		connection["errors"] = []problem{{Level: "fatal", Message: "replicator cannot be reached"}}
+	connection := sourceStatus{ID: a.o.ConnectionID, Errors: []problem{}}
+	r, detail := a.diagnose(ctx, s.shown()...)
+	if r == nil {
+		connection.Errors = []problem{{Level: "fatal", Message: detail}}
 	} else {
-		connection["connected"], connection["uri"], connection["postgres_uri"] = r.GetConnected(), r.GetUri(), r.GetUri()
-		connection["errors"] = problems(r.GetProblems())
-		for _, d := range r.GetStreams() {
-			of[d.GetStream()] = d
-		}
+		connection.Connected, connection.URI, connection.PostgresURI = r.GetConnected(), r.GetUri(), r.GetUri()
+		connection.Errors = problems(r.GetProblems())
 	}
-	out := map[string]any{"connections": []any{connection}}
+	out := struct {
+		Connections []sourceStatus `json:"connections"`
+		Active      *configStatus  `json:"active_sync_rules,omitempty"`
+		Deploying   *configStatus  `json:"deploying_sync_rules,omitempty"`
+	}{Connections: []sourceStatus{connection}}
 	now := time.Now()
 	if s.active != nil {
-		out["active_sync_rules"] = a.describeStream(s.active, of[int64(s.active.ID)], b.Content, now)
+		out.Active = a.describeStream(s.active, ofStream(r, s.active), b.Content, now)
 	}
 	if s.next != nil {
-		out["deploying_sync_rules"] = a.describeStream(s.next, of[int64(s.next.ID)], b.Content, now)
+		out.Deploying = a.describeStream(s.next, ofStream(r, s.next), b.Content, now)
 	}
 	return out, nil
+}
+
+// sourceStatus is a connection of diagnostics in spec/06 §6.1.
+type sourceStatus struct {
+	ID          string    `json:"id"`
+	PostgresURI string    `json:"postgres_uri"`
+	URI         string    `json:"uri"`
+	Connected   bool      `json:"connected"`
+	Errors      []problem `json:"errors"`
 }
 
 func (a *API) schema(c *call) (any, error) {
@@ -377,10 +468,16 @@ func (a *API) schema(c *call) (any, error) {
 		}
 		schemas[i].Tables = append(schemas[i].Tables, x)
 	}
-	return map[string]any{
-		"connections":          []any{map[string]any{"id": a.o.ConnectionID, "tag": a.o.Tag, "schemas": schemas}},
-		"defaultConnectionTag": a.o.Tag, "defaultSchema": r.GetDefaultSchema(),
-	}, nil
+	type connection struct {
+		ID      string   `json:"id"`
+		Tag     string   `json:"tag"`
+		Schemas []schema `json:"schemas"`
+	}
+	return struct {
+		Connections   []connection `json:"connections"`
+		DefaultTag    string       `json:"defaultConnectionTag"`
+		DefaultSchema string       `json:"defaultSchema"`
+	}{[]connection{{a.o.ConnectionID, a.o.Tag, schemas}}, a.o.Tag, r.GetDefaultSchema()}, nil
 }
 
 // validate compiles a config against the source's schema and deploys nothing.
@@ -392,7 +489,7 @@ func (a *API) validate(c *call) (any, error) {
 		return nil, err
 	}
 	if b.Rules == nil {
-		b.Rules = new(string)
+		return nil, reply.NewFault("sync_rules is required")
 	}
 	ctx, cancel := c.bounded()
 	defer cancel()
@@ -436,4 +533,64 @@ func rulesSchema(r *pb.SchemaReply) *rules.Schema {
 		schemas[t.GetSchema()][t.GetName()] = x
 	}
 	return &rules.Schema{Connections: map[string]map[string]map[string]rules.SchemaTable{model.DefaultConnection: schemas}}
+}
+
+const (
+	// someSessions are listed unless another number is asked for, and manySessions
+	// at most.
+	someSessions = 100
+	manySessions = 1000
+)
+
+type sessionStatus struct {
+	User       string `json:"user"`
+	Client     string `json:"client_id"`
+	Agent      string `json:"agent"`
+	Transport  string `json:"transport"`
+	Since      string `json:"since"`
+	Buckets    int    `json:"buckets"`
+	Checkpoint string `json:"checkpoint"` // sent completely; 0 = none
+	Behind     behind `json:"behind"`
+}
+
+// behind is what a client lacks: zeros if it has all that concerns it.
+type behind struct {
+	Checkpoints uint64 `json:"checkpoints"`
+	Ops         uint64 `json:"ops"` // at most: op ids in between, which may be of other buckets
+	MS          int64  `json:"ms"`
+}
+
+// sessions lists who is connected to this gateway, those that lag most first.
+func (a *API) sessions(c *call) (any, error) {
+	var b struct {
+		User  string `json:"user"`
+		Limit *int   `json:"limit"`
+	}
+	if err := c.decode(&b); err != nil {
+		return nil, err
+	}
+	most := someSessions
+	if b.Limit != nil {
+		most = *b.Limit
+	}
+	if most < 1 || most > manySessions {
+		return nil, reply.NewFault(fmt.Sprintf("limit must be a number from 1 to %d", manySessions))
+	}
+	list, total := a.o.List(b.User, most)
+	out := struct {
+		Gateway  string          `json:"gateway"`
+		Total    int             `json:"total"`
+		Sessions []sessionStatus `json:"sessions"`
+	}{a.o.Instance, total, []sessionStatus{}}
+	now := time.Now()
+	for i := range list {
+		x := &list[i]
+		s := sessionStatus{User: x.User, Client: x.Client, Agent: x.Agent, Transport: x.Transport, Since: x.Since.UTC().Format(time.RFC3339Nano),
+			Buckets: x.Buckets, Checkpoint: x.Checkpoint.String(), Behind: behind{Checkpoints: x.Missing, Ops: x.Ops}}
+		if x.Missing > 0 {
+			s.Behind.MS = max(now.Sub(x.Late).Milliseconds(), 0)
+		}
+		out.Sessions = append(out.Sessions, s)
+	}
+	return out, nil
 }

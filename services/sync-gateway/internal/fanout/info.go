@@ -67,7 +67,7 @@ func (h *Hub) List(user string, most int) (list []Info, total int) {
 	h.mu.Lock()
 	list = make([]Info, 0, len(h.sessions))
 	for s := range h.sessions {
-		if user != "" && s.who.User != user {
+		if s == h.canary || user != "" && s.who.User != user {
 			continue
 		}
 		l := &s.lag

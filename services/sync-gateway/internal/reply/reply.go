@@ -33,6 +33,7 @@ type Failure struct {
 
 var names = map[errs.Code]string{
 	errs.S2001: "ValidationError", errs.S2002: "RouteNotFound", errs.S2003: "ServiceUnavailable", errs.S2004: "UnsupportedMediaType",
+	errs.S9020: "AuthorizationError",
 }
 
 // Of makes err fit for a client: errors without a code are internal, and
