@@ -201,6 +201,7 @@ type TableDiagnosis struct {
 	Schema   string
 	Name     string
 	Pattern  string
+	Missing  bool // no table matches
 	Key      []string
 	Estimate int64 // of its rows; 0 = unknown
 	Problems []Problem

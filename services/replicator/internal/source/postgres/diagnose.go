@@ -188,7 +188,7 @@ func (s *Source) Diagnose(ctx context.Context, streams []source.StreamTables) (*
 				sd.Tables = append(sd.Tables, td)
 			}
 			if !found {
-				td := source.TableDiagnosis{Schema: p.Schema, Name: p.Name, Problems: []source.Problem{{Message: fmt.Sprintf("table %s.%s not found", p.Schema, p.Name)}}}
+				td := source.TableDiagnosis{Schema: p.Schema, Name: p.Name, Missing: true, Problems: []source.Problem{{Message: fmt.Sprintf("table %s.%s not found", p.Schema, p.Name)}}}
 				if wildcard {
 					td.Pattern = p.Name
 				}

@@ -36,7 +36,7 @@ func (s *Source) findSlot(ctx context.Context, name string) (*slot, error) {
 	}
 	status, safe, reason := "''", "-1::int8", "''"
 	if version >= 130000 {
-		status, safe = "coalesce(wal_status, '')", "coalesce(safe_wal_size, -1)"
+		status, safe = "coalesce(wal_status, '')", "coalesce(CASE WHEN safe_wal_size < 0 THEN 0 ELSE safe_wal_size END, -1)" // below 0 when it is overdrawn
 	}
 	if version >= 170000 {
 		reason = "coalesce(invalidation_reason, '')"
