@@ -133,10 +133,10 @@ func (s Service) listen(f *config.File, l *slog.Logger) (net.Listener, error) {
 	return lis, err
 }
 
-// Signals returns a context that ends at SIGTERM or SIGINT. From then on they
+// Signals returns a context that ends at SIGTERM, SIGINT or SIGUSR2. From then on they
 // have their usual effect again.
 func Signals(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, ending...)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }
