@@ -161,7 +161,7 @@ func newDifference(older, newer *rules.Plan) *difference {
 func newPlan(text, name string, o rules.Options, t terminal) (*rules.Plan, error) {
 	plan, _ := rules.Compile(text, o)
 	if plan == nil {
-		check(t.err, text, name, o)
+		check(text, name, o).print(t.err)
 		return nil, fmt.Errorf("the sync config %s is not valid", name)
 	}
 	return plan, nil

@@ -49,7 +49,7 @@ func (x *explainCmd) Run(c *cli, t terminal) error {
 	}
 	plan, _ := rules.Compile(text, rules.Options{DefaultSchema: schema})
 	if plan == nil {
-		check(t.err, text, name, rules.Options{DefaultSchema: schema})
+		check(text, name, rules.Options{DefaultSchema: schema}).print(t.err)
 		return errors.New("the sync config is not valid")
 	}
 	entries, notes, err := x.entries(plan, schema, q)

@@ -27,24 +27,29 @@ import (
 type validateCmd struct {
 	instance
 	Offline bool   `help:"Do not ask a running instance for the tables of the source."`
+	JSON    bool   `help:"Print the problems as JSON."`
 	File    string `arg:"" optional:"" help:"Sync config to check instead of the configured one."`
 }
 
 func (v *validateCmd) Run(c *cli, t terminal) error {
 	f, err := c.load()
-	var broken *config.Error
+	found, broken := findings{}, false
+	var problems *config.Error
 	switch {
-	case errors.As(err, &broken):
-		fmt.Fprintln(t.out, broken)
+	case errors.As(err, &problems):
+		broken = true
+		for _, p := range problems.Problems {
+			found = append(found, configFinding(problems.Name, p, true))
+		}
 	case err != nil:
 		return err
 	default:
 		for _, w := range f.Warnings {
-			fmt.Fprintf(t.out, "%s:%s (warning)\n", f.Name, w)
+			found = append(found, configFinding(f.Name, w, false))
 		}
 		if err := usable(f.Sluice.Gateway.TLS); err != nil {
 			// A warning: it may be there only where the gateway is.
-			fmt.Fprintf(t.out, "%s: sluice.gateway.tls: %s (warning)\n", f.Name, err)
+			found = append(found, finding{File: f.Name, Message: "sluice.gateway.tls: " + err.Error()})
 		}
 		for _, role := range certificate.Roles {
 			if _, err := certificate.ForService(f.Sluice.TLS, role, slog.New(slog.DiscardHandler)); err != nil {
@@ -56,21 +61,71 @@ func (v *validateCmd) Run(c *cli, t terminal) error {
 	if err != nil {
 		return err
 	}
-	valid := true
+	source := ""
 	if ok {
-		schema, source := v.schema(f)
-		valid = check(t.out, text, name, rules.Options{DefaultSchema: defaultSchema(f), Schema: schema})
-		fmt.Fprintln(t.out, source)
+		var schema *rules.Schema
+		schema, source = v.schema(f)
+		found = append(found, check(text, name, rules.Options{DefaultSchema: defaultSchema(f), Schema: schema})...)
 	}
-	if broken != nil || !valid {
+	valid := found.valid()
+	if v.JSON {
+		if err := t.json(map[string]any{"valid": valid, "problems": found, "source": source}); err != nil {
+			return err
+		}
+	} else {
+		found.print(t.out)
+		if source != "" {
+			fmt.Fprintln(t.out, source)
+		}
+	}
+	switch {
+	case !valid:
 		return errors.New("not valid")
-	}
-	if !ok {
+	case v.JSON || broken:
+	case !ok:
 		fmt.Fprintf(t.out, "%s is valid; it names no sync config\n", f.Name)
-		return nil
+	default:
+		fmt.Fprintf(t.out, "%s and %s are valid\n", f.Name, name)
 	}
-	fmt.Fprintf(t.out, "%s and %s are valid\n", f.Name, name)
 	return nil
+}
+
+// finding is something to be said of a file.
+type finding struct {
+	File    string `json:"file"`
+	Line    int    `json:"line,omitempty"`
+	Column  int    `json:"column,omitempty"`
+	Fatal   bool   `json:"fatal"`
+	Message string `json:"message"`
+}
+
+func configFinding(file string, p config.Problem, fatal bool) finding {
+	text := p
+	text.Line, text.Column = 0, 0
+	return finding{File: file, Line: p.Line, Column: p.Column, Fatal: fatal, Message: text.String()}
+}
+
+// findings are what is to be said.
+type findings []finding
+
+// valid reports whether what they are of can be used.
+func (fs findings) valid() bool {
+	return !slices.ContainsFunc(fs, func(f finding) bool { return f.Fatal })
+}
+
+// print prints them, one a line, and returns valid.
+func (fs findings) print(w io.Writer) bool {
+	for _, f := range fs {
+		place, note := f.File, " (warning)"
+		if f.Line > 0 {
+			place = fmt.Sprintf("%s:%d:%d", f.File, f.Line, f.Column)
+		}
+		if f.Fatal {
+			note = ""
+		}
+		fmt.Fprintf(w, "%s: %s%s\n", place, f.Message, note)
+	}
+	return fs.valid()
 }
 
 // usable reports what keeps a gateway on this machine from serving TLS.
@@ -131,22 +186,17 @@ func defaultSchema(f *config.File) string {
 	return f.DefaultSchema()
 }
 
-// check prints everything that is to be said of a sync config, and returns
-// whether it can be used.
-func check(w io.Writer, text, name string, o rules.Options) bool {
+// check returns everything that is to be said of a sync config.
+func check(text, name string, o rules.Options) findings {
 	plan, diagnostics := rules.Compile(text, o)
+	out := findings{}
 	for _, d := range diagnostics {
-		note := " (warning)"
-		if d.Fatal {
-			note = ""
-		}
-		place := name
-		if d.Line > 0 {
-			place = fmt.Sprintf("%s:%d:%d", name, d.Line, d.Column)
-		}
-		fmt.Fprintf(w, "%s: %s%s\n", place, d.Message, note)
+		out = append(out, finding{File: name, Line: d.Line, Column: d.Column, Fatal: d.Fatal, Message: d.Message})
 	}
-	return plan != nil
+	if plan == nil && out.valid() {
+		out = append(out, finding{File: name, Fatal: true, Message: "cannot be used"})
+	}
+	return out
 }
 
 // instance are the flags of commands that speak with a running instance.
@@ -154,25 +204,39 @@ type instance struct {
 	URL string `env:"SLUICE_URL" placeholder:"URL" help:"Where the instance is; default 127.0.0.1 and what the config says of the gateway."`
 }
 
-func (i *instance) client(c *cli) (*admin.Client, *config.File, error) {
-	f, err := c.load()
-	if err != nil {
+// tokenVariable has a token that is used instead of the config's first.
+const tokenVariable = "SLUICE_TOKEN"
+
+// client is the instance that the config, or flag and environment, describe. f
+// is nil if there is no config, and needs not be one.
+func (i *instance) client(c *cli) (a *admin.Client, f *config.File, err error) {
+	f, err = c.load()
+	if err != nil && (i.URL == "" || os.Getenv(tokenVariable) == "" || c.Config != "" || c.ConfigB64 != "") {
 		return nil, nil, err
 	}
-	a, err := i.of(f)
+	a, err = i.of(f)
 	return a, f, err
 }
 
-// of is the instance that f configures.
+// of is the instance that f configures. f may be nil if the address and a token
+// are given.
 func (i *instance) of(f *config.File) (*admin.Client, error) {
-	if len(f.API.Tokens) == 0 {
-		return nil, errs.New(errs.S9001, "api.tokens is empty, so that the admin API is closed: add a token and start the instance again")
+	a := &admin.Client{URL: i.URL, Token: os.Getenv(tokenVariable)}
+	if a.Token == "" && len(f.API.Tokens) > 0 {
+		a.Token = f.API.Tokens[0]
 	}
-	a := &admin.Client{URL: cmp.Or(i.URL, f.Sluice.Gateway.URL(cmp.Or(f.Sluice.Gateway.Port, f.Port))), Token: f.API.Tokens[0]}
-	if t := f.Sluice.Gateway.TLS; i.URL == "" && t.On() {
+	if a.Token == "" {
+		return nil, errs.New(errs.S9001, "there is no token for the admin API: add one to api.tokens and start the instance again, or set %s", tokenVariable)
+	}
+	if i.URL != "" {
+		return a, nil
+	}
+	g := &f.Sluice.Gateway
+	a.URL = g.URL(cmp.Or(g.Port, f.Port))
+	if g.TLS.On() {
 		// The certificate is of the name that clients use. Here it is that of
 		// the same config, whatever its name.
-		certificate, err := t.Certificate.Read()
+		certificate, err := g.TLS.Certificate.Read()
 		if err != nil {
 			return nil, fmt.Errorf("read sluice.gateway.tls.certificate: %w", err)
 		}
@@ -185,6 +249,7 @@ type deployCmd struct {
 	instance
 	File    string        `arg:"" help:"Sync config; - is the standard input."`
 	Timeout time.Duration `default:"30m" help:"How long to wait until it is active."`
+	JSON    bool          `help:"Print the stream that became active as JSON."`
 }
 
 func (d *deployCmd) Run(c *cli, t terminal) error {
@@ -201,7 +266,7 @@ func (d *deployCmd) Run(c *cli, t terminal) error {
 	if err != nil {
 		return fmt.Errorf("read the sync config: %w", err)
 	}
-	if !check(t.out, string(b), d.File, rules.Options{DefaultSchema: f.DefaultSchema()}) {
+	if findings := check(string(b), d.File, rules.Options{DefaultSchema: defaultSchema(f)}); !findings.print(t.err) {
 		return errs.New(errs.R0001, "the sync config is not valid and was not deployed")
 	}
 	ctx, stop := process.Signals(context.Background())
@@ -211,6 +276,9 @@ func (d *deployCmd) Run(c *cli, t terminal) error {
 	name, err := a.Deploy(ctx, string(b), t.progress)
 	if err != nil {
 		return err
+	}
+	if d.JSON {
+		return t.json(map[string]string{"slot_name": name, "state": "ACTIVE"})
 	}
 	fmt.Fprintf(t.out, "%s is active\n", name)
 	return nil
@@ -222,12 +290,16 @@ func (t terminal) progress(s admin.Stream) {
 	if s.LastError != "" {
 		fmt.Fprintf(t.err, ": %s", s.LastError)
 	}
+	if s.Copy != nil {
+		fmt.Fprintf(t.err, ": %s", s.Copy)
+	}
 	fmt.Fprintln(t.err)
 }
 
 type rollbackCmd struct {
 	instance
 	Timeout time.Duration `default:"30m" help:"How long to wait until it is active."`
+	JSON    bool          `help:"Print the stream that became active as JSON."`
 }
 
 func (r *rollbackCmd) Run(c *cli, t terminal) error {
@@ -245,6 +317,9 @@ func (r *rollbackCmd) Run(c *cli, t terminal) error {
 	if err != nil {
 		return err
 	}
+	if r.JSON {
+		return t.json(map[string]string{"slot_name": name, "state": "ACTIVE"})
+	}
 	fmt.Fprintf(t.out, "%s is active\n", name)
 	return nil
 }
@@ -254,6 +329,7 @@ type compactCmd struct {
 	Buckets     []string `short:"b" help:"Full bucket ids; default every bucket. \"\" = none."`
 	NoParameter bool     `name:"no-parameter-indexes" help:"Leave the parameter index as it is."`
 	Parameter   bool     `short:"p" name:"parameter-indexes" help:"Compact the parameter index too when --buckets is given."`
+	JSON        bool     `help:"Print what was done as JSON."`
 }
 
 func (m *compactCmd) Run(c *cli, t terminal) error {
@@ -278,6 +354,9 @@ func (m *compactCmd) Run(c *cli, t terminal) error {
 	done, err := a.Compact(ctx, r)
 	if err != nil {
 		return err
+	}
+	if m.JSON {
+		return t.json(done)
 	}
 	fmt.Fprintf(t.out, "compacted %s buckets: %s ops read, %s moved, %s cleared; %s parameter entries removed\n",
 		or0(done.Buckets), or0(done.OpsRead), or0(done.OpsMoved), or0(done.OpsCleared), or0(done.LookupsRemoved))
@@ -336,14 +415,24 @@ func printStatus(w io.Writer, s admin.Status) error {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t\n", l.Peer, time.Duration(l.AgeMS)*time.Millisecond, state)
 	}
 	fmt.Fprintln(tw, "\t\t\t")
-	fmt.Fprintln(tw, "STREAM\tSTATE\tCHECKPOINT\tPOSITION")
+	fmt.Fprintln(tw, "STREAM\tSTATE\tCHECKPOINT\tPOSITION\tDEPLOYED")
 	for _, r := range s.Streams {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", r.Name, r.State, cmp.Or(r.Checkpoint.String(), "-"), cmp.Or(r.Position, "-"))
+		deployed := "-"
+		if r.DeployedAt != nil {
+			deployed = r.DeployedAt.UTC().Format(time.RFC3339)
+		}
+		if r.DeployedBy != "" {
+			deployed += " by " + r.DeployedBy
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", r.Name, r.State, cmp.Or(r.Checkpoint.String(), "-"), cmp.Or(r.Position, "-"), deployed)
 	}
 	if err := tw.Flush(); err != nil {
 		return fmt.Errorf("print the status: %w", err)
 	}
 	for _, r := range s.Streams {
+		if r.Copy != nil {
+			fmt.Fprintf(w, "\n%s: %s\n", r.Name, r.Copy)
+		}
 		if r.LastError != "" {
 			fmt.Fprintf(w, "\n%s: %s\n", r.Name, r.LastError)
 		}

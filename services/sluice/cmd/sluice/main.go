@@ -2,6 +2,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/services/sluice/internal/admin"
 )
 
 // cli is the command line.
@@ -20,6 +22,7 @@ type cli struct {
 	SyncBase64 string `name:"sync-base64" aliases:"sync64" placeholder:"TEXT" help:"Sync config as base64 (POWERSYNC_SYNC_CONFIG_B64)."`
 
 	Dev      devCmd      `cmd:"" help:"Run everything in one process: the five services, NATS and the embedded store."`
+	Start    startCmd    `cmd:"" help:"Run everything in one process, by the command line of the reference server."`
 	NATS     natsCmd     `cmd:"" name:"nats" help:"Run a NATS server alone."`
 	Validate validateCmd `cmd:"" help:"Report every problem of the service config and of the sync config."`
 	Explain  explainCmd  `cmd:"" help:"Say which stream or definition gives which bucket to a user, and which gives a row, and why not where it does not."`
@@ -29,6 +32,10 @@ type cli struct {
 	Compact  compactCmd  `cmd:"" help:"Compact now, and wait until it is done."`
 	Storage  storageCmd  `cmd:"" help:"Back up the embedded store of the running instance, and restore a backup."`
 	Status   statusCmd   `cmd:"" help:"Show the pipeline with its freshness by stage; fails if it is stale."`
+	Sessions sessionsCmd `cmd:"" help:"Show who is connected to each gateway, and how far behind."`
+	Doctor   doctorCmd   `cmd:"" help:"Check the source, storage, keys, clocks, services and the way of clients, and print what mends what is wrong."`
+	Test     testCmd     `cmd:"" name:"test-connection" help:"Check the connection to the source database."`
+	Teardown teardownCmd `cmd:"" help:"Stop every stream, drop its slot and clear its data."`
 	Token    tokenCmd    `cmd:"" help:"Mint a development token from the config's key."`
 	Settings settingsCmd `cmd:"" name:"config" help:"Show settings as the services read them."`
 
@@ -37,6 +44,36 @@ type cli struct {
 
 // terminal is where a command writes.
 type terminal struct{ out, err io.Writer }
+
+// json prints v for a program.
+func (t terminal) json(v any) error {
+	e := json.NewEncoder(t.out)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return fmt.Errorf("print JSON: %w", err)
+	}
+	return nil
+}
+
+// The exit codes, which docs/cli.md lists.
+const (
+	exitFailed   = 1   // it was tried and did not work, or the answer is no
+	exitUsage    = 2   // the command line cannot be understood
+	exitNoAnswer = 3   // the instance cannot be reached, or does not take the token
+	exitStart    = 150 // start ended with an error
+)
+
+// exitCode is the code for a command's error.
+func exitCode(command string, err error) int {
+	var away *admin.UnreachableError
+	switch {
+	case command == "start":
+		return exitStart
+	case errors.As(err, &away), errs.CodeOf(err) == errs.S2101, errs.CodeOf(err) == errs.S9020:
+		return exitNoAnswer
+	}
+	return exitFailed
+}
 
 func (c *cli) load() (*config.File, error) {
 	return config.Load(config.Options{Path: c.Config, Base64: c.ConfigB64, SyncBase64: c.SyncBase64})
@@ -64,7 +101,7 @@ func run(args []string, t terminal) int {
 		kong.Exit(func(code int) { exited = code }))
 	if err != nil {
 		fmt.Fprintln(t.err, "sluice:", err)
-		return 1
+		return exitFailed
 	}
 	ctx, err := k.Parse(args)
 	if exited >= 0 {
@@ -72,7 +109,7 @@ func run(args []string, t terminal) int {
 	}
 	if err != nil {
 		fmt.Fprintln(t.err, "sluice:", err)
-		return 2
+		return exitUsage
 	}
 	if err := ctx.Run(&c, t); err != nil {
 		var e exit
@@ -83,7 +120,7 @@ func run(args []string, t terminal) int {
 			return e.code
 		}
 		fmt.Fprintln(t.err, "sluice:", errs.Cause(err))
-		return 1
+		return exitCode(ctx.Command(), err)
 	}
 	return 0
 }

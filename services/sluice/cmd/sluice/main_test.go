@@ -167,7 +167,7 @@ func TestInstance(t *testing.T) {
 	}
 	// An invalid sync config is not even sent.
 	bad := files(t, strings.Replace(service, "[adm]", "[]", 1), "bucket_definitions: {a: {data: [SELECT]}}")
-	if code, out, stderr := sluice("deploy", filepath.Join(filepath.Dir(bad), "sync.yaml"), "--config", path); code != 1 || !strings.Contains(out, "sync.yaml:1:") || !strings.Contains(stderr, "PSYNC_R0001") {
+	if code, out, stderr := sluice("deploy", filepath.Join(filepath.Dir(bad), "sync.yaml"), "--config", path); code != 1 || !strings.Contains(stderr, "sync.yaml:1:") || !strings.Contains(stderr, "PSYNC_R0001") {
 		t.Errorf("deploy of an invalid config: %d %s %s", code, out, stderr)
 	}
 	if code, _, stderr := sluice("status", "--config", bad); code != 1 || !strings.Contains(stderr, "api.tokens") {
@@ -229,10 +229,10 @@ func TestInstanceTLS(t *testing.T) {
 	if code, out, _ := sluice("validate", "--offline", "--config", path); code != 0 || strings.Contains(out, "tls") {
 		t.Errorf("validate: %d %s", code, out)
 	}
-	if code, _, stderr := sluice("status", "--config", path, "--url", s.URL+"/pre"); code != 1 || !strings.Contains(stderr, "certificate") {
+	if code, _, stderr := sluice("status", "--config", path, "--url", s.URL+"/pre"); code != 3 || !strings.Contains(stderr, "certificate") {
 		t.Errorf("an address that is given is verified as usual: %d %s", code, stderr)
 	}
-	if code, _, stderr := sluice("status", "--config", config(other)); code != 1 || !strings.Contains(stderr, "does not show the certificate of the config") {
+	if code, _, stderr := sluice("status", "--config", config(other)); code != 3 || !strings.Contains(stderr, "does not show the certificate of the config") {
 		t.Errorf("another's certificate: %d %s", code, stderr)
 	}
 	if err := os.Remove(filepath.Join(filepath.Dir(path), "key.pem")); err != nil {
@@ -264,7 +264,20 @@ func TestUsage(t *testing.T) {
 	if code, _, stderr := sluice("frobnicate"); code != 2 || !strings.Contains(stderr, "frobnicate") {
 		t.Errorf("%d %s", code, stderr)
 	}
-	if code, _, stderr := sluice("dev", "--config", "gone.yaml"); code != 1 || !strings.Contains(stderr, "gone.yaml") {
+	for command, want := range map[string]int{"dev": 1, "start": 150} {
+		if code, _, stderr := sluice(command, "--config", "gone.yaml"); code != want || !strings.Contains(stderr, "gone.yaml") {
+			t.Errorf("%s: %d %s", command, code, stderr)
+		}
+	}
+	for runner, want := range map[string]string{"api": "run sync-gateway", "sync": "run bucket-store, replicator"} {
+		if code, _, stderr := sluice("start", "-r", runner); code != 150 || !strings.Contains(stderr, want) {
+			t.Errorf("%s: %d %s", runner, code, stderr)
+		}
+	}
+	if code, _, stderr := sluice("start", "-r", "all"); code != 2 || !strings.Contains(stderr, "unified") {
+		t.Errorf("%d %s", code, stderr)
+	}
+	if code, _, stderr := sluice("teardown"); code != 1 || !strings.Contains(stderr, "[PSYNC_S0102]") {
 		t.Errorf("%d %s", code, stderr)
 	}
 }

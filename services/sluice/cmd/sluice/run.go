@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -16,7 +17,10 @@ type devCmd struct {
 	Data string `placeholder:"DIR" help:"Data folder (sluice.data, SLUICE_DATA; default sluice-data)."`
 }
 
-func (d *devCmd) Run(c *cli, t terminal) error {
+func (d *devCmd) Run(c *cli, t terminal) error { return d.run(c, t, "text") }
+
+// run logs in a format unless the config says otherwise.
+func (d *devCmd) run(c *cli, t terminal, format string) error {
 	f, err := c.load()
 	if err != nil {
 		return err
@@ -26,13 +30,28 @@ func (d *devCmd) Run(c *cli, t terminal) error {
 	}
 	ctx, stop := process.Signals(context.Background())
 	defer stop()
-	log := telemetry.Logger(t.err, f.Logging, "text")
+	log := telemetry.Logger(t.err, f.Logging, format)
 	process.LogWarnings(log, f)
 	if err := dev.Run(ctx, f, log); err != nil {
 		return err
 	}
 	log.Info("Sluice has stopped")
 	return nil
+}
+
+type startCmd struct {
+	devCmd
+	Runner string `short:"r" env:"PS_RUNNER_TYPE" default:"unified" enum:"unified,api,sync" placeholder:"TYPE" help:"What to run: unified is everything. For api run sync-gateway, for sync the other services."`
+}
+
+func (s *startCmd) Run(c *cli, t terminal) error {
+	switch s.Runner {
+	case "api":
+		return errors.New("start -r api: the service that answers clients is a program of its own: run sync-gateway --config FILE instead")
+	case "sync":
+		return errors.New("start -r sync: these are programs of their own: run bucket-store, replicator, rules-evaluator and compactor, each with --config FILE, and a NATS server (sluice nats)")
+	}
+	return s.run(c, t, telemetry.Format())
 }
 
 type natsCmd struct {

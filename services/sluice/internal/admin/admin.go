@@ -4,6 +4,7 @@ package admin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -25,7 +26,8 @@ const maxReply = 64 << 20
 
 // Client is the admin API of one instance.
 type Client struct {
-	// URL is http://host:port, Token one of the instance's api.tokens.
+	// URL is http://host:port, Token one of the instance's api.tokens, or of its
+	// sluice.api.tokens.
 	URL, Token string
 	HTTP       *http.Client // nil = the default one
 }
@@ -72,6 +74,31 @@ type Stream struct {
 	Checkpoint json.Number `json:"checkpoint"`
 	Position   string      `json:"position"`
 	LastError  string      `json:"last_error"`
+	DeployedAt *time.Time  `json:"deployed_at"`
+	DeployedBy string      `json:"deployed_by"`
+	Copy       *Copy       `json:"copy"`
+}
+
+// Copy is how far an initial copy is.
+type Copy struct {
+	Tables     int    `json:"tables"`
+	TablesDone int    `json:"tables_done"`
+	Rows       uint64 `json:"rows"`
+	Estimate   uint64 `json:"rows_estimated"`
+	ETA        *int64 `json:"eta_ms"` // nil = not known
+}
+
+// String is for people.
+func (c *Copy) String() string {
+	percent := uint64(0)
+	if c.Estimate > 0 {
+		percent = min(100*c.Rows/c.Estimate, 100)
+	}
+	s := fmt.Sprintf("copying %d%%, %d of about %d rows, %d of %d tables", percent, c.Rows, c.Estimate, c.TablesDone, c.Tables)
+	if c.ETA != nil {
+		s += ", about " + (time.Duration(*c.ETA) * time.Millisecond).Round(time.Second).String() + " left"
+	}
+	return s
 }
 
 // Status is the state of an instance.
@@ -81,6 +108,29 @@ type Status struct {
 	Links    []Link   `json:"links"`
 	Streams  []Stream `json:"streams"`
 	Sessions int64    `json:"sessions"`
+}
+
+// Sessions are the streams of one gateway.
+type Sessions struct {
+	Gateway  string    `json:"gateway"`
+	Total    int       `json:"total"`
+	Sessions []Session `json:"sessions"`
+}
+
+// Session is one client's stream, and how far it is behind.
+type Session struct {
+	User       string    `json:"user"`
+	Client     string    `json:"client_id"`
+	Agent      string    `json:"agent"`
+	Transport  string    `json:"transport"`
+	Since      time.Time `json:"since"`
+	Buckets    int       `json:"buckets"`
+	Checkpoint string    `json:"checkpoint"`
+	Behind     struct {
+		Checkpoints uint64 `json:"checkpoints"`
+		Ops         uint64 `json:"ops"`
+		MS          int64  `json:"ms"`
+	} `json:"behind"`
 }
 
 // Compaction is what a run of the compactor did.
@@ -110,6 +160,50 @@ func (c *Client) Status(ctx context.Context) (Status, json.RawMessage, error) {
 		return Status{}, nil, fmt.Errorf("read the status: %w", err)
 	}
 	return s, raw, nil
+}
+
+// Sessions returns the streams that are most behind, at most so many, of one
+// user or of all ("").
+func (c *Client) Sessions(ctx context.Context, user string, limit int) (Sessions, error) {
+	body, err := json.Marshal(map[string]any{"user": user, "limit": limit})
+	if err != nil {
+		return Sessions{}, fmt.Errorf("make the request: %w", err)
+	}
+	var out Sessions
+	return out, c.post(ctx, "/api/admin/v1/sluice/sessions", "application/json", body, &out)
+}
+
+// Teardown stops every stream, and returns the names of those that are not
+// cleaned up yet. Called again it tells how that goes.
+func (c *Client) Teardown(ctx context.Context) (left []string, err error) {
+	var out struct {
+		Left []struct {
+			Name string `json:"slot_name"`
+		} `json:"left"`
+	}
+	if err := c.post(ctx, "/api/admin/v1/sluice/teardown", "application/json", []byte(`{"confirm":"TEARDOWN"}`), &out); err != nil {
+		return nil, err
+	}
+	for _, s := range out.Left {
+		left = append(left, s.Name)
+	}
+	return left, nil
+}
+
+// Config returns the sync config that is active, or else the one that is being
+// deployed; "" = neither.
+func (c *Client) Config(ctx context.Context) (string, error) {
+	type status struct {
+		Content string `json:"content"`
+	}
+	var out struct {
+		Active    status `json:"active_sync_rules"`
+		Deploying status `json:"deploying_sync_rules"`
+	}
+	if err := c.post(ctx, "/api/admin/v1/diagnostics", "application/json", []byte(`{"sync_rules_content":true}`), &out); err != nil {
+		return "", err
+	}
+	return cmp.Or(out.Active.Content, out.Deploying.Content), nil
 }
 
 // Schema returns the schema of the instance's source database.
@@ -230,6 +324,8 @@ var ErrStopped = errors.New("another sync config was deployed in the meantime")
 
 const (
 	pollInterval = 100 * time.Millisecond
+	// tellAgain is how often the progress of a copy is told.
+	tellAgain = 5 * time.Second
 	// errorFor is how long a stream may show the same error before Deploy
 	// counts it as failed: shorter ones are those of a source that is away for a
 	// moment.
@@ -239,7 +335,8 @@ const (
 )
 
 // Deploy deploys a sync config and waits until it is active. It returns the
-// name of its stream. progress is told each change of its state.
+// name of its stream. progress is told each change of its state,
+// and every few seconds how far the copy is.
 func (c *Client) Deploy(ctx context.Context, config string, progress func(Stream)) (string, error) {
 	var reply struct {
 		Name string `json:"slot_name"`
@@ -270,7 +367,7 @@ func (c *Client) wait(ctx context.Context, name string, progress func(Stream)) e
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	var last Stream
-	var failing, away time.Time
+	var failing, away, told time.Time
 	for {
 		s, _, err := c.Status(ctx)
 		now := time.Now()
@@ -290,7 +387,10 @@ func (c *Client) wait(ctx context.Context, name string, progress func(Stream)) e
 			}
 			if stream.State != last.State || stream.LastError != last.LastError {
 				progress(stream)
-				failing = now
+				failing, told = now, now
+			} else if stream.Copy != nil && now.Sub(told) >= tellAgain {
+				progress(stream)
+				told = now
 			}
 			last = stream
 			switch {
@@ -309,6 +409,14 @@ func (c *Client) wait(ctx context.Context, name string, progress func(Stream)) e
 	}
 }
 
+// UnreachableError is an instance that cannot be reached.
+type UnreachableError struct{ Err error }
+
+func (e *UnreachableError) Error() string { return "reach the instance: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
 // post calls path and reads data into out.
 func (c *Client) post(ctx context.Context, path, contentType string, body []byte, out any) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.URL, "/")+path, bytes.NewReader(body))
@@ -323,7 +431,7 @@ func (c *Client) post(ctx context.Context, path, contentType string, body []byte
 	}
 	resp, err := h.Do(r)
 	if err != nil {
-		return fmt.Errorf("reach the instance: %w", err)
+		return &UnreachableError{err}
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
@@ -349,7 +457,7 @@ func (c *Client) post(ctx context.Context, path, contentType string, body []byte
 			message += ": " + details
 		}
 		if errs.Code(reply.Error.Code) == errs.S2101 {
-			message += " (the instance does not know this config's api token)"
+			message += " (the instance does not know this api token)"
 		}
 		return errs.New(errs.Code(reply.Error.Code), "%s", message)
 	}

@@ -122,7 +122,7 @@ func TestSchema(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	c := instance(t)
 	c.Token = "other"
-	if _, _, err := c.Status(context.Background()); errs.CodeOf(err) != errs.S2101 || !strings.Contains(err.Error(), "api token") {
+	if _, _, err := c.Status(context.Background()); errs.CodeOf(err) != errs.S2101 || !strings.Contains(err.Error(), "api token)") {
 		t.Errorf("another token: %v", err)
 	}
 	c.URL += "/elsewhere"

@@ -31,9 +31,9 @@ const (
 	connectTimeout = 10 * time.Second
 	// vanished is how soon the kernel gives up a server of which nothing comes.
 	vanished = 20 * time.Second
-	// queryTime bounds what asks the catalog, on a connection that may be dead
+	// catalogTime bounds what asks the catalog, on a connection that may be dead
 	// though the kernel does not know.
-	queryTime = 25 * time.Second
+	catalogTime = 25 * time.Second
 )
 
 // Redacted is the URI of a connection without credentials.

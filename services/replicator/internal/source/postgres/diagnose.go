@@ -21,7 +21,7 @@ const minVersion = 110000
 
 // Check names every missing setting and grant, each with its fix.
 func (s *Source) Check(ctx context.Context) ([]source.Problem, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel := context.WithTimeout(ctx, catalogTime)
 	defer cancel()
 	version, err := s.serverVersion(ctx)
 	if err != nil {
@@ -115,7 +115,7 @@ WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') 
 ORDER BY 1, 2`
 
 func (s *Source) tableStates(ctx context.Context) ([]tableState, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel := context.WithTimeout(ctx, catalogTime)
 	defer cancel()
 	rows, err := s.pool.Query(ctx, tableStatesQuery, publication)
 	if err != nil {

@@ -584,7 +584,7 @@ func (l *logReader) Lag(ctx context.Context) (source.Lag, error) {
 }
 
 func (s *Source) lag(ctx context.Context, name string) (source.Lag, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel := context.WithTimeout(ctx, catalogTime)
 	defer cancel()
 	f, err := s.findSlot(ctx, name)
 	if err != nil {

@@ -84,7 +84,7 @@ func (s *Source) serverVersion(ctx context.Context) (int, error) {
 	if v := s.version.Load(); v != 0 {
 		return int(v), nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel := context.WithTimeout(ctx, catalogTime)
 	defer cancel()
 	var text string
 	if err := s.pool.QueryRow(ctx, `SHOW server_version_num`).Scan(&text); err != nil {

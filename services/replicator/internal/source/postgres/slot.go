@@ -28,7 +28,7 @@ type slot struct {
 
 // findSlot returns nil if there is none of that name.
 func (s *Source) findSlot(ctx context.Context, name string) (*slot, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel := context.WithTimeout(ctx, catalogTime)
 	defer cancel()
 	version, err := s.serverVersion(ctx)
 	if err != nil {
@@ -140,7 +140,7 @@ func hint(reason string) string {
 
 // takeOver ends the process that uses the slot.
 func (s *Source) takeOver(ctx context.Context, name string, f *slot) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel := context.WithTimeout(ctx, catalogTime)
 	defer cancel()
 	for deadline := time.Now().Add(10 * time.Second); f != nil && f.active != 0; {
 		s.log.Info("taking over replication slot", "slot", name, "pid", f.active)
@@ -195,7 +195,7 @@ func (s *Source) Remove(ctx context.Context, stream *model.Stream) error {
 	if err := s.takeOver(ctx, stream.Name, f); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel := context.WithTimeout(ctx, catalogTime)
 	defer cancel()
 	if _, err := s.pool.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1`, stream.Name); err != nil {
 		return fmt.Errorf("drop replication slot %s: %w", stream.Name, err)

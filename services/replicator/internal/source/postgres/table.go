@@ -145,7 +145,7 @@ ORDER BY c.reltuples DESC, n.nspname, c.relname`
 // tables lists the tables of the publication that patterns take; the biggest
 // first. If oid is not 0, only that one.
 func (s *Source) tables(ctx context.Context, patterns []model.TablePattern, oid uint32) ([]source.Table, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel := context.WithTimeout(ctx, catalogTime)
 	defer cancel()
 	version, err := s.serverVersion(ctx)
 	if err != nil {
@@ -223,7 +223,7 @@ func (s *Source) tables(ctx context.Context, patterns []model.TablePattern, oid 
 }
 
 func (s *Source) columnTypes(ctx context.Context, t *model.SourceTable) ([]*pgType, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTime)
+	ctx, cancel := context.WithTimeout(ctx, catalogTime)
 	defer cancel()
 	oids := make([]uint32, len(t.Columns))
 	for i, c := range t.Columns {
