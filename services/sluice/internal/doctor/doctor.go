@@ -189,7 +189,8 @@ func Storage(f *config.File) Result {
 }
 
 // Services looks whether the parts that are processes of their own listen. If
-// none does, they are taken to run in one process, which needs no network.
+// neither bucket-store nor the replicator does, they are taken to run in one
+// process, which needs no network, whoever else has a NATS server there.
 func Services(ctx context.Context, f *config.File) []Result {
 	nats := "127.0.0.1:4222"
 	if u, err := url.Parse(f.Sluice.NATSURL); err == nil && u.Host != "" {
@@ -211,19 +212,17 @@ func Services(ctx context.Context, f *config.File) []Result {
 		})
 	}
 	wg.Wait()
-	away := 0
+	if failures[1] != nil && failures[2] != nil {
+		return []Result{result("services", Skipped, "none listens where the config says: they run in one process, or not at all")}
+	}
 	var out []Result
 	for i, p := range places {
 		if failures[i] == nil {
 			out = append(out, result(p.name, OK, "listens on "+p.address))
 			continue
 		}
-		away++
 		host, port, _ := net.SplitHostPort(p.address)
 		out = append(out, result(p.name, Failed, failures[i].Error(), fmt.Sprintf("nc -vz %s %s", host, port)))
-	}
-	if away == len(places) {
-		return []Result{result("services", Skipped, "none listens where the config says: they run in one process, or not at all")}
 	}
 	return out
 }

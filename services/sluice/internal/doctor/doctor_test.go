@@ -143,12 +143,12 @@ func TestServices(t *testing.T) {
 	}
 	defer lis.Close()
 	// Ports below 1024 that nobody has.
-	const away = "sluice: {nats: {url: 'nats://127.0.0.1:3'}, bucket_store: {address: '127.0.0.1:4'}, replicator: {address: '127.0.0.1:5'}, compactor: {address: '%s'}}"
-	if got := text(t, Services(context.Background(), file(t, fmt.Sprintf(away, "127.0.0.1:6")))...); !strings.HasPrefix(got, "services skipped") {
+	const away = "sluice: {nats: {url: 'nats://127.0.0.1:3'}, bucket_store: {address: '%s'}, replicator: {address: '127.0.0.1:5'}, compactor: {address: '127.0.0.1:6'}}"
+	if got := text(t, Services(context.Background(), file(t, fmt.Sprintf(away, "127.0.0.1:4")))...); !strings.HasPrefix(got, "services skipped") {
 		t.Error(got)
 	}
 	got := text(t, Services(context.Background(), file(t, fmt.Sprintf(away, lis.Addr())))...)
-	if !strings.Contains(got, "NATS failed ") || !strings.Contains(got, "| nc -vz 127.0.0.1 3") || !strings.Contains(got, "compactor ok listens on "+lis.Addr().String()) {
+	if !strings.Contains(got, "NATS failed ") || !strings.Contains(got, "| nc -vz 127.0.0.1 3") || !strings.Contains(got, "bucket-store ok listens on "+lis.Addr().String()) {
 		t.Error(got)
 	}
 }
