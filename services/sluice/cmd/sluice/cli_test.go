@@ -96,7 +96,7 @@ func TestValidateJSON(t *testing.T) {
 }
 
 // TestDoctor: everything is looked at, whatever is away, and what failed makes
-// the exit code. What is found in a real source and gateway is e2e's to show.
+// the exit code.
 func TestDoctor(t *testing.T) {
 	s := answers(t, "adm", map[string]string{
 		"/api/admin/v1/sluice/status": `{"data":{"healthy":false,"stages":[{"name":"read","ok":false,"detail":"has not moved for 1m0s"}]}}`,
@@ -191,7 +191,11 @@ func TestDocumented(t *testing.T) {
 		if !strings.Contains(text, "```\nsluice "+c.Name) {
 			t.Errorf("%s has no example", c.Name)
 		}
-		compare(c.Name, text, c.Flags)
+		flags := c.Flags
+		for _, sub := range c.Children {
+			flags = append(flags, sub.Flags...)
+		}
+		compare(c.Name, text, flags)
 	}
 	for _, m := range regexp.MustCompile(`(?m)^### ([a-z-]+)$`).FindAllStringSubmatch(page, -1) {
 		if !slices.Contains(commands, m[1]) {

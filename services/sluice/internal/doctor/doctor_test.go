@@ -166,8 +166,7 @@ func way(t *testing.T, h http.HandlerFunc) string {
 	return s.URL
 }
 
-// TestPath: what proxies do wrong is told apart. That a real gateway passes is
-// shown in e2e (TestCommands).
+// TestPath: what proxies do wrong is told apart.
 func TestPath(t *testing.T) {
 	upgrade := func(w http.ResponseWriter) {
 		w.Header().Set("Connection", "Upgrade")

@@ -15,6 +15,7 @@ func (a *API) backup(c *call) (any, error) {
 	if err := c.decode(&b); err != nil {
 		return nil, err
 	}
+	a.audit(c, "backup", "name", b.Name)
 	ctx, cancel := context.WithTimeout(c.ctx, backupTimeout)
 	defer cancel()
 	r, err := pb.NewStorageClient(a.o.Store).Backup(ctx, &pb.BackupRequest{Name: b.Name})
