@@ -8,7 +8,6 @@ import (
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/replicator/internal/source"
-	"github.com/sluicesync/sluice/services/replicator/internal/source/postgres"
 )
 
 // api is the Source service.
@@ -43,7 +42,7 @@ func (a *api) Diagnose(ctx context.Context, req *pb.DiagnoseRequest) (*pb.Diagno
 	d, err := a.r.src.Diagnose(ctx, streams)
 	if err != nil {
 		// Not connected is an answer.
-		reply.Uri = postgres.Redacted(a.r.cfg.Connection.Postgres)
+		reply.Uri = a.r.cfg.Connection.Postgres.Redacted()
 		reply.DefaultSchema = "public"
 		reply.Problems = []*pb.Problem{{Fatal: true, Code: string(errs.CodeOf(err)), Message: errs.Cause(err)}}
 		return reply, nil

@@ -25,7 +25,7 @@ func TestConnConfig(t *testing.T) {
 	if p.TLSConfig == nil || p.TLSConfig.ServerName != "db.example" || p.TLSConfig.InsecureSkipVerify {
 		t.Error("verify-full does not verify")
 	}
-	if got := Redacted(&c); got != "postgresql://db.example:5544/app" {
+	if got := c.Redacted(); got != "postgresql://db.example:5544/app" {
 		t.Errorf("redacted: %s", got)
 	}
 	c.CACert, c.SSLMode = "no PEM", "verify-ca"

@@ -156,7 +156,7 @@ func (s *Source) diagnose(t *tableState) []source.Problem {
 
 // Diagnose tells the state of the source and of the given streams in it.
 func (s *Source) Diagnose(ctx context.Context, streams []source.StreamTables) (*source.Diagnosis, error) {
-	d := &source.Diagnosis{URI: Redacted(s.config), DefaultSchema: "public"}
+	d := &source.Diagnosis{URI: s.config.Redacted(), DefaultSchema: "public"}
 	var err error
 	if d.Problems, err = s.Check(ctx); err != nil {
 		return nil, err
