@@ -9,13 +9,15 @@
 //   - Nothing runs when Run has returned (TestMain checks it for every test).
 //
 // One process writes. The embedded store belongs to the process that opened
-// its folder; a second one fails at once and says so.
+// its folder; a second one fails at once and says so. On Postgres a second one
+// stands by, and takes over when the first is gone (TestTakeover).
 package bucketstore
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"time"
@@ -25,6 +27,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
+	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
@@ -36,6 +39,7 @@ import (
 	"github.com/sluicesync/sluice/services/bucket-store/internal/api"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/lease"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/pebble"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/postgres"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 
@@ -44,26 +48,54 @@ import (
 
 // Config of bucket-store; zero means default.
 type Config struct {
-	// Dir is the folder of the embedded store. Required.
+	// Dir is the folder of the embedded store. Required without Postgres.
 	Dir string
+	// Postgres is where the data is instead.
+	Postgres *Postgres
 	// CacheBytes is the memory for the store's blocks. 0 = 128 MiB.
 	CacheBytes int64
 	// BufferBytes is the memory, per stream, for batches that wait for an
 	// earlier one. 0 = 64 MiB. The batch furthest ahead is sent back when it is
 	// full.
 	BufferBytes int
+	// GroupBytes and GroupRows bound what one commit takes, except that it
+	// always takes one batch. 0 = 16 MiB, 20,000 rows.
+	GroupBytes, GroupRows int
 	// Stall is how long a gap in the chain of batches may last before
 	// replication begins again from what is applied. 0 = 15 s.
 	Stall time.Duration
 }
 
+// Postgres is storage in a Postgres database.
+type Postgres struct {
+	// Connection; its pool's size bounds the connections, 0 = 8.
+	Connection *config.Postgres
+	// Schema that has the tables. "" = sluice.
+	Schema string
+	// RecordBytes bounds the records that one statement writes. 0 = 50 MB.
+	RecordBytes int
+	// Source: the database server is the source's as well.
+	Source bool
+	// NoMigration leaves migrations to Migrate.
+	NoMigration bool
+}
+
+func (p *Postgres) options(log *slog.Logger) postgres.Options {
+	return postgres.Options{
+		Schema: p.Schema, MaxConns: p.Connection.MaxPoolSize, RecordBytes: p.RecordBytes, Source: p.Source, NoMigration: p.NoMigration, Log: log,
+	}
+}
+
 // Validate returns every problem of the config at once.
 func (c Config) Validate() error {
 	var problems []error
-	if c.Dir == "" {
-		problems = append(problems, errors.New("bucket-store needs a folder to keep its data in"))
+	if (c.Dir == "") == (c.Postgres == nil) {
+		problems = append(problems, errors.New("bucket-store needs a folder or a database to keep its data in, and not both"))
 	}
-	if c.CacheBytes < 0 || c.BufferBytes < 0 || c.Stall < 0 {
+	if c.Postgres != nil && c.Postgres.Connection == nil {
+		problems = append(problems, errors.New("bucket-store: Postgres needs a connection"))
+	}
+	if c.CacheBytes < 0 || c.BufferBytes < 0 || c.GroupBytes < 0 || c.GroupRows < 0 || c.Stall < 0 {
 		problems = append(problems, errors.New("bucket-store: sizes and times cannot be negative"))
 	}
 	return errors.Join(problems...)
@@ -81,6 +113,9 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) (err err
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
+	if cfg.Postgres != nil {
+		return runPostgres(ctx, cfg, conns, env)
+	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
 		return fmt.Errorf("find folder %s: %w", cfg.Dir, err)
@@ -94,7 +129,68 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) (err err
 	defer func() { err = errors.Join(err, s.Close()) }()
 	// What waits for space on a full disk does not hold up the end.
 	defer context.AfterFunc(ctx, s.GiveUp)()
-	return serve(ctx, cfg, s, conns, env)
+	return serve(ctx, cfg, s, conns, env, make(chan struct{}))
+}
+
+// openInterval is how often a database that cannot be reached is tried.
+const openInterval = time.Second
+
+// runPostgres serves when this process is the one that has the storage.
+func runPostgres(ctx context.Context, cfg Config, conns Conns, env service.Env) (err error) {
+	p := cfg.Postgres
+	env.Health.Start()
+	said := ""
+	waits := func(reason error) {
+		env.Health.SetReady(reason)
+		if text := errs.Cause(reason); text != said && ctx.Err() == nil {
+			said = text
+			env.Log.Warn("storage cannot be used yet", "storage", p.Connection.Redacted(), "reason", text)
+		}
+	}
+	s, err := postgres.Open(ctx, p.Connection, p.options(env.Log))
+	for errs.IsRetry(err) {
+		waits(err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(openInterval):
+		}
+		s, err = postgres.Open(ctx, p.Connection, p.options(env.Log))
+	}
+	if err != nil {
+		env.Health.SetReady(err)
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	owner, err := s.Own(ctx, p.Connection, waits)
+	if err != nil {
+		return nil // ctx has ended
+	}
+	defer func() { err = errors.Join(err, owner.Release()) }()
+	if said != "" {
+		env.Log.Info("storage can be used", "storage", p.Connection.Redacted())
+	}
+	eg, ctx := errgroup.WithContext(ctx)
+	ready := make(chan struct{})
+	eg.Go(func() error {
+		select {
+		case <-ready: // so that it is said by one at a time
+		case <-ctx.Done():
+			return nil
+		}
+		return owner.Keep(ctx, env.Health.SetReady)
+	})
+	eg.Go(func() error { return serve(ctx, cfg, s, conns, env, ready) })
+	return eg.Wait()
+}
+
+// Migrate brings the storage that cfg names up to date, or takes the last step
+// back if down is set: unless there is data, or dropData is set.
+func Migrate(ctx context.Context, cfg Config, log *slog.Logger, down, dropData bool) error {
+	if cfg.Postgres == nil {
+		return nil // the embedded store has one form
+	}
+	return postgres.Migrate(ctx, cfg.Postgres.Connection, cfg.Postgres.options(log), down, dropData)
 }
 
 // opening gives a failure to open the store its code, and says what to do.
@@ -121,8 +217,8 @@ func closeListener(l net.Listener) error {
 	return nil
 }
 
-// serve runs the service on an open store.
-func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env service.Env) error {
+// serve runs the service on an open store, and closes ready when it is.
+func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env service.Env, ready chan<- struct{}) error {
 	metrics, err := newMetrics(env.Metrics)
 	if err != nil {
 		return err
@@ -132,7 +228,7 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 	leases := lease.New(time.Now)
 	var catalog api.Signal
 	hub, err := writer.New(ctx, s, writer.Options{
-		Ledger: ledger.Options{BufferBytes: cfg.BufferBytes},
+		Ledger: ledger.Options{BufferBytes: cfg.BufferBytes, GroupBytes: cfg.GroupBytes, GroupRows: cfg.GroupRows},
 		Stall:  cfg.Stall,
 		Publish: func(n *model.CheckpointNotice, traceparent string) {
 			if err := publish(conns.NATS, n, traceparent); err != nil {
@@ -156,6 +252,7 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 	a := &api.API{Store: s, Hub: hub, Leases: leases, Log: env.Log, Now: time.Now, Done: ctx.Done(), Catalog: &catalog, MakeBackup: backups(s, cfg.Dir), Trace: env.Trace}
 	env.Health.Start()
 	env.Health.SetReady(nil)
+	close(ready)
 	defer env.Health.SetReady(errors.New("bucket-store is stopping"))
 	eg.Go(func() error {
 		return rpc.Serve(ctx, conns.Listener, env, func(r grpc.ServiceRegistrar) { a.Register(r) })

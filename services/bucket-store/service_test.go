@@ -60,6 +60,7 @@ func bus(t testing.TB) *nats.Conn {
 type instance struct {
 	t       testing.TB
 	conn    *grpc.ClientConn
+	connect func()
 	stop    func()
 	health  *service.Health
 	append  grpc.BidiStreamingClient[pb.ApplyRequest, pb.ApplyReply]
@@ -73,6 +74,15 @@ type instance struct {
 
 func run(t testing.TB, dir string, nc *nats.Conn) *instance {
 	t.Helper()
+	i := launch(t, Config{Dir: dir}, nc)
+	i.connect()
+	return i
+}
+
+// launch starts a bucket-store; connect waits until it serves.
+func launch(t testing.TB, cfg Config, nc *nats.Conn) *instance {
+	t.Helper()
+	cfg.Stall = 300 * time.Millisecond
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +91,7 @@ func run(t testing.TB, dir string, nc *nats.Conn) *instance {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- Run(ctx, Config{Dir: dir, Stall: 300 * time.Millisecond}, Conns{NATS: nc, Listener: lis}, env)
+		done <- Run(ctx, cfg, Conns{NATS: nc, Listener: lis}, env)
 	}()
 	conn, err := rpc.Dial(lis.Addr().String(), certificate.BucketStore, env)
 	if err != nil {
@@ -93,8 +103,10 @@ func run(t testing.TB, dir string, nc *nats.Conn) *instance {
 		writes: pb.NewWriteCheckpointsClient(conn), compact: pb.NewCompactionClient(conn),
 	}
 	streamCtx, endStream := context.WithCancel(context.Background())
-	if i.append, err = pb.NewAppenderClient(conn).Apply(streamCtx, grpc.WaitForReady(true)); err != nil {
-		t.Fatal(err)
+	i.connect = func() {
+		if i.append, err = pb.NewAppenderClient(conn).Apply(streamCtx, grpc.WaitForReady(true)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	stopped := false
 	i.stop = func() {

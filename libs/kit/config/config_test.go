@@ -557,8 +557,14 @@ storage: {type: postgresql, hostname: s, username: u, password: p, database: d, 
 	if m := f.Connections[0].MongoDB; m.Database != "app" || m.PostImages != "read_only" {
 		t.Errorf("%+v", m)
 	}
-	if f.Storage.Postgres.Hostname != "s" || f.Storage.BatchLimits.MaxRecordCount != 5 || f.Storage.BatchLimits.MaxEstimatedSize != 5_000_000 {
+	if f.Storage.Postgres.Hostname != "s" || f.Storage.Schema != "sluice" || f.Storage.BatchLimits.MaxRecordCount != 5 || f.Storage.BatchLimits.MaxEstimatedSize != 5_000_000 {
 		t.Errorf("%+v", f.Storage)
+	}
+	for _, schema := range []string{"pg_mine", strings.Repeat("x", 64)} {
+		text := "storage: {type: postgresql, hostname: s, username: u, password: p, database: d, schema: " + schema + "}"
+		if _, err := Parse([]byte(text), "test.yaml", "/", environment()); err == nil || !strings.Contains(err.Error(), "storage.schema: [PSYNC_S3201]") {
+			t.Errorf("schema %s: %v", schema, err)
+		}
 	}
 	f = parse(t, `replication: {connections: [{type: mysql, uri: "mysql://u:p@h/d?connectTimeout=5", server_id: 9}]}`)
 	if m := f.Connections[0].MySQL; m.Port != 3306 || m.ServerID != 9 || m.ConnectTimeout != 5*time.Millisecond || m.BinlogQueueBytes != 50<<20 {

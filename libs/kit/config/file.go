@@ -167,6 +167,7 @@ type Storage struct {
 	MaxPoolSize           int // default 8
 	DefaultStorageVersion int // default 2
 	Postgres              *Postgres
+	Schema                string // of postgresql; default sluice
 	BatchLimits           BatchLimits
 	MongoDB               *MongoDB
 	BulkReadPreference    string  // default primary

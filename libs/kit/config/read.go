@@ -284,6 +284,10 @@ func storage(v value, dir string) Storage {
 		}
 	case "postgresql":
 		s.Postgres = postgres(v)
+		// Longer ones are cut by the server, these are refused by it.
+		if s.Schema = v.get("schema").textOr("sluice"); len(s.Schema) > 63 || strings.HasPrefix(s.Schema, "pg_") || strings.Contains(s.Schema, "\x00") {
+			v.get("schema").problem(errs.S3201, "must have at most 63 bytes, and not begin with pg_")
+		}
 		if b, ok := v.get("batch_limits").section(); ok {
 			s.BatchLimits.MaxEstimatedSize = b.get("max_estimated_size").intOr(5_000_000, 1, unlimited, errs.S3201)
 			s.BatchLimits.MaxRecordCount = int(b.get("max_record_count").intOr(2000, 1, unlimited, errs.S3201))

@@ -23,9 +23,13 @@ type Server struct {
 	URL *url.URL
 }
 
-// Start starts a server. A test that needs it fails without it.
+// Start starts a server. A test that needs it fails without it, and is skipped
+// by -short.
 func Start(t testing.TB) *Server {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a Postgres server")
+	}
 	dir, err := os.MkdirTemp("", "sluice-pg-") // not below t.TempDir, which other users may not enter
 	if err != nil {
 		t.Fatal(err)

@@ -37,6 +37,7 @@ type cli struct {
 	Test     testCmd     `cmd:"" name:"test-connection" help:"Check the connection to the source database."`
 	Teardown teardownCmd `cmd:"" help:"Stop every stream, drop its slot and clear its data."`
 	Token    tokenCmd    `cmd:"" help:"Mint a development token from the config's key."`
+	Migrate  migrateCmd  `cmd:"" help:"Bring the storage database up to date, or take its last migration back."`
 	Settings settingsCmd `cmd:"" name:"config" help:"Show settings as the services read them."`
 
 	Certificates certificatesCmd `cmd:"" help:"Make a CA and a certificate for each service, to try out TLS between them (sluice.tls)."`
