@@ -16,7 +16,7 @@ import (
 func BenchmarkHugeTransaction(b *testing.B) {
 	rows := scaled(5_000_000)
 	w := newWorld(b, "")
-	w.sluice = harness.StartInstance(b, harness.NeedsServers(b), w.pg, harness.Options{Mode: harness.Suite, Replicas: 1, SyncConfig: syncConfig})
+	w.sluice = harness.StartInstance(b, harness.NeedsServers(b), w.pg, harness.Options{Mode: harness.Suite, Replicas: 1, SyncConfig: syncConfig, Storage: os.Getenv("SLUICE_BENCH_STORAGE")})
 	harness.Eventually(b, time.Minute, "the first checkpoint", func() error {
 		s, err := w.stream(b.Context(), "nobody", 4<<10)
 		if err == nil {

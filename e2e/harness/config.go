@@ -7,12 +7,19 @@ import (
 	"fmt"
 )
 
+// storageDatabase is the one that Sluice's own data is in, if it is in Postgres.
+const storageDatabase = "sluice_storage"
+
 // configText is a config file as a user of the reference server writes it, with
 // our own section for the ports of the inner services.
 func configText(in *Instance, p *Postgres, o Options) string {
 	interval := ""
 	if o.CompactOnDemand {
 		interval = `, interval: "0s"`
+	}
+	storage := "storage: {type: " + o.Storage + "}\n"
+	if o.Storage == "postgresql" {
+		storage = fmt.Sprintf("storage: {type: postgresql, sslmode: disable, uri: %q, database: %s}\n", p.URL, storageDatabase)
 	}
 	gateway := freeRun(in.t, in.replicas)
 	text := fmt.Sprintf(`replication:
@@ -30,7 +37,7 @@ api:
 port: %d
 sync_config:
   path: sync.yaml
-`, cmp.Or(o.Source, p.URL), Audience, keyID, encodedKey(), AdminToken, gateway)
+%s`, cmp.Or(o.Source, p.URL), Audience, keyID, encodedKey(), AdminToken, gateway, storage)
 	if in.mode == Dev {
 		in.gateways = []string{fmt.Sprintf("127.0.0.1:%d", gateway)}
 		in.metrics[All] = FreePort(in.t)

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"net/http"
@@ -53,6 +54,9 @@ type Options struct {
 	TLS bool
 	// CompactOnDemand turns the compactor's schedule off.
 	CompactOnDemand bool
+	// Storage is that of the config's storage.type: "embedded", or "postgresql", a
+	// database of the source's server; "" = what SLUICE_E2E_STORAGE says.
+	Storage string
 	// Extra is appended to the `sluice:` section of the config, indented by two.
 	Extra string
 	// Source is where the source is for the replicator; "" = where it is.
@@ -101,6 +105,12 @@ func StartInstance(t testing.TB, dir string, p *Postgres, o Options) *Instance {
 	}
 	if in.mode == Dev {
 		in.replicas = 1
+	}
+	if o.Storage == "" {
+		o.Storage = cmp.Or(os.Getenv("SLUICE_E2E_STORAGE"), "embedded")
+	}
+	if o.Storage == "postgresql" {
+		p.Exec("CREATE DATABASE " + storageDatabase)
 	}
 	in.writeConfig(p, o)
 	t.Cleanup(in.end)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -30,8 +31,15 @@ func faultSeed(t *testing.T) uint64 {
 // TestFaults breaks one part after the other under write load. After each, every
 // client equals the source, is fresh within 10 s, has seen no wrong checksum,
 // has downloaded nothing again, and no change was applied twice (D2, D4, D5, D6).
-func TestFaults(t *testing.T) {
-	f := newFaults(t, harness.Suite)
+func TestFaults(t *testing.T) { runFaults(t, newFaults(t, harness.Suite)) }
+
+// TestFaultsPostgresStorage breaks what touches storage on Postgres.
+func TestFaultsPostgresStorage(t *testing.T) {
+	runFaults(t, newFaults(t, harness.Suite, storage("postgresql")), "KillBucketStore", "CrashPostgres", "KillEverything")
+}
+
+// runFaults does all that is broken, or only what is named.
+func runFaults(t *testing.T, f *faults, only ...string) {
 	w := f.world
 	kill := func(name string) func(*testing.T) {
 		return func(t *testing.T) {
@@ -95,6 +103,9 @@ func TestFaults(t *testing.T) {
 		}},
 		{"PausedSecondReplicator", f.pausedReplicator},
 	} {
+		if len(only) > 0 && !slices.Contains(only, fault.name) {
+			continue
+		}
 		if !w.run(t, fault.name, func(t *testing.T) { f.fault(t, fault.do) }) {
 			t.Fatalf("the faults after %s would only repeat its failure; SLUICE_E2E_SEED=%d", fault.name, f.seed)
 		}
@@ -137,7 +148,7 @@ type faults struct {
 	compacted bool // in this fault
 }
 
-func newFaults(t *testing.T, mode harness.Mode) *faults {
+func newFaults(t *testing.T, mode harness.Mode, more ...func(*harness.Options)) *faults {
 	t.Helper()
 	seed := faultSeed(t)
 	t.Logf("SLUICE_E2E_SEED=%d", seed)
@@ -146,7 +157,7 @@ func newFaults(t *testing.T, mode harness.Mode) *faults {
 		INSERT INTO counters SELECT 'count' || i, 'f0', 0 FROM generate_series(1, 5) i;
 		INSERT INTO accounts SELECT 'f1' || i, 'f1', 100 FROM generate_series(1, 10) i;`,
 		// Ops are counted below, and compaction folds them.
-		func(o *harness.Options) { o.CompactOnDemand = true })
+		append(more, func(o *harness.Options) { o.CompactOnDemand = true })...)
 	f := &faults{world: w, seed: seed, random: rand.New(rand.NewPCG(seed, 1))}
 	for i := range 4 {
 		user := fmt.Sprintf("f%d", i)

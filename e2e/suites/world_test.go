@@ -80,6 +80,10 @@ func newWorld(t *testing.T, mode harness.Mode, seed string, more ...func(*harnes
 	return w
 }
 
+func storage(kind string) func(*harness.Options) {
+	return func(o *harness.Options) { o.Storage = kind }
+}
+
 // run runs a subtest that the shared parts report to.
 func (w *world) run(t *testing.T, name string, test func(*testing.T)) bool {
 	return t.Run(name, func(t *testing.T) {
