@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -21,6 +22,8 @@ import (
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/pebble"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/pgtest"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/postgres"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
@@ -63,9 +66,17 @@ func encoded(b *testing.B, stream model.StreamID, epoch model.Epoch, at model.Cu
 	return messages, at
 }
 
-func openStore(b *testing.B) *pebble.Store {
+// openStore opens an empty store: the embedded one, or with
+// SLUICE_BENCH_STORAGE=postgresql one on Postgres.
+func openStore(b *testing.B) store.Store {
 	b.Helper()
-	s, err := pebble.Open(b.TempDir(), pebble.Options{})
+	var s store.Store
+	var err error
+	if os.Getenv("SLUICE_BENCH_STORAGE") == "postgresql" {
+		s, err = postgres.Open(b.Context(), pgtest.Start(b).Config(), postgres.Options{})
+	} else {
+		s, err = pebble.Open(b.TempDir(), pebble.Options{})
+	}
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -137,7 +148,7 @@ func applyAll(b *testing.B, h *writer.Hub, messages [][]byte, concurrency int) {
 	wg.Wait()
 }
 
-// BenchmarkSnapshot is an initial copy: decode, ledger, Pebble with fsync.
+// BenchmarkSnapshot is an initial copy: decode, ledger, the store with fsync.
 func BenchmarkSnapshot(b *testing.B) {
 	for _, buckets := range []int{1, 1000, 100_000} {
 		b.Run(fmt.Sprintf("buckets=%d", buckets), func(b *testing.B) {

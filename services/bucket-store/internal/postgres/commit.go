@@ -21,7 +21,8 @@ import (
 // two round trips; rows that are many are copied, by one more for each table.
 func (s *Store) Commit(ctx context.Context, c *ledger.Commit) error {
 	st := s.stream(c.Stream)
-	w := commit{s: s, st: st, c: c}
+	w := commit{s: s, st: st, c: c, rows: copies.Get().(*copyRows)}
+	defer w.rows.free()
 	known := st.takeKnown()
 	var refused bool
 	err := s.transaction(ctx, func(conn *pgx.Conn) error {
@@ -92,7 +93,7 @@ type commit struct {
 	ids     map[hash]int32 // that were not known
 	users   map[hash]store.UserCheckpoints
 	batch   pgx.Batch // goes with the end
-	rows    copyRows
+	rows    *copyRows
 }
 
 // begin locks and reads the head, and finds the ids of buckets and the custom

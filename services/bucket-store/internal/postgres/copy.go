@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,6 +13,18 @@ import (
 
 // copyRows are rows in the form of COPY BINARY: as fast as a table is filled.
 type copyRows struct{ buf []byte }
+
+// copies are those that nobody fills; each has the memory of its last commit.
+var copies = sync.Pool{New: func() any { return &copyRows{} }}
+
+// maxCopy bounds the memory that is kept for the next commit.
+const maxCopy = 32 << 20
+
+func (c *copyRows) free() {
+	if cap(c.buf) <= maxCopy {
+		copies.Put(c)
+	}
+}
 
 func (c *copyRows) begin() {
 	c.buf = append(c.buf[:0], "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"...)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"sync"
 	"unsafe"
 
 	"github.com/sluicesync/sluice/libs/model"
@@ -65,9 +66,10 @@ var errCorrupt = errors.New("corrupt value in the store")
 // CLEAR of what is not read yet is an error.
 func (s *Store) Ops(ctx context.Context, id model.StreamID, bucket string, after, upTo model.OpID) iter.Seq2[model.Op, error] {
 	return func(yield func(model.Op, error) bool) {
-		var p page
+		p := pages.Get().(*page)
+		defer p.free()
 		for begin := after; after < upTo; {
-			err := s.page(ctx, &p, id, of(id, `
+			err := s.page(ctx, p, id, of(id, `
 				SELECT b.cleared, o.op, o.kind, o.checksum, o.target, o.name, o.data FROM buckets@ b LEFT JOIN LATERAL (
 				  SELECT * FROM (
 				    SELECT op, kind, checksum, target, name, data, sum(octet_length(data)) OVER (ORDER BY op ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
@@ -109,9 +111,10 @@ func (s *Store) Scan(ctx context.Context, id model.StreamID, bucket string, down
 		if ascending {
 			order = "ASC"
 		}
-		var p page
+		p := pages.Get().(*page)
+		defer p.free()
 		for downTo < upTo {
-			err := s.page(ctx, &p, id, of(id, `
+			err := s.page(ctx, p, id, of(id, `
 				SELECT 0::int8, o.op, o.kind, o.checksum, o.target, o.name, NULL::bytea FROM buckets@ b JOIN LATERAL (
 				  SELECT op, kind, checksum, target, name FROM ops@ WHERE bucket = b.id AND op > $2 AND op <= $3 ORDER BY op `+order+` LIMIT $4
 				) o ON true WHERE b.hash = $1`),
@@ -144,6 +147,18 @@ type page struct {
 	data    int // bytes of data
 	buf     []byte
 	spans   []span
+}
+
+// pages are those that nobody reads.
+var pages = sync.Pool{New: func() any { return &page{} }}
+
+// maxPage bounds the memory of a page that is kept for the next read.
+const maxPage = 4 << 20
+
+func (p *page) free() {
+	if cap(p.buf) <= maxPage {
+		pages.Put(p)
+	}
 }
 
 // span is where an op's name and data are in buf.
