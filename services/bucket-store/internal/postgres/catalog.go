@@ -82,13 +82,13 @@ func (s *Store) Streams(ctx context.Context) ([]model.Stream, error) {
 	return readStreams(rows)
 }
 
-const listStreams = `SELECT definition, edited, activated, ` + headColumns + ` FROM streams JOIN heads ON stream = id ORDER BY id`
+const listStreams = `SELECT definition, activated, ` + headColumns + ` FROM streams JOIN heads ON stream = id ORDER BY id`
 
 func readStreams(rows pgx.Rows) ([]model.Stream, error) {
 	streams, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (model.Stream, error) {
-		var def, edited []byte
+		var def []byte
 		var activated model.Micros
-		h, err := readHead(row, &def, &edited, &activated)
+		h, err := readHead(row, &def, &activated)
 		if err != nil {
 			return model.Stream{}, err
 		}
@@ -96,7 +96,7 @@ func readStreams(rows pgx.Rows) ([]model.Stream, error) {
 		if err := json.Unmarshal(def, &st); err != nil {
 			return st, fmt.Errorf("decode stream: %w", err)
 		}
-		st.State, st.Head, st.Edited, st.Activated = h.state, h.StreamHead, string(edited), activated
+		st.State, st.Head, st.Activated = h.state, h.StreamHead, activated
 		return st, nil
 	})
 	if err != nil {
@@ -140,7 +140,14 @@ func (s *Store) Change(ctx context.Context, decide func([]model.Stream) store.Ch
 			found++
 			change.Alter(&st)
 			b.Queue(`UPDATE heads SET state = $2 WHERE stream = $1`, int64(st.ID), int16(st.State))
-			b.Queue(`UPDATE streams SET edited = $2 WHERE id = $1`, int64(st.ID), []byte(st.Edited))
+			if _, ok := change.Edited[st.ID]; !ok {
+				continue
+			}
+			value, err := definition(&st)
+			if err != nil {
+				return err
+			}
+			b.Queue(`UPDATE streams SET definition = $2 WHERE id = $1`, int64(st.ID), value)
 		}
 		if found < len(altered) {
 			return store.ErrNoStream
@@ -150,11 +157,11 @@ func (s *Store) Change(ctx context.Context, decide func([]model.Stream) store.Ch
 			def.ID = last + 1
 			def.Name = fmt.Sprintf("%s%d%s", change.Prefix, def.ID, change.Suffix)
 			def.Head = model.StreamHead{}
-			value, err := json.Marshal(&def)
+			value, err := definition(&def)
 			if err != nil {
-				return fmt.Errorf("encode stream %d: %w", def.ID, err)
+				return err
 			}
-			b.Queue(`INSERT INTO streams (id, definition, edited, activated) VALUES ($1, $2, $3, $4)`, int64(def.ID), value, []byte(def.Edited), int64(def.Activated))
+			b.Queue(`INSERT INTO streams (id, definition, activated) VALUES ($1, $2, $3)`, int64(def.ID), value, int64(def.Activated))
 			b.Queue(`INSERT INTO heads (stream, state) VALUES ($1, $2)`, int64(def.ID), int16(def.State))
 			b.Queue(`SELECT make_stream($1)`, int64(def.ID))
 			made = &def
@@ -166,6 +173,17 @@ func (s *Store) Change(ctx context.Context, decide func([]model.Stream) store.Ch
 		return nil, fmt.Errorf("change catalog: %w", err)
 	}
 	return made, nil
+}
+
+// definition is st without what columns have.
+func definition(st *model.Stream) ([]byte, error) {
+	def := *st
+	def.Head = model.StreamHead{}
+	value, err := json.Marshal(&def)
+	if err != nil {
+		return nil, fmt.Errorf("encode stream %d: %w", st.ID, err)
+	}
+	return value, nil
 }
 
 // changeHead changes columns of a head whose row is locked.

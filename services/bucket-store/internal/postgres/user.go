@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -176,9 +177,18 @@ func (s *Store) ExpireRequests(ctx context.Context, id model.StreamID, before mo
 			h, err = readHead(row)
 			return there(id, &h, err)
 		})
+		var st model.Stream
+		b.Queue(`SELECT definition FROM streams WHERE id = $1`, int64(id)).QueryRow(func(row pgx.Row) error {
+			var def []byte
+			if err := row.Scan(&def); err != nil {
+				return err
+			}
+			return json.Unmarshal(def, &st)
+		})
 		if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
+		reached := map[byte]model.Position{'c': h.Checkpoint.Position, 'u': st.Place(h.Checkpoint.Position)}
 		for left := int64(limit); from != nil && (limit == 0 || left > 0); {
 			table, place := "users", [16]byte(from[1:])
 			if from[0] == 'c' {
@@ -190,7 +200,7 @@ func (s *Store) ExpireRequests(ctx context.Context, id model.StreamID, before mo
 			}
 			left -= looked
 			tag, err := conn.Exec(ctx, `DELETE FROM `+table+` WHERE hash >= $1 AND ($2::uuid IS NULL OR hash < $2) AND requested <> 0 AND requested < $3 AND head <= $4`,
-				place, end, int64(before), []byte(h.Checkpoint.Position))
+				place, end, int64(before), []byte(reached[from[0]]))
 			if err != nil {
 				return err
 			}

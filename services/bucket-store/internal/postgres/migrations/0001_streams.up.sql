@@ -5,7 +5,6 @@
 CREATE TABLE streams (
   id         int8 PRIMARY KEY,
   definition bytea NOT NULL, -- JSON of all that does not change
-  edited     bytea NOT NULL,
   activated  int8 NOT NULL
 );
 
