@@ -24,8 +24,9 @@ build: ## bin/sluice (all in one process) and one binary a service
 client: ## install the client SDK that the tests and the demo use
 	cd e2e/client && npm ci --ignore-scripts --no-audit --no-fund
 
-generate: ## make the Go code of proto/ again
+generate: ## make the Go code of proto/ and docs/metrics.md again
 	cd tools/generate && GOWORK=off go run . ../../proto
+	go test ./services/sluice/internal/metricdoc -run TestDocument -rewrite
 
 bin/tools/staticcheck: tools/staticcheck/go.mod
 	cd tools/staticcheck && GOWORK=off go build -o ../../bin/tools/staticcheck honnef.co/go/tools/cmd/staticcheck
@@ -57,7 +58,7 @@ tidy: ## fail unless every go.mod is what `go mod tidy` makes
 
 verify: ## what CI checks besides tests: generate and diff, lint, arrows, tidy
 	$(MAKE) generate
-	git diff --exit-code -- proto
+	git diff --exit-code -- proto docs/metrics.md
 	$(MAKE) lint arrows tidy
 
 test: client ## every test once, with -race, against real servers

@@ -419,6 +419,12 @@ func (in *Instance) Running() []string {
 	return names
 }
 
+// Metrics returns the text of a process's metrics.
+func (in *Instance) Metrics(process string) (string, error) {
+	body, _, err := in.private(process, "/metrics")
+	return body, err
+}
+
 // Metric returns the sum of a metric's samples of one process.
 func (in *Instance) Metric(process, name string) (float64, error) {
 	samples, err := in.Samples(process, name)
@@ -435,7 +441,7 @@ func (in *Instance) Metric(process, name string) (float64, error) {
 // Samples returns a metric's samples of one process, by their labels as they are
 // printed, without braces.
 func (in *Instance) Samples(process, name string) (map[string]float64, error) {
-	body, _, err := in.private(process, "/metrics")
+	body, err := in.Metrics(process)
 	if err != nil {
 		return nil, err
 	}

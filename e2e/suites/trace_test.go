@@ -10,7 +10,8 @@ import (
 )
 
 // TestTraceDev and TestTraceSuite: one trace follows a change from the replicator
-// to the gateways, another a client's request, and the metrics are pushed.
+// to the gateways, another a client's request, and the metrics are those that are
+// documented, and are pushed.
 func TestTraceDev(t *testing.T) { runTrace(t, harness.Dev) }
 
 func TestTraceSuite(t *testing.T) { runTrace(t, harness.Suite) }
@@ -37,6 +38,7 @@ func runTrace(t *testing.T, mode harness.Mode) {
 		}
 		return chain(collector, "sync-gateway GET /write-checkpoint2.json", "sync-gateway sluice.v1.WriteCheckpoints/Create", "bucket-store sluice.v1.WriteCheckpoints/Create")
 	})
+	checkMetrics(t, w, mode)
 	c.Disconnect()
 	harness.Eventually(t, soon, "the span of the client's stream", func() error {
 		for _, s := range collector.Spans() {

@@ -23,7 +23,7 @@ func TestAlive(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- watch(ctx, memory.New(), m, env) }()
+		go func() { done <- watch(ctx, memory.New(), "", m, env) }()
 		synctest.Wait()
 		for range 60 {
 			time.Sleep(time.Second - time.Nanosecond) // up to just before the next sign

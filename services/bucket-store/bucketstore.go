@@ -233,7 +233,10 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 		Publish: func(n *model.CheckpointNotice, traceparent string) {
 			if err := publish(conns.NATS, n, traceparent); err != nil {
 				// A hint only: gateways see the gap and read again (INV-29).
+				metrics.untold.Inc()
 				env.Log.Warn("checkpoint notice not published", "stream", n.Stream, "checkpoint", n.Checkpoint.Op, "error", err)
+			} else {
+				metrics.told.Inc()
 			}
 		},
 		Revoke:   leases.Revoke,
@@ -257,7 +260,7 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 	eg.Go(func() error {
 		return rpc.Serve(ctx, conns.Listener, env, func(r grpc.ServiceRegistrar) { a.Register(r) })
 	})
-	eg.Go(func() error { return watch(ctx, s, metrics, env) })
+	eg.Go(func() error { return watch(ctx, s, cfg.Dir, metrics, env) })
 	eg.Go(func() error { return links.Run(ctx) })
 	return eg.Wait()
 }
@@ -278,7 +281,7 @@ func publish(nc *nats.Conn, n *model.CheckpointNotice, traceparent string) error
 const watchInterval = 5 * time.Second
 
 // watch keeps the gauges that nobody else moves.
-func watch(ctx context.Context, s store.Store, m *metrics, env service.Env) error {
+func watch(ctx context.Context, s store.Store, dir string, m *metrics, env service.Env) error {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	for {
@@ -287,6 +290,14 @@ func watch(ctx context.Context, s store.Store, m *metrics, env service.Env) erro
 			env.Log.Warn("storage size is not known", "error", err)
 		} else {
 			m.sizes(size)
+		}
+		if dir != "" { // another store's disk is not ours to see
+			if size, free, err := disk(dir); err != nil {
+				env.Log.Warn("free disk space is not known", "error", err)
+			} else {
+				m.diskSize.Set(float64(size))
+				m.diskFree.Set(float64(free))
+			}
 		}
 		env.Health.Touch()
 		select {

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
@@ -22,11 +23,16 @@ type metrics struct {
 	batches  prometheus.Histogram
 	rows     prometheus.Histogram
 	ops      prometheus.Counter
+	changes  prometheus.Counter
+	source   prometheus.Counter
+	told     prometheus.Counter
+	untold   prometheus.Counter
 	failures *prometheus.CounterVec
 	answers  *prometheus.CounterVec
 	buffered *prometheus.GaugeVec
 
 	operationBytes, parameterBytes, replicationBytes prometheus.Gauge
+	diskSize, diskFree                               prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -45,14 +51,23 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sluice_store_commit_rows", Help: "Row changes of one commit.", Buckets: prometheus.ExponentialBuckets(1, 4, 10),
 		}),
 		ops:              prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_store_ops_total", Help: "Bucket ops stored."}),
+		changes:          prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_store_rows_total", Help: "Row changes stored."}),
+		source:           prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_store_source_bytes_total", Help: "Bytes of the source's changes that are stored."}),
+		told:             prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_store_notices_total", Help: "Checkpoint notices published."}),
+		untold:           prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_store_notice_failures_total", Help: "Checkpoint notices that could not be published."}),
 		failures:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_store_failures_total", Help: "Commits and reads of the ledger that failed."}, []string{"stream"}),
-		answers:          prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_store_batches_total", Help: "Batches answered, by their fate."}, []string{"result"}),
+		answers:          prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_store_batches_total", Help: "Batches answered, by result: committed, obsolete (fenced off or of a stream that ended), retry."}, []string{"result"}),
 		buffered:         prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_store_reorder_buffer_bytes", Help: "Batches that wait for an earlier one."}, []string{"stream"}),
 		operationBytes:   gauge("powersync_operation_storage_size_bytes", "Size of bucket data on disk."),
 		parameterBytes:   gauge("powersync_parameter_storage_size_bytes", "Size of the parameter index on disk."),
 		replicationBytes: gauge("powersync_replication_storage_size_bytes", "Size of current records on disk."),
+		diskSize:         gauge("sluice_store_disk_size_bytes", "Size of the file system that has the embedded store; 0 for other stores."),
+		diskFree:         gauge("sluice_store_disk_free_bytes", "Free space of the file system that has the embedded store; 0 for other stores."),
 	}
-	return m, m.add(m.commit, m.batches, m.rows, m.ops, m.failures, m.answers, m.buffered, m.operationBytes, m.parameterBytes, m.replicationBytes)
+	for _, r := range []ledger.Result{ledger.ResultCommitted, ledger.ResultObsolete, ledger.ResultRetry} {
+		m.answers.WithLabelValues(r.String())
+	}
+	return m, m.add(m.commit, m.batches, m.rows, m.ops, m.changes, m.source, m.told, m.untold, m.failures, m.answers, m.buffered, m.operationBytes, m.parameterBytes, m.replicationBytes, m.diskSize, m.diskFree)
 }
 
 // add registers collectors; if one fails, none stays.
@@ -67,6 +82,15 @@ func (m *metrics) add(all ...prometheus.Collector) error {
 	return nil
 }
 
+// RegisterMetrics registers what Run does, for whoever documents it.
+func RegisterMetrics(r prometheus.Registerer) error {
+	m, err := newMetrics(r)
+	if err != nil {
+		return err
+	}
+	return m.add(freshness.Beats(func() []freshness.Beat { return nil }), freshness.NewLinks(nil, nil))
+}
+
 // unregister lets the next Run in this process register its own.
 func (m *metrics) unregister() {
 	for _, c := range m.all {
@@ -78,11 +102,23 @@ func label(id model.StreamID) string { return strconv.FormatInt(int64(id), 10) }
 
 func (m *metrics) observer() writer.Observer {
 	return writer.Observer{
+		Began: func(s *model.Stream) {
+			id := label(s.ID)
+			m.failures.WithLabelValues(id)
+			m.buffered.WithLabelValues(id)
+		},
+		Ended: func(id model.StreamID) {
+			for _, v := range []interface{ DeleteLabelValues(...string) bool }{m.failures, m.buffered} {
+				v.DeleteLabelValues(label(id))
+			}
+		},
 		Committed: func(c *ledger.Commit, took time.Duration) {
 			m.commit.Observe(took.Seconds())
 			m.batches.Observe(float64(c.Batches))
 			m.rows.Observe(float64(c.RowCount))
 			m.ops.Add(float64(len(c.Ops)))
+			m.changes.Add(float64(c.RowCount))
+			m.source.Add(float64(c.SourceBytes))
 		},
 		Failed:   func(id model.StreamID) { m.failures.WithLabelValues(label(id)).Inc() },
 		Buffered: func(id model.StreamID, bytes int) { m.buffered.WithLabelValues(label(id)).Set(float64(bytes)) },

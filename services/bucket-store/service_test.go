@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +64,7 @@ type instance struct {
 	connect func()
 	stop    func()
 	health  *service.Health
+	metrics *prometheus.Registry
 	append  grpc.BidiStreamingClient[pb.ApplyRequest, pb.ApplyReply]
 	lastID  uint64
 	repl    pb.ReplicationClient
@@ -87,7 +89,8 @@ func launch(t testing.TB, cfg Config, nc *nats.Conn) *instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := service.Env{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Health: &service.Health{}, Instance: "test"}
+	metrics := prometheus.NewRegistry()
+	env := service.Env{Log: slog.New(slog.DiscardHandler), Metrics: metrics, Health: &service.Health{}, Instance: "test"}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
@@ -98,7 +101,7 @@ func launch(t testing.TB, cfg Config, nc *nats.Conn) *instance {
 		t.Fatal(err)
 	}
 	i := &instance{
-		t: t, conn: conn, health: env.Health,
+		t: t, conn: conn, health: env.Health, metrics: metrics,
 		repl: pb.NewReplicationClient(conn), catalog: pb.NewCatalogClient(conn), reader: pb.NewReaderClient(conn),
 		writes: pb.NewWriteCheckpointsClient(conn), compact: pb.NewCompactionClient(conn),
 	}
@@ -125,6 +128,24 @@ func launch(t testing.TB, cfg Config, nc *nats.Conn) *instance {
 	}
 	t.Cleanup(i.stop)
 	return i
+}
+
+// labelled returns the values of the label of a metric.
+func (i *instance) labelled(name string) string {
+	i.t.Helper()
+	families, err := i.metrics.Gather()
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	var values []string
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				values = append(values, m.GetLabel()[0].GetValue())
+			}
+		}
+	}
+	return strings.Join(values, " ")
 }
 
 // send hands a batch in and returns its number.
@@ -464,10 +485,20 @@ func TestDeploys(t *testing.T) {
 	if _, err := i.repl.Terminate(t.Context(), &pb.TerminateRequest{Stream: 3}); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("an active stream is cleared: %v", err)
 	}
+	if all := i.labelled("sluice_store_failures_total"); all != "1 3" { // stream 2 was never written
+		t.Errorf("metrics of streams %s", all)
+	}
 	if _, err := i.repl.Terminate(t.Context(), &pb.TerminateRequest{Stream: 1}); err != nil {
 		t.Fatal(err)
 	}
 	expect("2 STOP 3 ACTIVE")
+	// What metrics say of a stream goes with it. The writer looks a moment later.
+	for deadline := time.Now().Add(10 * time.Second); i.labelled("sluice_store_failures_total") != "3" || i.labelled("sluice_store_reorder_buffer_bytes") != "3"; {
+		if time.Now().After(deadline) {
+			t.Fatalf("metrics of streams %s", i.labelled("sluice_store_failures_total"))
+		}
+		runtime.Gosched()
+	}
 	if text, _ := i.ops(3, 1, "3#a"); text != "1 PUT 1 {}" {
 		t.Errorf("INV-41: stream 3 after clearing 1: %q", text)
 	}

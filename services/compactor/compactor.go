@@ -127,6 +127,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	if err != nil {
 		return err
 	}
+	m.interval.Set(max(cfg.Interval, 0).Seconds())
 	c := &compactor{
 		catalog: pb.NewCatalogClient(conns.Store),
 		store:   pb.NewCompactionClient(conns.Store),

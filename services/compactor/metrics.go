@@ -16,7 +16,7 @@ type metrics struct {
 	buckets                                            *prometheus.CounterVec // result: ok, failed
 	runs                                               *prometheus.CounterVec // result: ok, stopped
 	seconds                                            prometheus.Histogram
-	lastDone                                           prometheus.Gauge
+	lastDone, interval                                 prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -35,28 +35,38 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		reemitBytes: counter("reemitted_bytes_total", "Bytes of rows put again."),
 		lookups:     counter("lookups_removed_total", "Superseded parameter entries removed."),
 		requests:    counter("requests_expired_total", "Checkpoint requests dropped because they were old."),
-		buckets:     vec("buckets_total", "Buckets compacted."),
-		runs:        vec("runs_total", "Runs, by the schedule and on demand."),
+		buckets:     vec("buckets_total", "Buckets compacted, by result: ok, failed."),
+		runs:        vec("runs_total", "Runs, by the schedule and on demand, by result: ok, stopped."),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "sluice_compactor_run_seconds", Help: "Duration of runs.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 4, 9),
 		}),
 		lastDone: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "sluice_compactor_last_run_timestamp_seconds", Help: "When a run last ended well.",
+			Name: "sluice_compactor_last_run_timestamp_seconds", Help: "When a run last ended well, or the compactor started.",
+		}),
+		interval: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sluice_compactor_interval_seconds", Help: "From one full round to the next; 0 if nothing runs by itself.",
 		}),
 	}
+	m.lastDone.SetToCurrentTime()
 	for _, result := range []string{"ok", "failed"} {
 		m.buckets.WithLabelValues(result)
 	}
 	for _, result := range []string{"ok", "stopped"} {
 		m.runs.WithLabelValues(result)
 	}
-	for _, c := range []prometheus.Collector{m.read, m.moved, m.cleared, m.untracked, m.reemits, m.reemitBytes, m.lookups, m.requests, m.buckets, m.runs, m.seconds, m.lastDone} {
+	for _, c := range []prometheus.Collector{m.read, m.moved, m.cleared, m.untracked, m.reemits, m.reemitBytes, m.lookups, m.requests, m.buckets, m.runs, m.seconds, m.lastDone, m.interval} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register compactor metrics: %w", err)
 		}
 	}
 	return m, nil
+}
+
+// RegisterMetrics registers what Run does, for whoever documents it.
+func RegisterMetrics(r prometheus.Registerer) error {
+	_, err := newMetrics(r)
+	return err
 }
 
 func (m *metrics) ops(r scan.Result) {

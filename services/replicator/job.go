@@ -88,6 +88,7 @@ func (j *job) run(ctx context.Context) {
 		waited = false
 		attempt++
 		j.problem.Store(&err)
+		j.r.metrics.failed(err, j.r.src.Class(err))
 		delay := j.backoff(err, attempt)
 		j.log.Warn("replication failed", "error", errs.Cause(err), "retry_in", delay)
 		j.r.env.Health.SetReady(err)
@@ -161,6 +162,7 @@ func (j *job) session(ctx context.Context) error {
 		return err
 	}
 	j.running.Store(true)
+	j.r.metrics.sessions.Inc()
 	j.log.Info("session open", "epoch", epoch, "position", stream.Head.Applied.String(), "snapshot_done", stream.Head.SnapshotDone)
 
 	eg, ctx := errgroup.WithContext(ctx)

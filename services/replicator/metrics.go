@@ -2,7 +2,9 @@ package replicator
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -17,6 +19,9 @@ import (
 type metrics struct {
 	dataBytes, rows, transactions, chunks prometheus.Counter
 	publishedBytes, copied                prometheus.Counter
+	sessions, unbeaten                    prometheus.Counter
+	failures                              map[string]prometheus.Counter // by reason
+	batchRows, batchBytes                 prometheus.Histogram
 	collectors                            []prometheus.Collector
 }
 
@@ -31,8 +36,23 @@ func newMetrics(reg prometheus.Registerer, js *jobs, links *freshness.Links) (*m
 		chunks:         counter("powersync_chunks_replicated_total", "Batches replicated."),
 		publishedBytes: counter("sluice_replicator_published_bytes_total", "Bytes of batches published."),
 		copied:         counter("sluice_replicator_snapshot_rows_total", "Rows copied from tables."),
+		sessions:       counter("sluice_replicator_sessions_total", "Times that this process got the lease of a stream."),
+		unbeaten:       counter("sluice_replicator_heartbeat_failures_total", "Heartbeats that could not be written to the source."),
+		failures:       map[string]prometheus.Counter{},
+		batchRows: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sluice_replicator_batch_rows", Help: "Row changes of a batch.", Buckets: prometheus.ExponentialBuckets(1, 4, 10),
+		}),
+		batchBytes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sluice_replicator_batch_bytes", Help: "Size of a batch.", Buckets: prometheus.ExponentialBuckets(256, 4, 10),
+		}),
 	}
-	m.collectors = []prometheus.Collector{m.dataBytes, m.rows, m.transactions, m.chunks, m.publishedBytes, m.copied, &gauges{jobs: js}, freshness.Beats(js.beats), links}
+	failures := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sluice_replicator_session_failures_total", Help: "Sessions of a stream that ended with an error, by reason: lease_lost, restarting, unreachable, denied, history_lost, other.",
+	}, []string{"reason"})
+	for _, reason := range []string{leaseLost, "restarting", "unreachable", "denied", "history_lost", "other"} {
+		m.failures[reason] = failures.WithLabelValues(reason)
+	}
+	m.collectors = []prometheus.Collector{m.dataBytes, m.rows, m.transactions, m.chunks, m.publishedBytes, m.copied, m.sessions, m.unbeaten, m.batchRows, m.batchBytes, failures, &gauges{jobs: js}, freshness.Beats(js.beats), links}
 	for i, c := range m.collectors {
 		if err := reg.Register(c); err != nil {
 			for _, done := range m.collectors[:i] {
@@ -42,6 +62,12 @@ func newMetrics(reg prometheus.Registerer, js *jobs, links *freshness.Links) (*m
 		}
 	}
 	return m, nil
+}
+
+// RegisterMetrics registers what Run does, for whoever documents it.
+func RegisterMetrics(r prometheus.Registerer) error {
+	_, err := newMetrics(r, newJobs(), freshness.NewLinks(nil, nil))
+	return err
 }
 
 func (m *metrics) unregister(reg prometheus.Registerer) {
@@ -56,15 +82,39 @@ func (m *metrics) batch(rows, transactions int, sourceBytes uint64, size int) {
 	m.dataBytes.Add(float64(sourceBytes))
 	m.chunks.Inc()
 	m.publishedBytes.Add(float64(size))
+	m.batchRows.Observe(float64(rows))
+	m.batchBytes.Observe(float64(size))
+}
+
+const leaseLost = "lease_lost"
+
+// failed counts a session that ended with an error of class c.
+func (m *metrics) failed(err error, c source.ErrorClass) {
+	reason := "other"
+	switch {
+	case errors.Is(err, errLeaseLost):
+		reason = leaseLost
+	case c == source.Restarting:
+		reason = "restarting"
+	case c == source.Unreachable:
+		reason = "unreachable"
+	case c == source.Denied:
+		reason = "denied"
+	case c == source.Lost:
+		reason = "history_lost"
+	}
+	m.failures[reason].Inc()
 }
 
 func (m *metrics) snapshotRows(n int) { m.copied.Add(float64(n)) }
 
 var (
 	lagDesc      = prometheus.NewDesc("powersync_replication_lag_seconds", "Age of the oldest change that is not stored.", nil, nil)
+	heldDesc     = prometheus.NewDesc("sluice_replicator_sessions", "Streams whose lease this process has.", nil, nil)
+	batchesDesc  = prometheus.NewDesc("sluice_replicator_in_flight_batches", "Batches published and not committed.", []string{"stream"}, nil)
 	inFlightDesc = prometheus.NewDesc("sluice_replicator_in_flight_bytes", "Bytes published and not committed.", []string{"stream"}, nil)
 	slotDesc     = prometheus.NewDesc("sluice_replicator_slot_lag_bytes", "Log that the source keeps for the stream.", []string{"stream"}, nil)
-	safeDesc     = prometheus.NewDesc("sluice_replicator_slot_safe_bytes", "Log that may be written before the slot is lost.", []string{"stream"}, nil)
+	safeDesc     = prometheus.NewDesc("sluice_replicator_slot_safe_bytes", "Log that may be written before the slot is lost; +Inf if the source sets no bound.", []string{"stream"}, nil)
 )
 
 // gauges are read when they are asked for.
@@ -84,7 +134,7 @@ type lagAt struct {
 const lagInterval = 10 * time.Second
 
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{lagDesc, inFlightDesc, slotDesc, safeDesc} {
+	for _, d := range []*prometheus.Desc{lagDesc, heldDesc, batchesDesc, inFlightDesc, slotDesc, safeDesc} {
 		ch <- d
 	}
 }
@@ -92,7 +142,11 @@ func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	newest := int64(-1)
 	lag := 0.0
+	held := 0
 	for _, j := range g.jobs.list() {
+		if j.running.Load() {
+			held++
+		}
 		p := j.publisher.Load()
 		if p == nil {
 			// Failing: nothing has been stored since.
@@ -103,12 +157,15 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 		}
 		stream := strconv.FormatInt(int64(j.stream.ID), 10)
 		messages, bytes := p.InFlight()
+		ch <- prometheus.MustNewConstMetric(batchesDesc, prometheus.GaugeValue, float64(messages), stream)
 		ch <- prometheus.MustNewConstMetric(inFlightDesc, prometheus.GaugeValue, float64(bytes), stream)
 		if l, ok := g.slot(j); ok && l.Bytes >= 0 {
 			ch <- prometheus.MustNewConstMetric(slotDesc, prometheus.GaugeValue, float64(l.Bytes), stream)
+			safe := math.Inf(1)
 			if l.SafeWALSize >= 0 {
-				ch <- prometheus.MustNewConstMetric(safeDesc, prometheus.GaugeValue, float64(l.SafeWALSize), stream)
+				safe = float64(l.SafeWALSize)
 			}
+			ch <- prometheus.MustNewConstMetric(safeDesc, prometheus.GaugeValue, safe, stream)
 		}
 		if id := int64(j.stream.ID); id > newest {
 			newest, lag = id, 0
@@ -117,9 +174,8 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
-	if newest >= 0 {
-		ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, lag)
-	}
+	ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, lag)
+	ch <- prometheus.MustNewConstMetric(heldDesc, prometheus.GaugeValue, float64(held))
 }
 
 // slot returns the lag of a job's slot, not older than lagInterval.

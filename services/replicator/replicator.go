@@ -173,6 +173,7 @@ func (r *replicator) heartbeats(ctx context.Context) error {
 		err := r.src.Heartbeat(attempt, model.Micros(time.Now().UnixMicro()))
 		cancel()
 		if err != nil && ctx.Err() == nil {
+			r.metrics.unbeaten.Inc()
 			r.env.Log.Debug("cannot write heartbeat", "error", err)
 		}
 	}

@@ -103,12 +103,15 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		return err
 	}
 	defer m.unregister()
+	m.inFlightMax.Set(float64(cfg.MaxBytes))
 	problems := newReporter(env.Log, time.Now)
 	f := flow.New(flow.Config{Workers: cfg.Workers, MaxBytes: cfg.MaxBytes}, conns.NATS, pb.NewAppenderClient(conns.Store), plans, flow.Observer{
-		Batch: func(changes, rows int, took time.Duration) {
+		Batch: func(changes, rows int, size int64, took time.Duration) {
 			m.batches.Inc()
 			m.changes.Add(float64(changes))
 			m.rows.Add(float64(rows))
+			m.bytes.Add(float64(size))
+			m.batchChanges.Observe(float64(changes))
 			m.duration.Observe(took.Seconds())
 		},
 		Settled: func(r pb.ApplyResult) { m.settled[r].Inc() },
@@ -124,7 +127,11 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 			}
 			problems.report(p)
 		},
-		InFlight: func(n int64) { m.inFlight.Set(float64(n)) },
+		Pending: func(n uint64) { m.pending.Set(float64(n)) },
+		InFlight: func(messages int, bytes int64) {
+			m.held.Set(float64(messages))
+			m.inFlight.Set(float64(bytes))
+		},
 		Fetching: func(err error) { ready.set("JetStream", err) },
 		Applying: func(err error) { ready.set("bucket-store", err) },
 		Alive:    env.Health.Touch,
@@ -170,12 +177,13 @@ func (r *readiness) set(what string, err error) {
 
 // metrics of an evaluator.
 type metrics struct {
-	registerer                                                   prometheus.Registerer
-	all                                                          []prometheus.Collector
-	batches, changes, rows, rowErrors, poisonRows, poisonBatches prometheus.Counter
-	inFlight                                                     prometheus.Gauge
-	duration                                                     prometheus.Histogram
-	settled                                                      map[pb.ApplyResult]prometheus.Counter
+	registerer                           prometheus.Registerer
+	all                                  []prometheus.Collector
+	batches, changes, rows, bytes        prometheus.Counter
+	rowErrors, poisonRows, poisonBatches prometheus.Counter
+	inFlight, inFlightMax, held, pending prometheus.Gauge
+	duration, batchChanges               prometheus.Histogram
+	settled                              map[pb.ApplyResult]prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, more ...prometheus.Collector) (*metrics, error) {
@@ -188,16 +196,29 @@ func newMetrics(r prometheus.Registerer, more ...prometheus.Collector) (*metrics
 	m.batches = counter("batches_total", "Change batches evaluated, redeliveries included.")
 	m.changes = counter("changes_total", "Row changes evaluated.")
 	m.rows = counter("rows_total", "Evaluated rows sent to bucket-store.")
+	m.bytes = counter("bytes_total", "Bytes of the batches evaluated.")
 	m.rowErrors = counter("row_errors_total", "Queries that could not be evaluated for a row.")
 	m.poisonRows = counter("poison_rows_total", "Rows that could not be evaluated at all and were taken out of their buckets.")
 	m.poisonBatches = counter("poison_batches_total", "Batches that could not be decoded.")
-	m.inFlight = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sluice", Subsystem: "evaluator", Name: "in_flight_bytes", Help: "Bytes of messages held."})
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "sluice", Subsystem: "evaluator", Name: name, Help: help})
+		m.all = append(m.all, g)
+		return g
+	}
+	m.inFlight = gauge("in_flight_bytes", "Bytes of batches that were fetched and have no answer of bucket-store.")
+	m.inFlightMax = gauge("in_flight_max_bytes", "Bound of the bytes in flight; at it nothing more is fetched.")
+	m.held = gauge("in_flight_batches", "Batches that were fetched and have no answer of bucket-store.")
+	m.pending = gauge("pending_batches", "Batches in JetStream that no evaluator had fetched when this one fetched its last.")
+	m.batchChanges = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: "sluice", Subsystem: "evaluator", Name: "batch_changes", Help: "Row changes of a batch.",
+		Buckets: prometheus.ExponentialBuckets(1, 4, 10),
+	})
 	m.duration = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: "sluice", Subsystem: "evaluator", Name: "batch_seconds", Help: "Time to evaluate and encode a batch.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 8),
 	})
 	settled := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: "sluice", Subsystem: "evaluator", Name: "settled_total", Help: "Answers of bucket-store, by result.",
+		Namespace: "sluice", Subsystem: "evaluator", Name: "settled_total", Help: "Answers of bucket-store, by result: committed, obsolete, retry.",
 	}, []string{"result"})
 	for result, label := range map[pb.ApplyResult]string{
 		pb.ApplyResult_APPLY_RESULT_UNSPECIFIED: "unspecified",
@@ -207,7 +228,7 @@ func newMetrics(r prometheus.Registerer, more ...prometheus.Collector) (*metrics
 	} {
 		m.settled[result] = settled.WithLabelValues(label)
 	}
-	m.all = append(m.all, m.inFlight, m.duration, settled)
+	m.all = append(m.all, m.duration, m.batchChanges, settled)
 	for i, c := range m.all {
 		if err := r.Register(c); err != nil {
 			m.all = m.all[:i]
@@ -216,6 +237,12 @@ func newMetrics(r prometheus.Registerer, more ...prometheus.Collector) (*metrics
 		}
 	}
 	return m, nil
+}
+
+// RegisterMetrics registers what Run does, for whoever documents it.
+func RegisterMetrics(r prometheus.Registerer) error {
+	_, err := newMetrics(r, freshness.Beats(func() []freshness.Beat { return nil }), freshness.NewLinks(nil, nil))
+	return err
 }
 
 func (m *metrics) unregister() {

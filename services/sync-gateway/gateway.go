@@ -131,9 +131,12 @@ type gateway struct {
 	stats fanout.Stats
 	// limited are requests and streams that were more than Limits allow.
 	limited atomic.Uint64
-	keeper  *checkpoint.Keeper
-	source  *backend.Source
-	links   *freshness.Links
+	chunks  chunk.Counts
+	// acknowledged is told how long a write checkpoint took; nil = nobody wants to know.
+	acknowledged func(time.Duration)
+	keeper       *checkpoint.Keeper
+	source       *backend.Source
+	links        *freshness.Links
 
 	hubs     *errgroup.Group
 	mu       sync.Mutex
@@ -176,10 +179,6 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		Add("nats", freshness.NATS(conns.NATS)).
 		Add("bucket-store", freshness.GRPC(conns.Store)).
 		Add("replicator", freshness.GRPC(conns.Source))
-	if err := g.register(env.Metrics, shown, freshness.Beats(g.beats), g.links); err != nil {
-		_ = conns.Listener.Close()
-		return fmt.Errorf("register metrics: %w", err)
-	}
 	server := transport.New(transport.Options{
 		Verify: verifier.Verify, Hub: g.hub, WriteCheckpoint: g.writeCheckpoint, Position: g.position, Mark: g.keeper.Mark,
 		Admin: g.admin(), Health: env.Health, Log: env.Log, Stats: &g.stats, Trace: env.Trace,
@@ -188,6 +187,10 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		Proxies: cfg.Limits.Proxies, Users: limit.New("user", cfg.Limits.UserStreams, cfg.Limits.UserRequests, &g.limited),
 		Addresses: limit.New("address", cfg.Limits.AddressStreams, cfg.Limits.AddressRequests, &g.limited),
 	})
+	if err := g.register(env.Metrics, server, verifier, shown, freshness.Beats(g.beats), g.links); err != nil {
+		_ = conns.Listener.Close()
+		return fmt.Errorf("register metrics: %w", err)
+	}
 	// Streams outlive ctx by the drain time.
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -318,7 +321,15 @@ func (g *gateway) writeCheckpoint(ctx context.Context, userKey string, id uint64
 	if err != nil {
 		return 0, err
 	}
-	return g.keeper.Request(ctx, a, userKey, id)
+	if g.acknowledged == nil {
+		return g.keeper.Request(ctx, a, userKey, id)
+	}
+	start := time.Now()
+	id, err = g.keeper.Request(ctx, a, userKey, id)
+	if err == nil {
+		g.acknowledged(time.Since(start))
+	}
+	return id, err
 }
 
 // Create stores write checkpoints of the stream.
@@ -450,7 +461,7 @@ func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	a := &active{stream: s, store: backend.NewStore(g.conns.Store, s.ID), stop: stop}
-	a.chunks = chunk.New(ctx, a.store, chunk.Options{MaxBytes: g.cfg.ChunkCacheBytes, Reads: g.cfg.API.MaxDataFetch})
+	a.chunks = chunk.New(ctx, a.store, chunk.Options{MaxBytes: g.cfg.ChunkCacheBytes, Reads: g.cfg.API.MaxDataFetch, Counts: &g.chunks})
 	a.hub = fanout.NewHub(ctx, fanout.Options{
 		Stream: s.ID, Plan: planner{plan}, Reader: a.store, Chunks: a.chunks,
 		Limits: fanout.Limits{Buckets: g.cfg.API.MaxBuckets, Results: g.cfg.API.MaxParameterResult},

@@ -127,6 +127,28 @@ func TestRefused(t *testing.T) {
 	if status, _, body := h.do(t, "GET", "/probes/readiness", "", "", ""); status != 200 || !strings.Contains(body, `"ready":true,"started":true,"touched_at":"2`) {
 		t.Errorf("readiness: %d %s", status, body)
 	}
+	counts := h.counts(t, "sluice_gateway_refused_requests_total")
+	if counts["unauthorized"] == 0 || counts["invalid"] <= counts["unauthorized"] || counts["limit"]+counts["unavailable"] != 0 {
+		t.Errorf("counted: %v", counts)
+	}
+}
+
+// counts returns the values of a metric, by those of its one label.
+func (h *house) counts(t testing.TB, name string) map[string]float64 {
+	t.Helper()
+	families, err := h.env.Metrics.(*prometheus.Registry).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				counts[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return counts
 }
 
 // TestForms: what each Accept and Accept-Encoding gets, decoded by other

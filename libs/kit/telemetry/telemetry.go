@@ -56,9 +56,21 @@ func Registry() *prometheus.Registry {
 	return r
 }
 
-// Env returns the surroundings of the service name in this process.
+// Env returns the surroundings of the service name in this process, and registers
+// what r has of every service.
 func Env(name, instance string, log *slog.Logger, r prometheus.Registerer) service.Env {
-	return service.Env{Log: log.With("service", name), Metrics: r, Health: &service.Health{}, Instance: instance}
+	h := &service.Health{}
+	r.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_ready", Help: "1 if the service can do its work now, as its readiness probe says, else 0."}, func() float64 {
+			if h.Snapshot().Ready {
+				return 1
+			}
+			return 0
+		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_build_info", Help: "Always 1; the label says which version runs.", ConstLabels: prometheus.Labels{"version": version()}},
+			func() float64 { return 1 }),
+	)
+	return service.Env{Log: log.With("service", name), Metrics: r, Health: h, Instance: instance}
 }
 
 // Instance returns a name that no other process has.

@@ -44,8 +44,18 @@ func TestEnv(t *testing.T) {
 	if e.Health == nil || e.Metrics == nil || e.Instance == Instance() {
 		t.Errorf("%+v", e)
 	}
-	m, err := r.Gather()
-	if err != nil || len(m) < 10 {
-		t.Errorf("%d metrics, %v", len(m), err)
+	for _, ready := range []bool{false, true} {
+		if ready {
+			e.Health.SetReady(nil)
+		}
+		all, err := r.Gather()
+		if err != nil || len(all) < 10 {
+			t.Errorf("%d metrics, %v", len(all), err)
+		}
+		for _, m := range all {
+			if m.GetName() == "sluice_ready" && (m.GetMetric()[0].GetGauge().GetValue() == 1) != ready {
+				t.Errorf("ready is %v, not %v", m, ready)
+			}
+		}
 	}
 }

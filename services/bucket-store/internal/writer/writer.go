@@ -51,6 +51,10 @@ type Options struct {
 
 // Observer watches; each function may be nil.
 type Observer struct {
+	// Began: a stream is written from now on. Ended: it is terminated, and not
+	// heard of again.
+	Began func(*model.Stream)
+	Ended func(model.StreamID)
 	// Committed: a commit took that long.
 	Committed func(c *ledger.Commit, took time.Duration)
 	// Failed: a commit or read failed.
@@ -149,6 +153,9 @@ func (h *Hub) start(s *model.Stream) *Writer {
 	w.over.Store(over(s.State))
 	h.writers[s.ID] = w
 	h.era = max(h.era, s.Era)
+	if began := h.options.Observer.Began; began != nil {
+		began(s)
+	}
 	h.wg.Go(w.loop)
 	h.wg.Go(w.perform)
 	return w
@@ -201,6 +208,9 @@ func (h *Hub) remove(w *Writer) {
 	defer h.mu.Unlock()
 	delete(h.writers, w.id)
 	w.end()
+	if ended := h.options.Observer.Ended; ended != nil {
+		ended(w.id)
+	}
 }
 
 // StatesChanged makes every writer look at its stream's state again.
@@ -401,7 +411,7 @@ func (w *Writer) step(e ledger.Event) {
 	if !notified {
 		w.view.set(w.ledger.Head())
 	}
-	if o.Buffered != nil {
+	if o.Buffered != nil && w.live.Err() == nil {
 		o.Buffered(w.id, w.ledger.Buffered())
 	}
 }
@@ -494,7 +504,7 @@ func (w *Writer) failed(ctx context.Context, cause error) ledger.Event {
 	} else {
 		w.hub.options.Log.Error("commit failed", "stream", w.id, "error", cause)
 	}
-	if f := w.hub.options.Observer.Failed; f != nil {
+	if f := w.hub.options.Observer.Failed; f != nil && w.live.Err() == nil {
 		f(w.id)
 	}
 	for {

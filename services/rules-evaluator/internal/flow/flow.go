@@ -67,11 +67,13 @@ type Config struct {
 
 // Observer is told what happens; every function must be set.
 type Observer struct {
-	Batch    func(changes, rows int, took time.Duration)
-	Settled  func(result pb.ApplyResult)
-	Poison   func(err error)
-	Problem  func(p evaluate.Problem)
-	InFlight func(bytes int64)
+	Batch   func(changes, rows int, bytes int64, took time.Duration)
+	Settled func(result pb.ApplyResult)
+	Poison  func(err error)
+	Problem func(p evaluate.Problem)
+	// Pending: so many messages wait in JetStream behind the one that just came.
+	Pending  func(messages uint64)
+	InFlight func(messages int, bytes int64)
 	// Fetching and Applying tell whether the two ends work: nil, or why not.
 	Fetching func(error)
 	Applying func(error)
@@ -189,6 +191,7 @@ func (f *Flow) hold(m jetstream.Msg) *message {
 	}
 	if meta, err := m.Metadata(); err == nil { // always there on a message of a consumer
 		h.seq = meta.Sequence.Stream
+		f.obs.Pending(meta.NumPending)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -255,7 +258,7 @@ func (f *Flow) count(ctx context.Context, h *message) bool {
 	}
 	h.counted = true
 	f.inUse += h.size
-	f.obs.InFlight(f.inUse)
+	f.obs.InFlight(len(f.held), f.inUse)
 	return true
 }
 
@@ -280,7 +283,7 @@ func (f *Flow) dropped(h *message) {
 	if h.counted {
 		f.budget.Release(h.size)
 		f.inUse -= h.size
-		f.obs.InFlight(f.inUse)
+		f.obs.InFlight(len(f.held), f.inUse)
 	}
 	if f.empty != nil && len(f.held) == 0 {
 		select {
@@ -388,7 +391,7 @@ func (f *Flow) process(ctx context.Context, h *message) {
 		defer f.buffers.Put(buf)
 		h.span.Int("sluice.stream", int64(p.Stream))
 		h.span.Int("sluice.changes", int64(len(p.Changes)))
-		m := f.evaluate(w, p, plan, buf)
+		m := f.evaluate(w, p, plan, h.size, buf)
 		f.workers <- w
 		f.send(ctx, h, m)
 	}
@@ -452,14 +455,14 @@ func (f *Flow) fill(ctx context.Context, h *message, p *evaluate.Batch) bool {
 	return true
 }
 
-func (f *Flow) evaluate(w *evaluate.Worker, p *evaluate.Batch, plan *catalog.Plan, buf *[]byte) *pb.EvaluatedBatch {
+func (f *Flow) evaluate(w *evaluate.Worker, p *evaluate.Batch, plan *catalog.Plan, size int64, buf *[]byte) *pb.EvaluatedBatch {
 	start := time.Now()
 	rows := w.Evaluate(p, plan, f.obs.Problem)
 	*buf = wire.AppendEvaluatedRows((*buf)[:0], rows)
 	now := time.Now()
 	p.Meta.EvaluatedAt = model.Micros(now.UnixMicro())
 	plan.Saw(p.Meta.Heartbeat)
-	f.obs.Batch(len(p.Changes), len(rows), now.Sub(start))
+	f.obs.Batch(len(p.Changes), len(rows), size, now.Sub(start))
 	return &pb.EvaluatedBatch{
 		Stream:   int64(p.Stream),
 		Epoch:    uint64(p.Epoch),

@@ -115,6 +115,28 @@ func (v *Verifier) Close() {
 	}
 }
 
+// Fetches says what became of the fetches of key sets.
+type Fetches struct {
+	Done, Failed uint64
+	// Failing is how many key sets could not be fetched at the last attempt.
+	Failing int
+}
+
+// Fetches sums up those of all key sets.
+func (v *Verifier) Fetches() Fetches {
+	var sum Fetches
+	for _, r := range v.remotes {
+		r.mu.Lock()
+		sum.Done += r.fetches.Done
+		sum.Failed += r.fetches.Failed
+		if r.err != nil {
+			sum.Failing++
+		}
+		r.mu.Unlock()
+	}
+	return sum
+}
+
 // Bearer takes the token out of an Authorization header.
 func Bearer(header string) (string, error) {
 	token, ok := strings.CutPrefix(header, "Bearer ")

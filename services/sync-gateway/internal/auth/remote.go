@@ -49,6 +49,7 @@ type remote struct {
 	err       error         // of the last attempt
 	running   chan struct{} // closed when the fetch under way ends; nil = none
 	limiter   limiter
+	fetches   Fetches // but for Failing
 }
 
 func newRemote(ctx context.Context, uri string, g *guard, supabase bool) (*remote, error) {
@@ -160,6 +161,11 @@ func (r *remote) start(now time.Time) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.err, r.running = err, nil
+		if err == nil {
+			r.fetches.Done++
+		} else {
+			r.fetches.Failed++
+		}
 		if err == nil {
 			r.known, r.fetched = keys, now
 			r.changes++

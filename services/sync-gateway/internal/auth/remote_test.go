@@ -164,9 +164,16 @@ func TestOutage(t *testing.T) {
 	}
 	settle(v)
 	s.serve(public("a"))
+	if f := v.Fetches(); f.Done != 1 || f.Failed < 11 || f.Failing != 1 {
+		t.Errorf("%+v", f)
+	}
 	c.add(2 * time.Minute)
 	if _, err := v.Verify(t.Context(), c.token("a")); err != nil {
 		t.Fatal(err)
+	}
+	settle(v)
+	if f := v.Fetches(); f.Done != 2 || f.Failing != 0 {
+		t.Errorf("%+v", f)
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicesync/sluice/libs/core/session"
@@ -111,7 +112,12 @@ type Options struct {
 	// MaxPinned bounds the bytes on their way to clients: beyond it nothing is
 	// read until some of them have been taken or their clients were cut off.
 	MaxPinned int64 // 256 MiB
+	// Counts may be shared by caches, one after the other; nil = none.
+	Counts *Counts
 }
+
+// Counts say how often a chunk was there, was read, or was being read already.
+type Counts struct{ Hits, Misses, Shared atomic.Uint64 }
 
 const (
 	// small is the number of ops of a bucket that is surely one chunk, by ops.
@@ -142,9 +148,6 @@ type Cache struct {
 	running int
 	closed  bool
 	readers sync.WaitGroup
-
-	// Stats, guarded by mu.
-	hits, misses, shared uint64
 }
 
 // New returns a cache. Run must run while it is used.
@@ -160,6 +163,9 @@ func New(ctx context.Context, r Reader, o Options) *Cache {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 30 * time.Second
+	}
+	if o.Counts == nil {
+		o.Counts = new(Counts)
 	}
 	if o.MaxPinned == 0 {
 		o.MaxPinned = 256 << 20
@@ -201,11 +207,18 @@ func (c *Cache) sweep(now time.Time) {
 	}
 }
 
-// Stats says how often a chunk was there, was read, or was being read already.
-func (c *Cache) Stats() (hits, misses, shared uint64, bytes int64) {
+// Bytes is the memory of the chunks that are kept.
+func (c *Cache) Bytes() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.hits, c.misses, c.shared, c.bytes
+	return c.bytes
+}
+
+// Pinned is the memory of the chunks that are on their way to clients.
+func (c *Cache) Pinned() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pinned
 }
 
 // Get returns the chunk, or the flight that will bring it. If it has to be
@@ -232,17 +245,17 @@ func (c *Cache) Get(f session.Fetch, form Form, ahead func(dst []session.Fetch, 
 func (c *Cache) get(f session.Fetch, form Form) (_ *Chunk, _ *Flight, started bool) {
 	at := Position{f.Bucket, f.After}
 	if k := c.find(at, f.UpTo, form); k != nil {
-		c.hits++
+		c.o.Counts.Hits.Add(1)
 		k.used = time.Now()
 		c.order.MoveToFront(k.place)
 		return k.chunk, nil, false
 	}
 	k := key{at, f.UpTo, form}
 	if fl := c.flights[k]; fl != nil {
-		c.shared++
+		c.o.Counts.Shared.Add(1)
 		return nil, fl, false
 	}
-	c.misses++
+	c.o.Counts.Misses.Add(1)
 	fl := c.takeOff(k)
 	if c.closed {
 		c.land(k, nil, context.Canceled)

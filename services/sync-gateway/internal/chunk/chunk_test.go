@@ -257,7 +257,7 @@ func TestBound(t *testing.T) {
 			if _, err := get(c, session.Fetch{Bucket: b, UpTo: 5, Count: 5}, form); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, _, bytes := c.Stats(); bytes > 20_000 {
+			if bytes := c.Bytes(); bytes > 20_000 {
 				t.Fatalf("%d bytes", bytes)
 			}
 		}

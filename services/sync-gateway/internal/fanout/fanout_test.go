@@ -704,6 +704,36 @@ func TestSlowClient(t *testing.T) {
 	})
 }
 
+// TestTimes: what is told of a stream's first checkpoint, and of later ones, is
+// the time since the client came, and since the oldest change that it waited for.
+func TestTimes(t *testing.T) {
+	inRig(t, plan{fixed: []string{"all"}}, func(r *rig) {
+		var opened, caught []time.Duration
+		r.stats.Opened = func(d time.Duration) { opened = append(opened, d) }
+		r.stats.Caught = func(d time.Duration) { caught = append(caught, d) }
+		s, k := r.open("u", nil)
+		time.Sleep(time.Second)
+		s.Start(k)
+		synctest.Wait()
+		k.gate = make(chan struct{})
+		r.store.commit(func(c *commit) { c.put("all", "1") })
+		synctest.Wait() // the line is on its way
+		time.Sleep(2 * time.Second)
+		r.store.commit(func(c *commit) { c.put("all", "2") })
+		synctest.Wait()
+		time.Sleep(3 * time.Second)
+		k.gate <- struct{}{}
+		synctest.Wait()
+		time.Sleep(4 * time.Second)
+		k.gate <- struct{}{}
+		synctest.Wait()
+		if !slices.Equal(opened, []time.Duration{time.Second}) || !slices.Equal(caught, []time.Duration{5 * time.Second, 7 * time.Second}) {
+			t.Errorf("opened %v, caught %v", opened, caught)
+		}
+		k.Abort()
+	})
+}
+
 // TestRelieve: D8. Clients that hold all the memory for chunks are cut off, the
 // slowest first, and the others get their data.
 func TestRelieve(t *testing.T) {

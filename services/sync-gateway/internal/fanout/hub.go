@@ -96,6 +96,10 @@ type Stats struct {
 	Ops        atomic.Uint64
 	PlainBytes atomic.Uint64
 	SentBytes  atomic.Uint64
+	// Caught is called when a stream has told its client of what had changed, with
+	// the time since then; Opened at a stream's first checkpoint, with the time since
+	// the client came. nil = nobody wants to know.
+	Caught, Opened func(time.Duration)
 }
 
 // Hub serves the sessions of one replication stream.
@@ -526,6 +530,7 @@ func (h *Hub) mark(c change, states map[string]model.BucketState) {
 	wake := func(s *Session) {
 		if _, ok := woken[s]; !ok {
 			woken[s] = struct{}{}
+			s.marks.from(now.UnixNano())
 			s.lag.concern(now)
 		}
 	}

@@ -73,6 +73,7 @@ type marks struct {
 	all     bool // anything may have changed
 	write   bool
 	id      uint64 // the write checkpoint, as taken
+	since   int64  // when the first of them was set, in Unix ns; 0 = not known
 	tick    bool   // the keepalive timer fired
 	drain   bool   // it shall end once no checkpoint is half told
 	end     error
@@ -84,6 +85,13 @@ func (m *marks) set(e *entry, x mark) {
 		m.changed = make(map[*entry]mark, 1)
 	}
 	m.changed[e] = x
+}
+
+// from notes when the first mark was set.
+func (m *marks) from(nanos int64) {
+	if m.since == 0 {
+		m.since = nanos
+	}
 }
 
 // news reports whether there is something for a view.
@@ -110,7 +118,9 @@ type Session struct {
 	streams []rules.StreamInfo
 	chunk   *chunk.Chunk // of the data line that comes next
 	summary Summary
-	told    bool // token_expires_in 0 was sent
+	told    bool  // token_expires_in 0 was sent
+	caught  bool  // a checkpoint was completed
+	since   int64 // when what it is telling changed, in Unix ns; 0 = not known
 	// added and sent are the last line that completes a checkpoint, by what is in
 	// its view: of those that were added, and of those that were sent.
 	added, sent struct {
@@ -445,6 +455,9 @@ func (s *Session) take() (m marks, idle bool) {
 	if m.ended || m.drain || !s.marks.news() || !s.core.Ready() || s.early() > 0 {
 		return m, !m.tick && !m.ended && (!s.marks.news() || s.core.Ready())
 	}
+	if s.since == 0 {
+		s.since = s.marks.since
+	}
 	m.changed, m.resolve, m.all, m.write = s.marks.changed, s.marks.resolve, s.marks.all || s.redo, s.marks.write
 	s.at = later(s.at, s.marks.at)
 	m.at, m.id = s.at, s.write
@@ -552,9 +565,27 @@ func (s *Session) flush(out *Lines) error {
 	err := s.sink.Send(out)
 	s.sending.Store(0)
 	s.stats.SentBytes.Add(uint64(s.sink.Sent() - before))
+	if out.completed > 0 && err == nil {
+		s.timed()
+	}
 	s.drop(out)
 	s.sent = s.added
 	return err
+}
+
+// timed tells how long the checkpoint took that was just completed.
+func (s *Session) timed() {
+	stats := s.stats
+	switch {
+	case !s.caught:
+		s.caught = true
+		if stats.Opened != nil {
+			stats.Opened(time.Since(s.summary.Started))
+		}
+	case s.since != 0 && stats.Caught != nil:
+		stats.Caught(time.Since(time.Unix(0, s.since)))
+	}
+	s.since = 0
 }
 
 // drop empties out and lets go of its chunks.

@@ -85,6 +85,7 @@ type Server struct {
 	sockets  atomic.Int64
 	draining atomic.Bool
 	checks   *queue.Queue
+	refusals [len(Refusals)]atomic.Uint64
 	ctx      context.Context // ends sockets
 	stop     context.CancelFunc
 	running  sync.WaitGroup // goroutines that read from taken-over connections
@@ -93,6 +94,41 @@ type Server struct {
 // vanished is how soon a client that is gone without a word is given up. It has 12
 // of these seconds to acknowledge something: phones lose the network for a while.
 const vanished = 30 * time.Second
+
+// Refusals are the reasons for which requests of clients are refused: a token that
+// is not good, a limit that is reached, a request that is not right, and that
+// something is not to be had.
+var Refusals = [...]string{"unauthorized", "limit", "invalid", "unavailable"}
+
+// Refused says how many requests were refused, for each of Refusals.
+func (s *Server) Refused() (counts [len(Refusals)]uint64) {
+	for i := range s.refusals {
+		counts[i] = s.refusals[i].Load()
+	}
+	return counts
+}
+
+func (s *Server) refuse(status int) {
+	reason := 2
+	switch {
+	case status == 0:
+		return // the client went
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		reason = 0
+	case status == http.StatusTooManyRequests:
+		reason = 1
+	case status >= http.StatusInternalServerError:
+		reason = 3
+	}
+	s.refusals[reason].Add(1)
+}
+
+// Open says how many HTTP streams and WebSockets there are. Each may be as many
+// as Limit.
+func (s *Server) Open() (streams, sockets int64) { return s.streams.Load(), s.sockets.Load() }
+
+// Limit is MaxStreams.
+func (s *Server) Limit() int { return s.o.MaxStreams }
 
 // maxCheckpointWaits are write checkpoints under way, and as many that wait.
 const maxCheckpointWaits = 100
@@ -217,6 +253,7 @@ var (
 
 // refused logs a request that was not served, and ends its span.
 func (c *call) refused(err error, status int) {
+	c.s.refuse(status)
 	c.span.Int("http.response.status_code", int64(status))
 	c.span.Error(err)
 	c.span.End()

@@ -432,6 +432,7 @@ func (t *socketStream) run(f rsocket.Frame) {
 
 // refused logs a stream that was not begun.
 func (k *socket) refused(err error, status int) {
+	k.s.refuse(status)
 	k.s.o.Log.Info("request refused", "request", k.id, "path", "/sync/stream", "transport", "websocket", "status", status,
 		"code", string(errs.CodeOf(err)), "error", errs.Cause(err), "user", k.token.UserID, "agent", k.agent)
 }
