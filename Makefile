@@ -13,7 +13,7 @@ IMAGE    ?= sluice:local
 PLATFORMS ?= linux/$(shell go env GOARCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build client generate lint arrows tidy test race unit e2e fuzz sim bench chart images postgres-versions conformance demo verify up down clean
+.PHONY: help build client generate lint arrows tidy monitoring alerts test race unit e2e fuzz sim bench chart images postgres-versions conformance demo verify up down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,10 +56,17 @@ tidy: ## fail unless every go.mod is what `go mod tidy` makes
 	@for m in $$(git ls-files -co --exclude-standard '*go.mod'); do \
 	  (cd "$$(dirname $$m)" && GOWORK=off go mod tidy -diff) || { echo "$$m is not tidy"; exit 1; }; done
 
+monitoring: ## check the alerts, boards and runbooks against docs/metrics.md
+	cd tools/monitoring && GOWORK=off go test .
+
+alerts: monitoring ## run the tests of the alerts with promtool
+	promtool=$$(scripts/promtool) && cd tools/monitoring/rules && \
+	  $$promtool check rules ../../../deploy/helm/sluice/files/rules/*.yaml && $$promtool test rules *_test.yaml
+
 verify: ## what CI checks besides tests: generate and diff, lint, arrows, tidy
 	$(MAKE) generate
 	git diff --exit-code -- proto docs/metrics.md
-	$(MAKE) lint arrows tidy
+	$(MAKE) lint arrows tidy monitoring
 
 test: client ## every test once, with -race, against real servers
 	e2e/client/run --test client.test.mjs
