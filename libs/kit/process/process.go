@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -97,7 +98,7 @@ func (s Service) run(ctx context.Context, args []string, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return Run(ctx, lis, f.Probes, registry, map[string]*service.Health{s.Name: env.Health}, func(ctx context.Context) error {
+	return Run(ctx, lis, f.Probes, registry, l, map[string]*service.Health{s.Name: env.Health}, func(ctx context.Context) error {
 		return WithTLS(ctx, env.TLS, func(ctx context.Context) error { return s.Run(ctx, f, env) })
 	})
 }
@@ -162,11 +163,15 @@ const probeFiles = ".probes"
 // until main ends or ctx does. Probe files are kept if probes says so: unlike
 // the reference not by default, since a process that writes into whatever folder
 // it was started in surprises people.
-func Run(ctx context.Context, lis net.Listener, probes *config.Probes, g prometheus.Gatherer, healths map[string]*service.Health, main func(context.Context) error) error {
+func Run(ctx context.Context, lis net.Listener, probes *config.Probes, g prometheus.Gatherer, log *slog.Logger, healths map[string]*service.Health, main func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	eg, ctx := errgroup.WithContext(ctx)
-	eg.Go(func() error { return serve.Serve(ctx, lis, serve.Handler(g, healths)) })
+	var level http.Handler // nil = the log is not one of ours
+	if l := telemetry.LevelOf(log); l != nil {
+		level = l
+	}
+	eg.Go(func() error { return serve.Serve(ctx, lis, serve.Handler(g, healths, level)) })
 	if probes != nil && (probes.Filesystem || probes.Legacy) {
 		eg.Go(func() error { return serve.Files(ctx, probeFiles, healths) })
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -87,6 +88,15 @@ func TestRun(t *testing.T) {
 					return errors.New("the private port does not answer")
 				}
 			}
+			r, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/debug/log-level", port))
+			if err != nil {
+				return err
+			}
+			level, err := io.ReadAll(r.Body)
+			if err != nil || string(level) != "info\n" {
+				return fmt.Errorf("log level %q, %w", level, err)
+			}
+			r.Body.Close()
 			if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 				return err
 			}

@@ -56,9 +56,13 @@ func Joined(all map[string]*service.Health) Probe {
 	return p
 }
 
-// Handler serves /metrics, /debug/pprof/ and /probes/{startup,liveness,readiness}.
-func Handler(g prometheus.Gatherer, all map[string]*service.Health) http.Handler {
+// Handler serves /metrics, /debug/pprof/, /probes/{startup,liveness,readiness} and,
+// unless it is nil, logLevel at /debug/log-level.
+func Handler(g prometheus.Gatherer, all map[string]*service.Health, logLevel http.Handler) http.Handler {
 	m := http.NewServeMux()
+	if logLevel != nil {
+		m.Handle("/debug/log-level", logLevel)
+	}
 	m.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
 	m.HandleFunc("/debug/pprof/", pprof.Index)
 	m.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)

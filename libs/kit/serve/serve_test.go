@@ -30,7 +30,7 @@ func TestServe(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- Serve(ctx, lis, Handler(r, map[string]*service.Health{"a": a, "b": b})) }()
+	go func() { ended <- Serve(ctx, lis, Handler(r, map[string]*service.Health{"a": a, "b": b}, nil)) }()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	get := func(path string) (int, string) {
 		t.Helper()

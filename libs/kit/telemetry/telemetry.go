@@ -23,7 +23,8 @@ var levels = map[string]slog.Level{
 	"info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
 }
 
-// Logger returns a log as configured. format is used where the config has none.
+// Logger returns a log as configured, whose level can be changed (LevelOf). format
+// is used where the config has none.
 func Logger(w io.Writer, l config.Logging, format string) *slog.Logger {
 	level, ok := levels[l.Level]
 	if !ok {
@@ -32,11 +33,15 @@ func Logger(w io.Writer, l config.Logging, format string) *slog.Logger {
 	if l.Format != "" {
 		format = l.Format
 	}
-	o := &slog.HandlerOptions{Level: level}
+	at := &Level{configured: level}
+	at.now.Set(level)
+	o := &slog.HandlerOptions{Level: &at.now}
+	var h slog.Handler = slog.NewTextHandler(w, o)
 	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
+		h = slog.NewJSONHandler(w, o)
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	at.log = slog.New(leveled{h, at})
+	return at.log
 }
 
 // Format is the log format of a process that nobody configured: JSON, as

@@ -133,7 +133,7 @@ func Run(ctx context.Context, f *config.File, log *slog.Logger) error {
 		}},
 	}
 	log.Info("Sluice is starting", "url", f.Sluice.Gateway.URL(lis.Addr().(*net.TCPAddr).Port), "data", f.Sluice.Data)
-	return process.Run(ctx, private, f.Probes, registry, healths, func(ctx context.Context) error {
+	return process.Run(ctx, private, f.Probes, registry, log, healths, func(ctx context.Context) error {
 		return supervise(ctx, parts)
 	})
 }
