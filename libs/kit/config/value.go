@@ -19,6 +19,7 @@ type parser struct {
 	env      func(string) (string, bool)
 	problems []Problem
 	warnings []Problem
+	asked    func(key string) // of every key that is looked for; nil but in a test
 }
 
 // value is a node of the tree, nil if the key is absent, with its key.
@@ -66,6 +67,9 @@ func (v value) bad() bool { n := target(v.node); return n != nil && n.Tag == bad
 // get returns the value at key of a map. Wrong kinds are reported by want.
 func (v value) get(key string) value {
 	out := value{p: v.p, key: join(v.key, key)}
+	if v.p.asked != nil {
+		v.p.asked(out.key)
+	}
 	if n := target(v.node); n != nil && n.Kind == yaml.MappingNode {
 		out.node = find(n, key, 0)
 	}
