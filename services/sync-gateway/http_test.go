@@ -763,7 +763,7 @@ func TestLog(t *testing.T) {
 	conn := serveStore(t, h.store, h.env)
 	lis := listen(t)
 	env := h.env
-	env.Log, env.Metrics = slog.New(slog.NewJSONHandler(&l, nil)), nil
+	env.Log, env.Metrics = slog.New(slog.NewJSONHandler(&l, &slog.HandlerOptions{Level: slog.LevelDebug})), nil
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
@@ -787,8 +787,37 @@ func TestLog(t *testing.T) {
 	for range 3 {
 		c.line()
 	}
+	h.store.commit(func(tx *tx) {
+		for i := range 150 {
+			tx.put("1#all[]", "news", fmt.Sprint(i), `{"id":"private"}`)
+		}
+	})
+	for !strings.Contains(c.line(), "checkpoint_complete") {
+		continue
+	}
 	c.close()
 	wait(t, func() bool { return len(l.find("Sync stream complete")) == 2 })
+	status, _, _ := g.do(t, "GET", "/write-checkpoint2.json?client_id=cl", "Token "+token, "", "")
+	if status != 200 {
+		t.Errorf("write checkpoint: %d", status)
+	}
+	for event, wants := range map[string][]string{
+		"New checkpoint":     {`"user":"somebody"`, `"request":"h/`, `"checkpoint":"1"`, `"write_checkpoint":0`, `"buckets":2`, `"parameter_results":0`, `"named":["1#mine[\"somebody\"]","1#all[]"]`},
+		"Updated checkpoint": {`"user":"somebody"`, `"checkpoint":"151"`, `"buckets":2`, `"named":["1#all[]"]`},
+		"Write checkpoint":   {`"user":"somebody/cl"`, `"id":1`, `"head":"`},
+		"HTTP request":       {`"user":"somebody"`, `"method":"GET"`, `"path":"/write-checkpoint2.json"`, `"status":200`, `"duration_ms":`},
+	} {
+		lines := l.find(`"msg":"` + event + `"`)
+		if len(lines) == 0 {
+			t.Errorf("no %s", event)
+			continue
+		}
+		for _, want := range wants {
+			if line := lines[len(lines)-1]; !strings.Contains(line, want) {
+				t.Errorf("%s lacks %s", line, want)
+			}
+		}
+	}
 	started := l.find(`"msg":"Sync stream started"`)
 	for _, want := range []string{`"user":"somebody"`, `"client":"cl"`, `"agent":"powersync-js/1"`, `"app_metadata":{"ver":"3.1"}`, `"client_params":{"p10":"[1]","p11":"\"` + strings.Repeat("x", 99) + `",`, `"p29":"29"}`, `"request":"h/`} {
 		if !strings.Contains(started[1], want) {
@@ -796,7 +825,7 @@ func TestLog(t *testing.T) {
 		}
 	}
 	ended := l.find(`"msg":"Sync stream complete"`)
-	for _, want := range []string{`"operations_synced":1`, `"operation_counts":{"put":1,"remove":0,"move":0,"clear":0}`, `"close_reason":"client closed"`, `"data_synced_bytes":`, `"data_sent_bytes":`, `"stream_ms":`, `"encoding":"application/x-ndjson"`} {
+	for _, want := range []string{`"operations_synced":151`, `"large_buckets":{"1#all[]":151}`, `"operation_counts":{"put":151,"remove":0,"move":0,"clear":0}`, `"close_reason":"client closed"`, `"data_synced_bytes":`, `"data_sent_bytes":`, `"stream_ms":`, `"encoding":"application/x-ndjson"`} {
 		if !strings.Contains(ended[1], want) {
 			t.Errorf("%s lacks %s", ended[1], want)
 		}

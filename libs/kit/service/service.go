@@ -28,6 +28,10 @@ type Env struct {
 	TLS *certificate.Keeper
 }
 
+// LevelHTTP is the reference's log level between debug and info: requests that
+// were served.
+const LevelHTTP = slog.LevelDebug + 3
+
 // ErrStarting is the reason of a Health that nobody has reported to yet.
 var ErrStarting = errors.New("starting")
 

@@ -19,7 +19,7 @@ import (
 
 // levels are the reference's names. Between ours lie http and verbose.
 var levels = map[string]slog.Level{
-	"silly": slog.LevelDebug - 4, "debug": slog.LevelDebug, "verbose": slog.LevelDebug + 2, "http": slog.LevelDebug + 3,
+	"silly": slog.LevelDebug - 4, "debug": slog.LevelDebug, "verbose": slog.LevelDebug + 2, "http": service.LevelHTTP,
 	"info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
 }
 

@@ -83,6 +83,11 @@ func (k *Keeper) batch(ctx context.Context, s Stream, rs []backend.Request) ([]u
 	if err != nil {
 		return nil, err
 	}
+	if k.log.Enabled(ctx, slog.LevelDebug) {
+		for i, r := range rs {
+			k.log.Debug("Write checkpoint", "user", r.UserKey, "id", ids[i], "head", string(at))
+		}
+	}
 	// A crash here leaves numbers that are acknowledged when the source moves on
 	// by itself, which a heartbeat makes it do.
 	if s.Reached() < at {

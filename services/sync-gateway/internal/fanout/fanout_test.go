@@ -707,7 +707,7 @@ func TestSlowClient(t *testing.T) {
 // TestTimes: what is told of a stream's first checkpoint, and of later ones, is
 // the time since the client came, and since the oldest change that it waited for.
 func TestTimes(t *testing.T) {
-	inRig(t, plan{fixed: []string{"all"}}, func(r *rig) {
+	inRig(t, plan{fixed: []string{"all"}, dynamic: true}, func(r *rig) {
 		var opened, caught []time.Duration
 		r.stats.Opened = func(d time.Duration) { opened = append(opened, d) }
 		r.stats.Caught = func(d time.Duration) { caught = append(caught, d) }
@@ -727,6 +727,22 @@ func TestTimes(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		k.gate <- struct{}{}
 		synctest.Wait()
+		k.gate = nil
+		// What turns out to be no change is none to wait for.
+		r.store.commit(func(c *commit) { c.lookup("of:u") })
+		synctest.Wait()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		r.store.commit(func(c *commit) { c.put("all", "3") })
+		synctest.Wait()
+		if n := len(caught); n == 3 {
+			if caught[2] > time.Second {
+				t.Errorf("a time without a change counts: %v", caught)
+			}
+			caught = caught[:2]
+		} else {
+			t.Errorf("caught %d", n)
+		}
 		if !slices.Equal(opened, []time.Duration{time.Second}) || !slices.Equal(caught, []time.Duration{5 * time.Second, 7 * time.Second}) {
 			t.Errorf("opened %v, caught %v", opened, caught)
 		}

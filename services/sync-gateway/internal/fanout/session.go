@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,8 @@ type Request struct {
 	Expires   time.Time // of its token
 	// Keepalive adds token_expires_in lines about every 20 s.
 	Keepalive bool
+	// Log gets a line for each checkpoint at level debug; nil = none.
+	Log *slog.Logger
 	// Ended is called once, when nothing of the session runs any more.
 	Ended func(Summary)
 }
@@ -57,7 +60,16 @@ type Summary struct {
 	Completed  int
 	Superseded int
 	Started    time.Time
+	// Large are buckets of which more than large ops in a row were sent, and how
+	// many; not more than maxNamed.
+	Large map[string]int
 }
+
+const (
+	large = 100
+	// maxNamed is how many buckets a line of the log names.
+	maxNamed = 20
+)
 
 // mark is the state of a bucket that may have changed.
 type mark struct {
@@ -103,6 +115,7 @@ type Session struct {
 	who     Who
 	started time.Time
 	sink    Sink
+	log     *slog.Logger
 	form    chunk.Form
 	expires time.Time
 	ticks   bool
@@ -118,6 +131,7 @@ type Session struct {
 	streams []rules.StreamInfo
 	chunk   *chunk.Chunk // of the data line that comes next
 	summary Summary
+	row     row   // of ops of one bucket
 	told    bool  // token_expires_in 0 was sent
 	caught  bool  // a checkpoint was completed
 	since   int64 // when what it is telling changed, in Unix ns; 0 = not known
@@ -186,7 +200,7 @@ func (h *Hub) Open(ctx context.Context, r Request) (*Session, error) {
 func (h *Hub) session(r Request, stats *Stats) *Session {
 	now := time.Now()
 	return &Session{
-		hub: h, who: r.Who, started: now, form: r.Form, expires: r.Expires, ticks: r.Keepalive, ended: r.Ended, stats: stats,
+		hub: h, who: r.Who, started: now, log: r.Log, form: r.Form, expires: r.Expires, ticks: r.Keepalive, ended: r.Ended, stats: stats,
 		done: make(chan struct{}), quit: make(chan struct{}),
 		core: session.New(r.Positions), summary: Summary{Started: now},
 	}
@@ -228,6 +242,7 @@ func (s *Session) first(ctx context.Context, userKey string) error {
 	view.Streams = streams(s.streams, found.Errors)
 	s.streams = nil
 	s.summary.Buckets = len(view.Buckets)
+	s.checkpoint("New checkpoint", &view, found.Results)
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -246,6 +261,42 @@ func (s *Session) first(ctx context.Context, userKey string) error {
 		s.beats(h.at, h.beat) // what came since the head was read
 	}
 	return nil
+}
+
+// checkpoint logs a checkpoint that the client is to be told of.
+func (s *Session) checkpoint(event string, v *session.View, results int) {
+	if s.log == nil || !s.log.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
+	names := make([]string, min(len(v.Buckets), maxNamed))
+	for i := range names {
+		names[i] = v.Buckets[i].ID
+	}
+	s.log.Debug(event, "checkpoint", v.Checkpoint.String(), "write_checkpoint", v.WriteCheckpoint, "buckets", s.summary.Buckets,
+		"parameter_results", results, "named", names)
+}
+
+// row is what was sent of a bucket without another one in between.
+type row struct {
+	bucket string
+	ops    int
+}
+
+// tally counts ops of a bucket for the summary.
+func (s *Session) tally(bucket string, ops int) {
+	if s.row.bucket != bucket {
+		s.row = row{bucket: bucket}
+	}
+	if s.row.ops += ops; s.row.ops <= large {
+		return
+	}
+	if _, ok := s.summary.Large[bucket]; !ok && len(s.summary.Large) == maxNamed {
+		return
+	}
+	if s.summary.Large == nil {
+		s.summary.Large = map[string]int{}
+	}
+	s.summary.Large[bucket] = max(s.summary.Large[bucket], s.row.ops)
 }
 
 // Start sends what Open has read to sink, and everything after it.
@@ -418,6 +469,7 @@ func (s *Session) run() {
 			if c.Count > 0 && !c.Invalid {
 				s.hub.chunks.Pin(c)
 				s.chunk = c
+				s.tally(a.Fetch.Bucket, c.Counts.Ops())
 			}
 			continue
 		case session.Wait:

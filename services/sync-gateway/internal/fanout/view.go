@@ -51,12 +51,14 @@ func (s *Session) view(ctx context.Context, m marks) error {
 	h := s.hub
 	v := session.View{Checkpoint: m.at.Op, WriteCheckpoint: m.id}
 	var unknown []string
+	results := 0 // rows of parameter queries, if they were asked
 	if (m.resolve || m.all) && s.querier != nil {
 		found, err := s.resolve(ctx, m.at)
 		if err != nil {
 			return err
 		}
 		v.Full, v.Buckets = true, buckets(found.Buckets)
+		results = found.Results
 		known := make(map[string]model.BucketState, len(m.changed))
 		for e, x := range m.changed {
 			if x.known {
@@ -121,6 +123,12 @@ func (s *Session) view(ctx context.Context, m marks) error {
 	if due && sending {
 		s.summary.Superseded++
 		s.stats.Superseded.Add(1)
+	}
+	switch {
+	case due:
+		s.checkpoint("Updated checkpoint", &v, results)
+	case !sending:
+		s.since = 0 // it was no change to the client
 	}
 	h.mu.Lock()
 	s.redo = false

@@ -201,9 +201,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.id = reply.NewID("h/")
+	served := true // and to be logged: of a stream its end is, and probes come all the time
 	switch {
 	case err != nil:
 	case r.Method == http.MethodPost && path == "/sync/stream":
+		served = false
 		c.trace(path)
 		if err = s.stream(c); err == nil {
 			c.span = nil // the stream's end ends it
@@ -218,6 +220,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.trace(path)
 		err = s.legacyCheckpoint(c)
 	case (r.Method == http.MethodGet || r.Method == http.MethodHead) && strings.HasPrefix(path, "/probes/"):
+		served = false
 		err = s.probe(c, path)
 	case s.o.Admin != nil && strings.HasPrefix(path, "/api/"):
 		r.URL.Path = path
@@ -229,6 +232,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		c.span.Int("http.response.status_code", http.StatusOK)
 		c.span.End()
+		if log := s.o.Log; served && log.Enabled(r.Context(), service.LevelHTTP) {
+			log.Log(r.Context(), service.LevelHTTP, "HTTP request", "request", c.id, "method", r.Method, "path", r.URL.Path, "status", http.StatusOK,
+				"user", c.user, "agent", agent(r), "duration_ms", time.Since(c.start).Milliseconds())
+		}
 		return
 	}
 	c.refused(err, reply.Error(w, err, c.id))
@@ -354,7 +361,7 @@ func who(t *auth.Token, r *streamRequest, agent, transport string) fanout.Who {
 }
 
 // open starts the session of a validated and authorized request.
-func (s *Server) open(ctx context.Context, r *streamRequest, t *auth.Token, who fanout.Who, form chunk.Form, keepalive bool, ended func(fanout.Summary)) (*fanout.Session, error) {
+func (s *Server) open(ctx context.Context, r *streamRequest, t *auth.Token, who fanout.Who, form chunk.Form, keepalive bool, log *slog.Logger, ended func(fanout.Summary)) (*fanout.Session, error) {
 	request := fanout.Request{
 		Rules: rules.Request{
 			Token: t.Payload, Parameters: r.parameters, IncludeDefaults: r.includeDefaults, Subscriptions: r.subscriptions,
@@ -362,7 +369,7 @@ func (s *Server) open(ctx context.Context, r *streamRequest, t *auth.Token, who 
 		},
 		Who:     who,
 		UserKey: userKey(t.UserID, r.clientID), Positions: r.positions, Form: form,
-		Expires: t.Expires, Keepalive: keepalive, Ended: ended,
+		Expires: t.Expires, Keepalive: keepalive, Log: log, Ended: ended,
 	}
 	for {
 		hub, err := s.o.Hub()
@@ -409,7 +416,7 @@ func (s *Server) stream(c *call) error {
 	}
 	form := chunk.Form{Line: negotiateForm(c.r.Header.Values("Accept"), request.rawData), Coding: negotiateCoding(c.r.Header.Values("Accept-Encoding"))}
 	logged := s.streamLog(c.id, "http", token.UserID, agent(c.r), request, form, c.span)
-	session, err := s.open(c.r.Context(), request, token, who(token, request, agent(c.r), "http"), form, true, func(sum fanout.Summary) {
+	session, err := s.open(c.r.Context(), request, token, who(token, request, agent(c.r), "http"), form, true, logged.log, func(sum fanout.Summary) {
 		ended()
 		logged.ended(sum)
 	})
@@ -556,6 +563,13 @@ func (l *streamLog) ended(sum fanout.Summary) {
 		"data_synced_bytes", sum.PlainBytes, "data_sent_bytes", sum.SentBytes, "buckets", sum.Buckets,
 		"checkpoints", sum.Completed, "superseded", sum.Superseded, "encoding", l.form.Line.ContentType(),
 		slog.Group("operation_counts", "put", sum.Counts.Put, "remove", sum.Counts.Remove, "move", sum.Counts.Move, "clear", sum.Counts.Clear),
+	}
+	if len(sum.Large) > 0 {
+		large := make([]any, 0, len(sum.Large))
+		for _, name := range slices.Sorted(maps.Keys(sum.Large)) {
+			large = append(large, slog.Int(name, sum.Large[name]))
+		}
+		args = append(args, slog.Group("large_buckets", large...))
 	}
 	if !clean {
 		level = slog.LevelWarn

@@ -483,7 +483,7 @@ func (t *socketStream) open(f rsocket.Frame) (err error) {
 		form.Coding = coding.Gzip // whose segments are deflate's
 	}
 	logged := k.s.streamLog(k.id, "websocket", k.token.UserID, k.agent, request, form, span)
-	session, err := k.s.open(k.s.ctx, request, k.token, who(k.token, request, k.agent, "websocket"), form, false, func(sum fanout.Summary) {
+	session, err := k.s.open(k.s.ctx, request, k.token, who(k.token, request, k.agent, "websocket"), form, false, logged.log, func(sum fanout.Summary) {
 		logged.ended(sum)
 		t.gone()
 	})
