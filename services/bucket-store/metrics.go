@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/kit/freshness"
+	"github.com/sluicesync/sluice/libs/kit/telemetry"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
@@ -20,6 +21,7 @@ type metrics struct {
 	all      []prometheus.Collector
 
 	commit   prometheus.Histogram
+	answer   prometheus.Histogram
 	batches  prometheus.Histogram
 	rows     prometheus.Histogram
 	ops      prometheus.Counter
@@ -44,6 +46,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		commit: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "sluice_store_commit_seconds", Help: "Time of one commit, fsync included.", Buckets: prometheus.ExponentialBuckets(0.0002, 2, 16),
 		}),
+		answer: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "sluice_store_batch_seconds", Help: "From when a batch came until it was answered: its wait for earlier ones and for the commit under way, and its own.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
+		}),
 		batches: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "sluice_store_commit_batches", Help: "Batches that share one commit.", Buckets: prometheus.ExponentialBuckets(1, 2, 12),
 		}),
@@ -67,7 +72,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	for _, r := range []ledger.Result{ledger.ResultCommitted, ledger.ResultObsolete, ledger.ResultRetry} {
 		m.answers.WithLabelValues(r.String())
 	}
-	return m, m.add(m.commit, m.batches, m.rows, m.ops, m.changes, m.source, m.told, m.untold, m.failures, m.answers, m.buffered, m.operationBytes, m.parameterBytes, m.replicationBytes, m.diskSize, m.diskFree)
+	return m, m.add(m.commit, m.answer, m.batches, m.rows, m.ops, m.changes, m.source, m.told, m.untold, m.failures, m.answers, m.buffered, m.operationBytes, m.parameterBytes, m.replicationBytes, m.diskSize, m.diskFree)
 }
 
 // add registers collectors; if one fails, none stays.
@@ -122,7 +127,10 @@ func (m *metrics) observer() writer.Observer {
 		},
 		Failed:   func(id model.StreamID) { m.failures.WithLabelValues(label(id)).Inc() },
 		Buffered: func(id model.StreamID, bytes int) { m.buffered.WithLabelValues(label(id)).Set(float64(bytes)) },
-		Answered: func(r ledger.Result) { m.answers.WithLabelValues(r.String()).Inc() },
+		Answered: func(r ledger.Result, took time.Duration, trace string) {
+			m.answers.WithLabelValues(r.String()).Inc()
+			telemetry.Observe(m.answer, took.Seconds(), trace)
+		},
 	}
 }
 

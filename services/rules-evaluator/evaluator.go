@@ -23,6 +23,7 @@ import (
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/service"
+	"github.com/sluicesync/sluice/libs/kit/telemetry"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/rules-evaluator/internal/catalog"
 	"github.com/sluicesync/sluice/services/rules-evaluator/internal/evaluate"
@@ -106,13 +107,13 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	m.inFlightMax.Set(float64(cfg.MaxBytes))
 	problems := newReporter(env.Log, time.Now)
 	f := flow.New(flow.Config{Workers: cfg.Workers, MaxBytes: cfg.MaxBytes}, conns.NATS, pb.NewAppenderClient(conns.Store), plans, flow.Observer{
-		Batch: func(changes, rows int, size int64, took time.Duration) {
+		Batch: func(changes, rows int, size int64, took time.Duration, trace string) {
 			m.batches.Inc()
 			m.changes.Add(float64(changes))
 			m.rows.Add(float64(rows))
 			m.bytes.Add(float64(size))
 			m.batchChanges.Observe(float64(changes))
-			m.duration.Observe(took.Seconds())
+			telemetry.Observe(m.duration, took.Seconds(), trace)
 		},
 		Settled: func(r pb.ApplyResult) { m.settled[r].Inc() },
 		Poison: func(err error) {

@@ -63,7 +63,7 @@ func Handler(g prometheus.Gatherer, all map[string]*service.Health, logLevel htt
 	if logLevel != nil {
 		m.Handle("/debug/log-level", logLevel)
 	}
-	m.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
+	m.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	m.HandleFunc("/debug/pprof/", pprof.Index)
 	m.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	m.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -78,6 +78,18 @@ func Env(name, instance string, log *slog.Logger, r prometheus.Registerer) servi
 	return service.Env{Log: log.With("service", name), Metrics: r, Health: h, Instance: instance}
 }
 
+// Observe puts v into h, with the id of the trace that it is of as an exemplar; ""
+// = none.
+func Observe(h prometheus.Histogram, v float64, traceID string) {
+	if traceID != "" {
+		if e, ok := h.(prometheus.ExemplarObserver); ok {
+			e.ObserveWithExemplar(v, prometheus.Labels{"trace_id": traceID})
+			return
+		}
+	}
+	h.Observe(v)
+}
+
 // Instance returns a name that no other process has.
 func Instance() string {
 	var b [8]byte

@@ -5,10 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sluicesync/sluice/libs/kit/config"
+	"github.com/sluicesync/sluice/libs/kit/serve"
 )
 
 func TestLogger(t *testing.T) {
@@ -35,6 +39,29 @@ func TestFormat(t *testing.T) {
 		if got := Format(); got != want {
 			t.Errorf("NODE_ENV=%s: %s", env, got)
 		}
+	}
+}
+
+// TestObserve: a value of a trace that is kept has its id, for whoever wants to see
+// what took so long.
+func TestObserve(t *testing.T) {
+	r := prometheus.NewRegistry()
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "h", Buckets: []float64{1, 2}})
+	r.MustRegister(h)
+	Observe(h, 0.5, "")
+	Observe(h, 1.5, "0af7651916cd43dd8448eb211c80319c")
+	w := httptest.NewRecorder()
+	request := httptest.NewRequest("GET", "/metrics", nil)
+	request.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	serve.Handler(r, nil, nil).ServeHTTP(w, request)
+	var with []string
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.Contains(line, " # {") {
+			with = append(with, line)
+		}
+	}
+	if len(with) != 1 || !strings.HasPrefix(with[0], `h_bucket{le="2.0"} 2 # {trace_id="0af7651916cd43dd8448eb211c80319c"} 1.5`) {
+		t.Errorf("%q", with)
 	}
 }
 

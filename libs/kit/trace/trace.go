@@ -111,6 +111,14 @@ func (s *Span) Traceparent() string {
 	return c[Header]
 }
 
+// TraceID is the id of the trace if it is kept, else "".
+func (s *Span) TraceID() string {
+	if s == nil || !s.span.SpanContext().IsSampled() {
+		return ""
+	}
+	return s.span.SpanContext().TraceID().String()
+}
+
 // Int sets an attribute.
 func (s *Span) Int(key string, v int64) {
 	if s != nil {

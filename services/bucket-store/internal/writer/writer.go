@@ -61,8 +61,9 @@ type Observer struct {
 	Failed func(model.StreamID)
 	// Buffered: bytes in the reorder buffer of a stream.
 	Buffered func(id model.StreamID, bytes int)
-	// Answered: a batch was answered.
-	Answered func(ledger.Result)
+	// Answered: a batch was answered, so long after it came; trace is the id of its
+	// trace, or "".
+	Answered func(r ledger.Result, took time.Duration, trace string)
 }
 
 // Hub has a writer for each stream that is replicated.
@@ -277,13 +278,14 @@ func (h *Hub) Place(p model.Position) model.Position {
 type ticket struct {
 	reply func(ledger.Result, string)
 	span  *trace.Span
+	at    time.Time // when it came
 }
 
 // Arrive hands in a batch, and the span of it if it is traced. reply is called once, from another goroutine, and
 // must not block; it is not called if the hub is closed first. Arrive blocks
 // while the writer is busy with earlier arrivals.
 func (w *Writer) Arrive(ctx context.Context, b *model.EvaluatedBatch, size int, span *trace.Span, reply func(ledger.Result, string)) error {
-	return w.send(ctx, &arrival{b, size, ticket{reply, span}})
+	return w.send(ctx, &arrival{b, size, ticket{reply, span, w.hub.options.Now()}})
 }
 
 // SessionOpened tells of a new epoch, before anyone can use it.
@@ -388,7 +390,7 @@ func (w *Writer) step(e ledger.Event) {
 			t.span.End()
 			t.reply(a.Result, a.Message)
 			if o.Answered != nil {
-				o.Answered(a.Result)
+				o.Answered(a.Result, w.hub.options.Now().Sub(t.at), t.span.TraceID())
 			}
 		case ledger.Reemitted:
 			w.reemits[a.Ticket] <- a // never blocks: one answer, and there is room for it

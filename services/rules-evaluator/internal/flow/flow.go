@@ -67,7 +67,8 @@ type Config struct {
 
 // Observer is told what happens; every function must be set.
 type Observer struct {
-	Batch   func(changes, rows int, bytes int64, took time.Duration)
+	// Batch was evaluated; trace is the id of its trace, or "".
+	Batch   func(changes, rows int, bytes int64, took time.Duration, trace string)
 	Settled func(result pb.ApplyResult)
 	Poison  func(err error)
 	Problem func(p evaluate.Problem)
@@ -391,7 +392,7 @@ func (f *Flow) process(ctx context.Context, h *message) {
 		defer f.buffers.Put(buf)
 		h.span.Int("sluice.stream", int64(p.Stream))
 		h.span.Int("sluice.changes", int64(len(p.Changes)))
-		m := f.evaluate(w, p, plan, h.size, buf)
+		m := f.evaluate(w, p, plan, h, buf)
 		f.workers <- w
 		f.send(ctx, h, m)
 	}
@@ -455,14 +456,14 @@ func (f *Flow) fill(ctx context.Context, h *message, p *evaluate.Batch) bool {
 	return true
 }
 
-func (f *Flow) evaluate(w *evaluate.Worker, p *evaluate.Batch, plan *catalog.Plan, size int64, buf *[]byte) *pb.EvaluatedBatch {
+func (f *Flow) evaluate(w *evaluate.Worker, p *evaluate.Batch, plan *catalog.Plan, h *message, buf *[]byte) *pb.EvaluatedBatch {
 	start := time.Now()
 	rows := w.Evaluate(p, plan, f.obs.Problem)
 	*buf = wire.AppendEvaluatedRows((*buf)[:0], rows)
 	now := time.Now()
 	p.Meta.EvaluatedAt = model.Micros(now.UnixMicro())
 	plan.Saw(p.Meta.Heartbeat)
-	f.obs.Batch(len(p.Changes), len(rows), size, now.Sub(start))
+	f.obs.Batch(len(p.Changes), len(rows), h.size, now.Sub(start), h.span.TraceID())
 	return &pb.EvaluatedBatch{
 		Stream:   int64(p.Stream),
 		Epoch:    uint64(p.Epoch),
