@@ -276,7 +276,7 @@ func (in *Instance) File(name, text string) string {
 func (in *Instance) CLI(args ...string) (string, error) {
 	in.t.Helper()
 	cmd := exec.CommandContext(in.t.Context(), filepath.Join(in.bin, "sluice"), append(args, "--config", in.config)...)
-	cmd.Env = in.env()
+	cmd.Env = append(in.env(), "SLUICE_DATA="+in.data)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("sluice %s: %w", strings.Join(args, " "), err)
