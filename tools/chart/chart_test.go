@@ -14,6 +14,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -38,13 +39,14 @@ const (
 // cases are the values that the policies are tested with, one or several files
 // of examples/, and further options.
 var cases = map[string][]string{
-	"default":         {"-f", example("config")},
-	"try":             {"-f", example("config"), "-f", example("try")},
-	"production":      {"-f", example("config"), "-f", example("production")},
-	"keda":            {"-f", example("config"), "-f", example("keda")},
-	"ingress-nginx":   {"-f", example("config"), "-f", example("ingress-nginx")},
-	"ingress-traefik": {"-f", example("config"), "-f", example("ingress-traefik")},
-	"mutual-tls":      {"-f", example("config"), "-f", example("try"), "--set", "mutualTLS.secretPrefix=tls-"},
+	"default":          {"-f", example("config")},
+	"try":              {"-f", example("config"), "-f", example("try")},
+	"production":       {"-f", example("config"), "-f", example("production")},
+	"keda":             {"-f", example("config"), "-f", example("keda")},
+	"ingress-nginx":    {"-f", example("config"), "-f", example("ingress-nginx")},
+	"ingress-traefik":  {"-f", example("config"), "-f", example("ingress-traefik")},
+	"postgres-storage": {"-f", example("config"), "-f", example("postgres-storage")},
+	"mutual-tls":       {"-f", example("config"), "-f", example("try"), "--set", "mutualTLS.secretPrefix=tls-"},
 	"secret-config": {"--set", "config.existingSecret=config", "--set", "secrets.existingSecret=secrets", "--set", "nats.url=nats://n:4222",
 		"--set", "syncGateway.tls.existingSecret=tls", "--set", "syncGateway.pathPrefix=/sync-service"},
 }
@@ -128,6 +130,10 @@ func (r *release) add(t *testing.T, doc []byte) {
 		var p corev1.Pod
 		read(&p)
 		r.pods[c] = corev1.PodTemplateSpec{ObjectMeta: p.ObjectMeta, Spec: p.Spec}
+	case "Job":
+		var j batchv1.Job
+		read(&j)
+		r.pods[c] = j.Spec.Template
 	case "Service":
 		var s corev1.Service
 		read(&s)
@@ -212,7 +218,7 @@ func TestSecurity(t *testing.T) {
 				c.SeccompProfile == nil || c.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 				t.Errorf("%s: pod security %+v", name, c)
 			}
-			if s.AutomountServiceAccountToken == nil || *s.AutomountServiceAccountToken || s.ServiceAccountName != "sluice" {
+			if s.AutomountServiceAccountToken == nil || *s.AutomountServiceAccountToken || (s.ServiceAccountName != "sluice") != (name == "migration") {
 				t.Errorf("%s: has a service account's token", name)
 			}
 			if name != "test" && (pod.Labels["helm.sh/chart"] != "" || pod.Labels["app.kubernetes.io/version"] != "") {
@@ -282,7 +288,7 @@ func TestResources(t *testing.T) {
 func TestProbes(t *testing.T) {
 	each(t, func(t *testing.T, r *release) {
 		for name, pod := range r.pods {
-			if name == "test" {
+			if name == "test" || name == "migration" {
 				continue
 			}
 			for _, c := range pod.Spec.Containers {
@@ -588,6 +594,9 @@ func TestAvailability(t *testing.T) {
 	each(t, func(t *testing.T, r *release) {
 		for name := range five {
 			pod := r.pods[name]
+			if _, ok := r.deployments[name]; ok && name == "bucket-store" {
+				continue // on a database: TestStorage
+			}
 			b, ok := r.budgets[name]
 			if !ok || !selects(b.Spec.Selector.MatchLabels, pod) || b.Spec.MaxUnavailable.IntVal != 1 {
 				t.Errorf("%s: budget %+v", name, b.Spec)
@@ -603,11 +612,43 @@ func TestAvailability(t *testing.T) {
 				t.Errorf("%s: an update takes pods away before there are others", name)
 			}
 		}
+		if _, ok := r.deployments["bucket-store"]; ok {
+			return
+		}
 		store := r.statefulSets["bucket-store"].Spec
 		if *store.Replicas != 1 || len(store.VolumeClaimTemplates) != 1 || store.PersistentVolumeClaimRetentionPolicy.WhenDeleted != "Retain" {
 			t.Errorf("bucket-store: %+v", store)
 		}
 	})
+}
+
+// On a database bucket-store has no volume and may reach the database. Of its
+// pods one is ready, so that nothing waits for two: no update, no node's drain.
+// Migrations are done before.
+func TestStorage(t *testing.T) {
+	r := template(t, cases["postgres-storage"]...)
+	d, ok := r.deployments["bucket-store"]
+	if u := d.Spec.Strategy.RollingUpdate; !ok || *d.Spec.Replicas != 2 || u.MaxUnavailable.StrVal != "100%" || u.MaxSurge.IntVal != 0 {
+		t.Errorf("%+v", d.Spec)
+	}
+	if _, ok := r.budgets["bucket-store"]; ok {
+		t.Error("there is a budget")
+	}
+	if vs := d.Spec.Template.Spec.Volumes; len(vs) != 1 || vs[0].Name != "config" {
+		t.Errorf("volumes %+v", vs)
+	}
+	reached := false
+	for _, e := range r.policies["bucket-store"].Spec.Egress {
+		reached = reached || open(e.Ports, 5432) && e.To[0].IPBlock.CIDR == "10.20.0.0/16"
+	}
+	if !reached {
+		t.Error("it may not reach its database")
+	}
+	m := r.pods["migration"].Spec
+	if len(m.Containers) != 1 || !slices.Equal(m.Containers[0].Command, []string{"/sluice", "migrate", "up", "--config", "/etc/sluice/powersync.yaml"}) ||
+		m.Volumes[0].ConfigMap.Name != "sluice-migration" || strings.TrimSpace(r.configMaps["sluice-migration"].Data["powersync.yaml"]) != strings.TrimSpace(r.configMaps["sluice-config"].Data["powersync.yaml"]) {
+		t.Errorf("%+v", m)
+	}
 }
 
 // Gateways are scaled by streams and by processor, and nobody else counts them.
@@ -751,7 +792,8 @@ func TestRefused(t *testing.T) {
 		{append(slices.Clone(config), "--set", "nats.enabled=true,nats.url=nats://n:4222"), "give one of them"},
 		{append(slices.Clone(config), "--set", "config.existingSecret=s"), "not beside them"},
 		{append(slices.Clone(config), "--set", "ingress.enabled=true"), "ingress.host is missing"},
-		{append(slices.Clone(config), "--set", "bucketStore.replicas=2"), "additional properties 'replicas' not allowed"},
+		{append(slices.Clone(config), "--set", "bucketStore.replicas=2"), "the embedded store has one owner"},
+		{append(slices.Clone(config), "--set", "bucketStore.migrationJob=true"), "needs no migrations"},
 		{append(slices.Clone(config), "--set", "syncGateway.autoscaling.enabled=true,syncGateway.autoscaling.targetStreams=0,syncGateway.autoscaling.targetCPUPercent=0"), "targetStreams, targetCPUPercent or both"},
 		{append(slices.Clone(config), "--kube-version", "1.29.0"), "chart requires kubeVersion"},
 	} {

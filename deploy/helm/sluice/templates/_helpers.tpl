@@ -124,12 +124,14 @@ the five). Whoever listens on an address has another value than those who look f
 - name: SLUICE_COMPACTOR_ADDRESS
   value: {{ ternary "" (printf "%s-compactor" $name) (eq .component "compactor") }}:7443
 {{- with .root.Values.mutualTLS.secretPrefix }}
+{{- if ne $.component "migration" }}
 - name: SLUICE_TLS_CA
   value: /etc/sluice-mutual-tls/ca.crt
 - name: SLUICE_TLS_CERTIFICATE
   value: /etc/sluice-mutual-tls/tls.crt
 - name: SLUICE_TLS_KEY
   value: /etc/sluice-mutual-tls/tls.key
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -219,7 +221,7 @@ spec:
       labelSelector:
         matchLabels:
           {{- include "sluice.selector" $ | nindent 10 }}
-      {{- if ne $.component "bucket-store" }}
+      {{- if not (and (eq $.component "bucket-store") (eq $v.backend "embedded")) }}
       matchLabelKeys: [pod-template-hash]
       {{- end }}
     {{- end }}
@@ -310,7 +312,7 @@ spec:
         - name: config
           mountPath: /etc/sluice
           readOnly: true
-        {{- if eq .component "bucket-store" }}
+        {{- if and (eq .component "bucket-store") (eq $v.backend "embedded") }}
         - name: data
           mountPath: /data
         {{- end }}
