@@ -394,7 +394,31 @@ func (s *Store) CompactLookups(_ context.Context, id model.StreamID, c model.OpI
 	defer func() { batch.Close() }()
 	var group []byte
 	var newest model.OpID // of group, at most c; 0 = not met yet
+	var grave []byte      // newest, if it says removed: it goes when all below it are gone
 	var cleared model.OpID
+	remove := func(key []byte) error {
+		if err := batch.Delete(key, nil); err != nil {
+			return fmt.Errorf("compact lookups: %w", fault(err))
+		}
+		removed++
+		if batch.Count() < lookupStep {
+			return nil
+		}
+		if err := s.applyLookups(st, batch, cleared); err != nil {
+			return err
+		}
+		batch.Close()
+		batch = s.db.NewBatch()
+		return nil
+	}
+	bury := func() error {
+		if len(grave) == 0 {
+			return nil
+		}
+		err := remove(grave)
+		grave = grave[:0]
+		return err
+	}
 	looked := 0
 	for it.First(); it.Valid(); it.Next() {
 		g, op, ok := lookupKey(it.Key())
@@ -402,6 +426,9 @@ func (s *Store) CompactLookups(_ context.Context, id model.StreamID, c model.OpI
 			return removed, nil, fmt.Errorf("compact lookups: %w", errCorrupt)
 		}
 		if !bytes.Equal(g, group) {
+			if err := bury(); err != nil {
+				return removed, nil, err
+			}
 			if looked >= limit && limit > 0 {
 				next = slices.Clone(it.Key())
 				break
@@ -416,27 +443,23 @@ func (s *Store) CompactLookups(_ context.Context, id model.StreamID, c model.OpI
 		if err != nil {
 			return removed, nil, fmt.Errorf("compact lookups: %w", fault(err))
 		}
-		superseded := newest != 0
-		if !superseded {
-			newest = op
-		}
-		if superseded || len(value) == 0 {
+		switch {
+		case newest != 0:
 			cleared = max(cleared, newest)
-			if err := batch.Delete(it.Key(), nil); err != nil {
-				return removed, nil, fmt.Errorf("compact lookups: %w", fault(err))
-			}
-			removed++
-		}
-		if batch.Count() >= lookupStep {
-			if err := s.applyLookups(st, batch, cleared); err != nil {
+			if err := remove(it.Key()); err != nil {
 				return removed, nil, err
 			}
-			batch.Close()
-			batch = s.db.NewBatch()
+		case len(value) == 0:
+			newest, grave, cleared = op, append(grave[:0], it.Key()...), max(cleared, op)
+		default:
+			newest = op
 		}
 	}
 	if err := it.Error(); err != nil {
 		return removed, nil, fmt.Errorf("compact lookups: %w", fault(err))
+	}
+	if err := bury(); err != nil {
+		return removed, nil, err
 	}
 	if batch.Empty() {
 		return removed, next, nil
