@@ -257,10 +257,12 @@ func TestServedConfig(t *testing.T) {
 	h.store.mu.Lock()
 	h.store.lookups[`1["u1"]`] = []entry{{1, `[{"id":"l1"}]`}} // the second index of the stream's own config
 	h.store.mu.Unlock()
-	c := h.open(t, "u1", `{"raw_data":true}`, nil)
-	if l := c.line(); !strings.Contains(l, `"bucket":"2#kept[\"l1\"]"`) || !strings.Contains(l, `"name":"first"`) {
-		t.Fatal(l)
-	}
+	var c *client
+	wait(t, func() bool { // for the gateway to hear of the stream
+		c = h.open(t, "u1", `{"raw_data":true}`, nil)
+		l := c.line()
+		return strings.Contains(l, `"bucket":"2#kept[\"l1\"]"`) && strings.Contains(l, `"name":"first"`)
+	})
 	h.store.serve("bucket_definitions:\n" + two)
 	for {
 		if l, err := c.r.ReadString('\n'); err == io.EOF {
