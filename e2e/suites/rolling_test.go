@@ -34,12 +34,11 @@ type follower struct {
 }
 
 type followed struct {
-	After            string
-	ops              int
-	sum              uint32
-	count            int // as announced
-	checksum         uint32
-	begun, announced bool
+	After    string
+	ops      int
+	sum      uint32
+	count    int // as announced
+	checksum uint32
 }
 
 type followedBucket struct {

@@ -197,9 +197,3 @@ func reload(t *testing.T, s *Store) *ledger.Ledger {
 	}
 	return l
 }
-
-func waits(d *disk) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.waiting > 0
-}
