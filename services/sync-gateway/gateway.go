@@ -151,6 +151,7 @@ type active struct {
 	store  *backend.Store
 	hub    *fanout.Hub
 	chunks *chunk.Cache
+	live   context.Context // ends by stop
 	stop   context.CancelFunc
 	told   atomic.Int64 // newest heartbeat that the canary was told of, µs
 }
@@ -441,6 +442,16 @@ func (g *gateway) replace(ctx context.Context, a *active) {
 	old := g.active
 	g.active = a
 	g.mu.Unlock()
+	if a != nil {
+		// Only now: what it is told makes the gateway ready.
+		g.hubs.Go(func() error {
+			a.hub.Canary(a.live, func(at model.Micros) {
+				a.told.Store(int64(at))
+				g.ready()
+			})
+			return nil
+		})
+	}
 	if old != nil {
 		old.hub.End(fanout.ErrStreamReplaced, time.Second)
 		g.hubs.Go(func() error {
@@ -460,7 +471,7 @@ func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)
-	a := &active{stream: s, store: backend.NewStore(g.conns.Store, s.ID), stop: stop}
+	a := &active{stream: s, store: backend.NewStore(g.conns.Store, s.ID), live: ctx, stop: stop}
 	a.chunks = chunk.New(ctx, a.store, chunk.Options{MaxBytes: g.cfg.ChunkCacheBytes, Reads: g.cfg.API.MaxDataFetch, Counts: &g.chunks})
 	a.hub = fanout.NewHub(ctx, fanout.Options{
 		Stream: s.ID, Plan: planner{plan}, Reader: a.store, Chunks: a.chunks,
@@ -470,13 +481,6 @@ func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
 	feed := backend.Notices{NATS: g.conns.NATS, Log: g.log, Trace: g.env.Trace}
 	g.hubs.Go(func() error { return a.chunks.Run(ctx) })
 	g.hubs.Go(func() error { return a.hub.Run(ctx, feed) })
-	g.hubs.Go(func() error {
-		a.hub.Canary(ctx, func(at model.Micros) {
-			a.told.Store(int64(at))
-			g.ready()
-		})
-		return nil
-	})
 	return a, nil
 }
 

@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"encoding/base64"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus"
@@ -68,8 +68,14 @@ func newHouse(t testing.TB, change func(*Config)) *house {
 // does not become so.
 func buildHouse(t testing.TB, change func(*Config), checkpoint bool) *house {
 	t.Helper()
+	return buildLoudHouse(t, change, checkpoint, logWriter{t})
+}
+
+// buildLoudHouse logs to w.
+func buildLoudHouse(t testing.TB, change func(*Config), checkpoint bool, w io.Writer) *house {
+	t.Helper()
 	nc := startNATS(t)
-	env := service.Env{Log: slog.New(slog.NewTextHandler(logWriter{t}, nil)), Metrics: prometheus.NewRegistry(), Health: new(service.Health), Instance: t.Name()}
+	env := service.Env{Log: slog.New(slog.NewTextHandler(w, nil)), Metrics: prometheus.NewRegistry(), Health: new(service.Health), Instance: t.Name()}
 	h := &house{store: newFakeStore(nc), env: env, done: make(chan error, 1)}
 	h.store.activate(1, testConfig)
 	if checkpoint {
@@ -141,6 +147,24 @@ func TestReadiness(t *testing.T) {
 	}
 	h.stop()
 	wait(t, func() bool { return !h.env.Health.Snapshot().Ready })
+}
+
+// slowLog takes its time for a line that is like this one.
+type slowLog string
+
+func (l slowLog) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(l)) {
+		time.Sleep(200 * time.Millisecond)
+	}
+	return len(p), nil
+}
+
+// TestReadyServes: a gateway that says that it is ready opens streams, from that
+// moment on.
+func TestReadyServes(t *testing.T) {
+	h := buildLoudHouse(t, nil, true, slowLog("serving sync config"))
+	wait(t, func() bool { return h.env.Health.Snapshot().Ready })
+	h.open(t, "u1", `{}`, nil) // fails unless the answer is a stream
 }
 
 type logWriter struct{ t testing.TB }
