@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/replicator/internal/pgtest"
 )
@@ -173,6 +175,53 @@ func TestSchemaChanges(t *testing.T) {
 	same("t_c", "t_d")
 	pgtest.Exec(t, conn, `TRUNCATE t_c, t_d`)
 	same("t_c", "t_d")
+}
+
+// TestUnseen: the log has a commit before queries see it, here for as long as a
+// synchronous standby is waited for. What is read of the source is read after it.
+func TestUnseen(t *testing.T) {
+	s := newSuite(t, "synchronous_standby_names='nobody'", "synchronous_commit='local'")
+	conn, waiting := s.pg.Connect(t, "postgres"), s.pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, `CREATE PUBLICATION powersync; CREATE TABLE t_a (id int PRIMARY KEY, x text); INSERT INTO t_a SELECT i, 'a' FROM generate_series(1, 100) i;
+		ALTER PUBLICATION powersync ADD TABLE t_a; CREATE TABLE t_b (id int PRIMARY KEY, x text); INSERT INTO t_b SELECT i, 'b' FROM generate_series(1, 100) i`)
+	pgtest.Exec(t, waiting, `SET synchronous_commit TO on`)
+	id := s.ledger.deploy(model.ValueOptions{}, "t_%")
+	s.start("a")
+	s.caughtUp(id, 10*time.Second)
+	is := func(what, sql string) {
+		t.Helper()
+		eventually(t, 10*time.Second, what, func() (is bool) {
+			if err := conn.QueryRow(context.Background(), sql).Scan(&is); err != nil {
+				t.Fatal(err)
+			}
+			return is
+		})
+	}
+	for _, c := range []struct{ unseen, then, table string }{
+		{`ALTER TABLE t_a RENAME TO t_c; INSERT INTO t_c VALUES (1000, 'c')`, ``, "t_c"},
+		{`ALTER PUBLICATION powersync ADD TABLE t_b`, `INSERT INTO t_b VALUES (1000, 'c')`, "t_b"},
+	} {
+		began := time.Now().UTC().Format(time.RFC3339Nano)
+		done := make(chan error, 1)
+		go func() {
+			_, err := waiting.Exec(context.Background(), c.unseen, pgx.QueryExecModeSimpleProtocol)
+			done <- err
+		}()
+		is("a commit that waits for a standby", `SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'`)
+		pgtest.Exec(t, conn, c.then)
+		is("the replicator to wait for it", `SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%virtualtransaction%' AND pid <> pg_backend_pid() AND query_start > '`+began+`'`)
+		for _, names := range []string{"", "nobody"} {
+			pgtest.Exec(t, conn, fmt.Sprintf(`ALTER SYSTEM SET synchronous_standby_names = '%s'`, names))
+			pgtest.Exec(t, conn, `SELECT pg_reload_conf()`)
+			if names == "" {
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		s.caughtUp(id, 10*time.Second)
+		expectSame(t, s, id, conn, c.table)
+	}
 }
 
 // TestHugeTransaction: a transaction larger than memory allows is published in

@@ -28,11 +28,13 @@ func absent(row []model.Value) bool {
 // The values may be newer than the update, so no checkpoint is made before the
 // log's present end.
 func (l *logReader) fill(ctx context.Context, s *relationState, fields []field, row []model.Value, size *int) error {
-	found, err := l.source.tables(ctx, nil, s.oid)
-	if err != nil || len(found) != 1 || found[0].ID != s.table.ID {
-		return err // another table by now
+	if err := l.source.seen(ctx, l.xid, 0); err != nil {
+		return err
 	}
-	st := &found[0]
+	st, err := l.current(ctx, s)
+	if err != nil || st == nil {
+		return err
+	}
 	t := st.Private.(*table)
 	index := map[string]int{} // of the columns in row
 	for i := range s.columns {

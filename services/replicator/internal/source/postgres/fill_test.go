@@ -74,6 +74,77 @@ func TestFill(t *testing.T) {
 	if err := log.Read(ctx, r); !errors.Is(err, errEnough) {
 		t.Fatal(err)
 	}
+	got := updates(r)
+	want := []string{"it's n large large", "it's n large newer", "it's n absent newer", "it's n absent absent", "it's n absent absent"}
+	if strings.Join(got, "; ") != strings.Join(want, "; ") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if r.held <= until {
+		t.Errorf("checkpoints are held until %q only", r.held)
+	}
+}
+
+// TestFillUnseen: the row is read after the update is seen, which is later than
+// it is in the log.
+func TestFillUnseen(t *testing.T) {
+	pg := pgtest.Start(t, "synchronous_standby_names='nobody'", "synchronous_commit='local'")
+	conn, waiting := pg.Connect(t, "postgres"), pg.Connect(t, "postgres")
+	pgtest.Exec(t, conn, `CREATE PUBLICATION powersync FOR ALL TABLES; CREATE TABLE t (n int PRIMARY KEY, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL; INSERT INTO t VALUES (1, repeat('b', 5000))`)
+	pgtest.Exec(t, waiting, `SET synchronous_commit TO on`)
+	ctx := t.Context()
+	src, err := New(pg.Config("postgres"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	log, err := src.Open(ctx, &model.Stream{Name: "powersync_1_abcd", Tables: []model.TablePattern{{Connection: "default", Schema: "public", Name: "t"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := log.Tables(ctx)
+	if err != nil || len(tables) != 1 {
+		t.Fatal(tables, err)
+	}
+	is := func(sql string) {
+		t.Helper()
+		for is := false; !is; {
+			if err := conn.QueryRow(ctx, sql).Scan(&is); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	done := make(chan error, 2)
+	go func() {
+		_, err := waiting.Exec(ctx, `UPDATE t SET n = 2`)
+		done <- err
+	}()
+	is(`SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'`)
+	until, err := src.Position(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recorder{known: map[model.TableID]*model.TableProgress{tables[0].ID: {Table: tables[0].SourceTable, LastKey: tables[0].Place, Done: true}}, until: until, want: 1}
+	go func() {
+		if err := log.Read(ctx, r); !errors.Is(err, errEnough) {
+			done <- err
+		}
+		done <- nil
+	}()
+	is(`SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%virtualtransaction%' AND pid <> pg_backend_pid()`)
+	pgtest.Exec(t, conn, `ALTER SYSTEM SET synchronous_standby_names = ''`)
+	pgtest.Exec(t, conn, `SELECT pg_reload_conf()`)
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := updates(r); len(got) != 1 || got[0] != "n large" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// updates shows the rows of the updates that came.
+func updates(r *recorder) []string {
 	var got []string
 	for _, c := range r.rows.Changes {
 		if c.Op != model.Update {
@@ -94,11 +165,5 @@ func TestFill(t *testing.T) {
 		}
 		got = append(got, strings.TrimSpace(line))
 	}
-	want := []string{"it's n large large", "it's n large newer", "it's n absent newer", "it's n absent absent", "it's n absent absent"}
-	if strings.Join(got, "; ") != strings.Join(want, "; ") {
-		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-	if r.held <= until {
-		t.Errorf("checkpoints are held until %q only", r.held)
-	}
+	return got
 }

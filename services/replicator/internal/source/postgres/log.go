@@ -68,6 +68,7 @@ type logReader struct {
 	empty     bool // it had no message of ours and no change
 	size      uint64
 	at        model.Position // not after the end of the open transaction
+	xid       uint32         // its id
 	asked     time.Time      // since when the server asks in vain
 }
 
@@ -318,7 +319,7 @@ func (l *logReader) data(ctx context.Context, b []byte) error {
 	switch m.tag {
 	case 'B':
 		l.open, l.empty, l.size = true, true, uint64(len(b))
-		l.at = m.lsn.position()
+		l.at, l.xid = m.lsn.position(), m.xid
 		l.skip = l.sink.Begin(l.at)
 	case 'C':
 		l.open = false
@@ -385,18 +386,35 @@ func (l *logReader) prepare(ctx context.Context, s *relationState) error {
 	}
 	var copied *source.Table
 	if !known {
-		found, err := l.source.tables(ctx, nil, s.oid)
-		if err != nil {
+		if copied, err = l.current(ctx, s); err != nil {
 			return err
 		}
-		// If the table is another one by now, or gone, then the log will say so:
-		// it goes on from nothing.
-		copied = &source.Table{SourceTable: s.table, Place: place(s.oid, nil)}
-		if len(found) == 1 && found[0].ID == s.table.ID {
-			copied = &found[0]
+		if copied == nil {
+			// It is another one by now, or gone, and the log will say so: it goes on
+			// from nothing.
+			copied = &source.Table{SourceTable: s.table, Place: place(s.oid, nil)}
 		}
 	}
 	return l.sink.Table(ctx, copied, replaced)
+}
+
+// current returns a relation's table as it is now, nil if that is another one.
+func (l *logReader) current(ctx context.Context, s *relationState) (*source.Table, error) {
+	for _, seen := range []bool{false, true} {
+		if seen {
+			if err := l.source.seen(ctx, l.xid, s.oid); err != nil {
+				return nil, err
+			}
+		}
+		found, err := l.source.tables(ctx, nil, s.oid)
+		if err != nil {
+			return nil, err
+		}
+		if len(found) == 1 && found[0].ID == s.table.ID {
+			return &found[0], nil
+		}
+	}
+	return nil, nil
 }
 
 func (l *logReader) change(ctx context.Context, m *message) error {

@@ -44,9 +44,10 @@ type relationColumn struct {
 type message struct {
 	tag byte
 
-	lsn  lsn   // B: final LSN; C: commit LSN; M: LSN of the message
-	end  lsn   // C: end LSN, the transaction's position
-	time int64 // B, C: commit time, microseconds since 1970
+	lsn  lsn    // B: final LSN; C: commit LSN; M: LSN of the message
+	end  lsn    // C: end LSN, the transaction's position
+	time int64  // B, C: commit time, microseconds since 1970
+	xid  uint32 // B
 
 	relation uint32 // I, U, D
 	oldKind  byte   // U, D: K, O, or 0 if there is no old tuple
@@ -73,7 +74,7 @@ func (m *message) decode(b []byte) error {
 	case 'B':
 		m.lsn = lsn(r.uint64())
 		m.time = int64(r.uint64()) + postgresEpoch
-		r.uint32() // xid
+		m.xid = r.uint32()
 	case 'C':
 		r.byte() // flags
 		m.lsn = lsn(r.uint64())
