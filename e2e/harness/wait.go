@@ -34,6 +34,15 @@ func Eventually(t testing.TB, within time.Duration, what string, try func() erro
 	}
 }
 
+// Patience is how long the processes under test may take for what users wait
+// for at most within: the race detector makes them slower.
+func Patience(within time.Duration) time.Duration {
+	if raceEnabled {
+		return 3 * within
+	}
+	return within
+}
+
 // Equal is a try function's result for two values that must be the same.
 func Equal[T comparable](got, want T) error {
 	if got != want {

@@ -14,7 +14,7 @@ import (
 )
 
 // recovery is what a user may wait after a fault until data is fresh again.
-const recovery = 10 * time.Second
+var recovery = harness.Patience(10 * time.Second)
 
 // faultSeed picks the moments and the rows of the load; SLUICE_E2E_SEED replays one.
 func faultSeed(t *testing.T) uint64 {
