@@ -1,10 +1,10 @@
 package telemetry
 
 import (
-	"bytes"
 	"log/slog"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,18 +12,38 @@ import (
 	"github.com/sluicesync/sluice/libs/kit/config"
 )
 
+// buffer is what is logged, also by the timer that ends a level's time.
+type buffer struct {
+	mu sync.Mutex
+	b  strings.Builder // guarded by mu
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+// take returns what was logged since it was last taken.
+func (b *buffer) take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.b.Reset()
+	return b.b.String()
+}
+
 // TestLevel: another level holds for its time, for every log that comes of it, and
 // a bad one changes nothing.
 func TestLevel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var b bytes.Buffer
+		var b buffer
 		log := Logger(&b, config.Logging{Level: "warn"}, "text")
 		derived := log.With("service", "x").WithGroup("g")
 		level := LevelOf(log)
 		logged := func() bool {
-			b.Reset()
+			b.take()
 			derived.Debug("said")
-			return strings.Contains(b.String(), "said")
+			return strings.Contains(b.take(), "said")
 		}
 		do := func(method, path, body string) (int, string) {
 			w := httptest.NewRecorder()
@@ -38,8 +58,11 @@ func TestLevel(t *testing.T) {
 			}
 		}
 		expect("at first", "warn", false)
-		if code, got := do("PUT", "/?for=10m", "debug\n"); code != 200 || got != "debug" || !strings.Contains(b.String(), "log level changed") {
-			t.Errorf("%d %s, log %s", code, got, b.String())
+		if code, got := do("PUT", "/?for=10m", "debug\n"); code != 200 || got != "debug" {
+			t.Errorf("%d %s", code, got)
+		}
+		if got := b.take(); !strings.Contains(got, "log level changed") {
+			t.Errorf("log %s", got)
 		}
 		expect("changed", "debug", true)
 		time.Sleep(9 * time.Minute)
