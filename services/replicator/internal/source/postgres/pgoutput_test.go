@@ -25,7 +25,7 @@ func (m *message) encode(b []byte) []byte {
 	case 'B':
 		b = be.AppendUint64(b, uint64(m.lsn))
 		b = be.AppendUint64(b, uint64(m.time-postgresEpoch))
-		b = be.AppendUint32(b, 7)
+		b = be.AppendUint32(b, m.xid)
 	case 'C':
 		b = append(b, 0)
 		b = be.AppendUint64(b, uint64(m.lsn))
@@ -82,7 +82,7 @@ func (m *message) encode(b []byte) []byte {
 func text(s string) field { return field{kind: 't', data: []byte(s)} }
 
 var samples = []message{
-	{tag: 'B', lsn: 0x16B374D848, time: 1700000000000000},
+	{tag: 'B', lsn: 0x16B374D848, time: 1700000000000000, xid: 7},
 	{tag: 'C', lsn: 5, end: 77, time: 1},
 	{tag: 'I', relation: 16384, new: []field{text("1"), {kind: 'n'}, text("")}},
 	{tag: 'U', relation: 16384, new: []field{text("1"), {kind: 'u'}}},
