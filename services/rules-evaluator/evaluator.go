@@ -115,7 +115,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 			m.batchChanges.Observe(float64(changes))
 			telemetry.Observe(m.duration, took.Seconds(), trace)
 		},
-		Settled: func(r pb.ApplyResult) { m.settled[r].Inc() },
+		Settled: m.answered,
 		Poison: func(err error) {
 			m.poisonBatches.Inc()
 			env.Log.Error("a batch cannot be decoded and is dropped; the replicator reads it again", "code", errs.S9002, "error", err)
@@ -185,6 +185,15 @@ type metrics struct {
 	inFlight, inFlightMax, held, pending prometheus.Gauge
 	duration, batchChanges               prometheus.Histogram
 	settled                              map[pb.ApplyResult]prometheus.Counter
+}
+
+// answered counts an answer of bucket-store; one of a later version is unspecified.
+func (m *metrics) answered(r pb.ApplyResult) {
+	c, known := m.settled[r]
+	if !known {
+		c = m.settled[pb.ApplyResult_APPLY_RESULT_UNSPECIFIED]
+	}
+	c.Inc()
 }
 
 func newMetrics(r prometheus.Registerer, more ...prometheus.Collector) (*metrics, error) {

@@ -72,6 +72,24 @@ func TestAckAfterCommit(t *testing.T) {
 	w.eventually("the acknowledgement", func() bool { return w.pending() == 0 })
 }
 
+// An answer that only a later version gives is none of success: the message comes
+// again.
+func TestAnswerOfLaterVersion(t *testing.T) {
+	s := newStore(live(1))
+	s.result = func(*pb.EvaluatedBatch) (pb.ApplyResult, error) {
+		if len(s.applied) < 3 {
+			return 99, nil
+		}
+		return pb.ApplyResult_APPLY_RESULT_COMMITTED, nil
+	}
+	w := newWorld(t, s)
+	w.run(Config{})
+	w.ready()
+	w.publish(batch(1, 1, insert("a", "t", "u")))
+	w.eventually("the acknowledgement", func() bool { return w.pending() == 0 })
+	s.wait(t, "three deliveries", func() bool { return len(s.applied) == 3 })
+}
+
 // Without an answer a message is held under pings and not delivered again.
 func TestHeldUnderPings(t *testing.T) {
 	s := newStore(live(1))
