@@ -93,6 +93,8 @@ const (
 	S9010 Code = "PSYNC_S9010"
 	// S9011: a service has called what its role may not call.
 	S9011 Code = "PSYNC_S9011"
+	// S9012: a service of an older version does not know a call.
+	S9012 Code = "PSYNC_S9012"
 	// S9020: the scopes of an admin token do not allow what was asked.
 	S9020 Code = "PSYNC_S9020"
 )
@@ -110,6 +112,8 @@ func HTTPStatus(code Code) int {
 		return http.StatusServiceUnavailable
 	case S2004:
 		return http.StatusUnsupportedMediaType
+	case S9012:
+		return http.StatusNotImplemented
 	case S2101, S2102, S2103, S2104, S2105, S2106, S2202, S2203, S2204:
 		return http.StatusUnauthorized
 	case S2304:

@@ -115,7 +115,8 @@ func ToGRPC(err error) error {
 
 // FromGRPC turns a status error with a code of ours back into an Error whose
 // cause is the status error. A peer that cannot be reached is S2003, to be
-// tried again; anything else, and nil, stays as it is.
+// tried again, and one that does not know the call S9012; anything else, and nil,
+// stays as it is.
 func FromGRPC(err error) error {
 	if err == nil {
 		return nil
@@ -129,8 +130,11 @@ func FromGRPC(err error) error {
 			return &Error{Code: Code(info.GetReason()), Msg: s.Message(), Retry: info.GetMetadata()[retryKey] == "true", Err: err}
 		}
 	}
-	if s.Code() == codes.Unavailable {
+	switch s.Code() {
+	case codes.Unavailable:
 		return &Error{Code: S2003, Msg: "a service that this needs cannot be reached", Retry: true, Err: err}
+	case codes.Unimplemented:
+		return &Error{Code: S9012, Msg: "a service that this needs does not know the call: it is of an older version, upgrade it first", Err: err}
 	}
 	return err
 }
@@ -151,6 +155,8 @@ func grpcCode(e *Error) codes.Code {
 		return codes.Unauthenticated
 	case S9011:
 		return codes.PermissionDenied
+	case S9012:
+		return codes.Unimplemented
 	}
 	if e.Retry {
 		return codes.Unavailable

@@ -60,11 +60,15 @@ func TestOtherErrors(t *testing.T) {
 	if CodeOf(lost) != S2003 || !IsRetry(lost) || status.Code(lost) != codes.Unavailable {
 		t.Errorf("a peer that cannot be reached is %v", lost)
 	}
+	old := FromGRPC(status.Error(codes.Unimplemented, "unknown method"))
+	if CodeOf(old) != S9012 || IsRetry(old) || status.Code(old) != codes.Unimplemented {
+		t.Errorf("a peer that does not know the call is %v", old)
+	}
 	for err, want := range map[error]codes.Code{
 		errCause: codes.Internal, context.Canceled: codes.Canceled, context.DeadlineExceeded: codes.DeadlineExceeded,
 		New(S2001, ""): codes.InvalidArgument, New(S2101, ""): codes.Unauthenticated, New(S1003, ""): codes.FailedPrecondition,
 		New(S2404, ""): codes.Internal, New(S2404, "").Retryable(): codes.Unavailable, New(S2002, ""): codes.NotFound, New(S2304, ""): codes.ResourceExhausted,
-		New(S9011, ""): codes.PermissionDenied,
+		New(S9011, ""): codes.PermissionDenied, New(S9012, ""): codes.Unimplemented,
 	} {
 		if got := status.Code(ToGRPC(err)); got != want {
 			t.Errorf("%v: %v, not %v", err, got, want)
@@ -75,7 +79,7 @@ func TestOtherErrors(t *testing.T) {
 func TestHTTPStatus(t *testing.T) {
 	for code, want := range map[Code]int{
 		S2001: 400, S2002: 404, S2003: 503, S2004: 415, S2101: 401, S2106: 401, S2304: 429, S4105: 422, S4106: 409, R0001: 422,
-		S2302: 500, S2305: 500, "": 500,
+		S9012: 501, S2302: 500, S2305: 500, "": 500,
 	} {
 		if got := HTTPStatus(code); got != want {
 			t.Errorf("%s: %d %s, not %d", code, got, http.StatusText(got), want)
