@@ -13,7 +13,7 @@ IMAGE    ?= sluice:local
 PLATFORMS ?= linux/$(shell go env GOARCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build client generate lint arrows tidy monitoring alerts test race unit e2e fuzz sim bench chart images postgres-versions conformance demo verify up down clean
+.PHONY: help build client generate lint arrows tidy breaking released monitoring alerts test race unit e2e fuzz sim bench chart images postgres-versions conformance demo verify up down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ generate: ## make the Go code of proto/ and docs/metrics.md again
 	cd tools/generate && GOWORK=off go run . ../../proto
 	go test ./services/sluice/internal/metricdoc -run TestDocument -rewrite
 
+released: ## proto/ as it is now becomes the release that `make breaking` compares with
+	cd tools/generate && GOWORK=off go run . -release ../../proto/released.binpb ../../proto
+
 bin/tools/staticcheck: tools/staticcheck/go.mod
 	cd tools/staticcheck && GOWORK=off go build -o ../../bin/tools/staticcheck honnef.co/go/tools/cmd/staticcheck
 
@@ -39,6 +42,10 @@ bin/tools/helm: tools/helm/go.mod
 
 bin/tools/kubeconform: tools/kubeconform/go.mod
 	cd tools/kubeconform && GOWORK=off go build -o ../../bin/tools/kubeconform github.com/yannh/kubeconform/cmd/kubeconform
+
+bin/tools/buf: tools/buf/go.mod
+	@$(call untidy,tools/buf)
+	cd tools/buf && GOWORK=off go build -o ../../bin/tools/buf github.com/bufbuild/buf/cmd/buf
 
 bin/schemas: tools/chart/schemas.go
 	cd tools/chart && GOWORK=off go run . schemas ../../bin/schemas
@@ -55,11 +62,18 @@ arrows: ## fail on an import that the house plan does not allow
 # What only these make use of is a gigabyte of modules: they check it themselves.
 CHART  := tools/helm tools/kubeconform tools/chart
 IMAGES := tools/images
+BUF    := tools/buf
 
 tidy: ## fail unless every go.mod is what `go mod tidy` makes
-	@for d in $(filter-out $(CHART) $(IMAGES),$(patsubst %/,%,$(dir $(shell git ls-files -co --exclude-standard '*go.mod')))); do $(call untidy,$$d); done
+	@for d in $(filter-out $(CHART) $(IMAGES) $(BUF),$(patsubst %/,%,$(dir $(shell git ls-files -co --exclude-standard '*go.mod')))); do $(call untidy,$$d); done
 
 untidy = (cd $(1) && GOWORK=off go mod tidy -diff) || { echo "$(1)/go.mod is not tidy"; exit 1; }
+
+# Additions break nobody. Of anything else buf is the judge; it takes minutes to build.
+breaking: ## fail on a change of proto/ that services of the last release do not understand
+	cd tools/generate && GOWORK=off go vet . && GOWORK=off go test .
+	cd tools/generate && GOWORK=off go run . -released ../../proto/released.binpb ../../proto || \
+	  { $(MAKE) -C ../.. bin/tools/buf && ../../bin/tools/buf breaking ../../proto --against ../../proto/released.binpb; }
 
 monitoring: ## check the alerts, boards and runbooks against docs/metrics.md
 	cd tools/monitoring && GOWORK=off go test -count=1 . # it reads what the cache of tests does not see
@@ -68,10 +82,10 @@ alerts: monitoring ## run the tests of the alerts with promtool
 	promtool=$$(scripts/promtool) && cd tools/monitoring/rules && \
 	  $$promtool check rules ../../../deploy/helm/sluice/files/rules/*.yaml && $$promtool test rules *_test.yaml
 
-verify: ## what CI checks besides tests: generate and diff, lint, arrows, tidy
+verify: ## what CI checks besides tests: generate and diff, lint, arrows, tidy, breaking, monitoring
 	$(MAKE) generate
 	git diff --exit-code -- proto docs/metrics.md
-	$(MAKE) lint arrows tidy monitoring
+	$(MAKE) lint arrows tidy breaking monitoring
 
 test: client ## every test once, with -race, against real servers
 	e2e/client/run --test client.test.mjs

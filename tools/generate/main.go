@@ -3,11 +3,15 @@
 // protoc-gen-go-grpc of this module's go.mod on them.
 //
 // Run it in its own folder: GOWORK=off go run . ../../proto
+//
+// With -released it makes nothing, and fails unless all that has changed since the
+// descriptors in a file were made are additions. With -release it makes that file.
 package main
 
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,26 +27,50 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: generate PROTO_DIR")
+	released := flag.String("released", "", "compare with the descriptors in this `FILE`")
+	release := flag.String("release", "", "write the descriptors to this `FILE`")
+	flag.Parse()
+	if flag.NArg() != 1 {
+		fmt.Fprintln(os.Stderr, "usage: generate [-released FILE | -release FILE] PROTO_DIR")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1]); err != nil {
+	if err := run(flag.Arg(0), *released, *release); err != nil {
 		fmt.Fprintln(os.Stderr, "generate:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir string) error {
-	paths, err := filepath.Glob(filepath.Join(dir, "sluice", "v1", "*.proto"))
+func run(dir, released, release string) error {
+	names, all, err := compile(dir)
 	if err != nil {
 		return err
+	}
+	switch {
+	case release != "":
+		return writeReleased(release, all)
+	case released != "":
+		return compareReleased(released, all)
+	}
+	for _, plugin := range []string{"protoc-gen-go", "protoc-gen-go-grpc"} {
+		if err := generate(plugin, dir, names, all); err != nil {
+			return fmt.Errorf("%s: %w", plugin, err)
+		}
+	}
+	return nil
+}
+
+// compile returns the names of the .proto files in dir, and their descriptors after
+// those that they import.
+func compile(dir string) ([]string, []*descriptorpb.FileDescriptorProto, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "sluice", "v1", "*.proto"))
+	if err != nil {
+		return nil, nil, err
 	}
 	var names []string
 	for _, p := range paths {
 		rel, err := filepath.Rel(dir, p)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		names = append(names, filepath.ToSlash(rel))
 	}
@@ -53,7 +81,7 @@ func run(dir string) error {
 	}
 	files, err := compiler.Compile(context.Background(), names...)
 	if err != nil {
-		return fmt.Errorf("compile: %w", err)
+		return nil, nil, fmt.Errorf("compile: %w", err)
 	}
 	var all []*descriptorpb.FileDescriptorProto
 	seen := map[string]bool{}
@@ -71,12 +99,7 @@ func run(dir string) error {
 	for _, f := range files {
 		add(f)
 	}
-	for _, plugin := range []string{"protoc-gen-go", "protoc-gen-go-grpc"} {
-		if err := generate(plugin, dir, names, all); err != nil {
-			return fmt.Errorf("%s: %w", plugin, err)
-		}
-	}
-	return nil
+	return names, all, nil
 }
 
 func generate(plugin, dir string, names []string, files []*descriptorpb.FileDescriptorProto) error {
