@@ -205,7 +205,7 @@ func (in *Instance) Balance(gateways ...string) {
 	in.balancer.Use(addresses...)
 }
 
-// Address is where others find NATS, bucket-store, the replicator or a gateway.
+// Address is where others find NATS, bucket-store, the replicator, the compactor or a gateway.
 func (in *Instance) Address(process string) string { return in.inner[process] }
 
 // PID returns the process of a service.
@@ -425,6 +425,19 @@ func (in *Instance) Metrics(process string) (string, error) {
 	return body, err
 }
 
+// Exemplars returns the traces that a process's histogram names, to whoever asks for
+// OpenMetrics.
+func (in *Instance) Exemplars(process, name string) (traces []string, err error) {
+	body, _, err := in.privateAs(process, "/metrics", "application/openmetrics-text; version=1.0.0")
+	for line := range strings.Lines(body) {
+		if _, exemplar, ok := strings.Cut(line, ` # {trace_id="`); ok && strings.HasPrefix(line, name+"_bucket{") {
+			id, _, _ := strings.Cut(exemplar, `"`)
+			traces = append(traces, id)
+		}
+	}
+	return traces, err
+}
+
 // Metric returns the sum of a metric's samples of one process.
 func (in *Instance) Metric(process, name string) (float64, error) {
 	samples, err := in.Samples(process, name)
@@ -469,8 +482,19 @@ func (in *Instance) Ready(process string) (bool, error) {
 
 // private asks the private port of a process.
 func (in *Instance) private(process, path string) (body string, status int, err error) {
+	return in.privateAs(process, path, "")
+}
+
+func (in *Instance) privateAs(process, path, accept string) (body string, status int, err error) {
+	r, err := http.NewRequest(http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", in.metrics[process], path), nil)
+	if err != nil {
+		return "", 0, err
+	}
+	if accept != "" {
+		r.Header.Set("Accept", accept)
+	}
 	client := http.Client{Timeout: 5 * time.Second}
-	resp, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d%s", in.metrics[process], path))
+	resp, err := client.Do(r)
 	if err != nil {
 		return "", 0, err
 	}

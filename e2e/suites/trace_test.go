@@ -2,6 +2,7 @@ package suites
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,6 +38,26 @@ func runTrace(t *testing.T, mode harness.Mode) {
 			return err
 		}
 		return chain(collector, "sync-gateway GET /write-checkpoint2.json", "sync-gateway sluice.v1.WriteCheckpoints/Create", "bucket-store sluice.v1.WriteCheckpoints/Create")
+	})
+	harness.Eventually(t, soon, "the trace of a delivery", func() error {
+		gateways := []string{harness.All}
+		if mode == harness.Suite {
+			gateways = []string{harness.Gateway1, harness.Gateway2} // the client is at one of them
+		}
+		var ids []string
+		for _, g := range gateways {
+			more, err := w.sluice.Exemplars(g, "sluice_gateway_delivery_seconds")
+			if err != nil {
+				return err
+			}
+			ids = append(ids, more...)
+		}
+		for _, s := range collector.Spans() {
+			if s.Name == "tell checkpoint" && slices.Contains(ids, s.Trace) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%q are of no checkpoint that was told", ids)
 	})
 	checkMetrics(t, w, mode)
 	c.Disconnect()

@@ -7,6 +7,7 @@ require (
 	github.com/sluicesync/sluice/libs/core v0.0.0
 	github.com/sluicesync/sluice/libs/model v0.0.0
 	github.com/sluicesync/sluice/libs/wire v0.0.0
+	go.opentelemetry.io/otel/sdk v1.47.0
 )
 
 require (
@@ -37,7 +38,6 @@ require (
 	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp v1.47.0 // indirect
 	go.opentelemetry.io/otel/log v1.47.0 // indirect
 	go.opentelemetry.io/otel/metric v1.47.0 // indirect
-	go.opentelemetry.io/otel/sdk v1.47.0 // indirect
 	go.opentelemetry.io/otel/sdk/metric v1.47.0 // indirect
 	go.opentelemetry.io/otel/trace v1.47.0 // indirect
 	go.opentelemetry.io/proto/otlp v1.11.0 // indirect

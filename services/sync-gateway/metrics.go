@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/freshness"
+	"github.com/sluicesync/sluice/libs/kit/telemetry"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/auth"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/transport"
@@ -37,10 +38,14 @@ func (g *gateway) register(r prometheus.Registerer, server *transport.Server, ve
 	split := func(name, help, label, value string, f func() float64) {
 		failed = append(failed, r.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{label: value}}, f)))
 	}
-	histogram := func(name, help string, buckets []float64) func(time.Duration) {
+	traced := func(name, help string, buckets []float64) func(time.Duration, string) {
 		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
 		failed = append(failed, r.Register(h))
-		return func(d time.Duration) { h.Observe(d.Seconds()) }
+		return func(d time.Duration, trace string) { telemetry.Observe(h, d.Seconds(), trace) }
+	}
+	histogram := func(name, help string, buckets []float64) func(time.Duration) {
+		observe := traced(name, help, buckets)
+		return func(d time.Duration) { observe(d, "") }
 	}
 	chunks := func(f func(*chunk.Cache) int64) func() float64 {
 		return func() float64 {
@@ -82,7 +87,7 @@ func (g *gateway) register(r prometheus.Registerer, server *transport.Server, ve
 	}
 	gauge("sluice_gateway_max_streams", "Bound of the HTTP streams, and again of the WebSockets.", func() float64 { return float64(server.Limit()) })
 	s.Opened = histogram("sluice_gateway_first_checkpoint_seconds", "From a stream's request until its first checkpoint was sent.", prometheus.ExponentialBuckets(0.001, 2, 17))
-	s.Caught = histogram("sluice_gateway_delivery_seconds", "From when the gateway had heard of a change until it was sent to a client that has it.", prometheus.ExponentialBuckets(0.0005, 2, 17))
+	s.Caught = traced("sluice_gateway_delivery_seconds", "From when the gateway had heard of a change until it was sent to a client that has it.", prometheus.ExponentialBuckets(0.0005, 2, 17))
 	g.acknowledged = histogram("sluice_gateway_write_checkpoint_seconds", "Time to answer a request for a write checkpoint.", prometheus.ExponentialBuckets(0.0005, 2, 15))
 	counter("sluice_gateway_chunk_hits_total", "Chunks that were there.", &g.chunks.Hits)
 	counter("sluice_gateway_chunk_misses_total", "Chunks that were read.", &g.chunks.Misses)

@@ -12,9 +12,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.uber.org/goleak"
 
 	"github.com/sluicesync/sluice/libs/kit/errs"
+	"github.com/sluicesync/sluice/libs/kit/trace"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
 	"github.com/sluicesync/sluice/services/sync-gateway/internal/chunk"
@@ -298,21 +300,31 @@ func TestSlowClient(t *testing.T) {
 }
 
 // TestTimes: what is told of a stream's first checkpoint, and of later ones, is
-// the time since the client came, and since the oldest change that it waited for.
+// the time since the client came, and since the oldest change that it waited for,
+// with that one's trace.
 func TestTimes(t *testing.T) {
 	inRig(t, plan{fixed: []string{"all"}, dynamic: true}, func(r *rig) {
 		var opened, caught []time.Duration
 		r.stats.Opened = func(d time.Duration) { opened = append(opened, d) }
-		r.stats.Caught = func(d time.Duration) { caught = append(caught, d) }
+		var traces []string
+		r.stats.Caught = func(d time.Duration, trace string) { caught, traces = append(caught, d), append(traces, trace) }
+		tracer := trace.New(sdktrace.NewTracerProvider())
+		first, second := tracer.Root("first", trace.Consumer, ""), tracer.Root("second", trace.Consumer, "")
 		s, k := r.open("u", nil)
 		time.Sleep(time.Second)
 		s.Start(k)
 		synctest.Wait()
 		k.gate = make(chan struct{})
-		r.store.commit(func(c *commit) { c.put("all", "1") })
+		r.store.commit(func(c *commit) {
+			c.put("all", "1")
+			c.span = first
+		})
 		synctest.Wait() // the line is on its way
 		time.Sleep(2 * time.Second)
-		r.store.commit(func(c *commit) { c.put("all", "2") })
+		r.store.commit(func(c *commit) {
+			c.put("all", "2")
+			c.span = second
+		})
 		synctest.Wait()
 		time.Sleep(3 * time.Second)
 		k.gate <- struct{}{}
@@ -338,6 +350,9 @@ func TestTimes(t *testing.T) {
 		}
 		if !slices.Equal(opened, []time.Duration{time.Second}) || !slices.Equal(caught, []time.Duration{5 * time.Second, 7 * time.Second}) {
 			t.Errorf("opened %v, caught %v", opened, caught)
+		}
+		if !slices.Equal(traces, []string{first.TraceID(), second.TraceID(), ""}) || first.TraceID() == second.TraceID() {
+			t.Errorf("traces %q", traces)
 		}
 		k.Abort()
 	})

@@ -97,9 +97,11 @@ type Stats struct {
 	PlainBytes atomic.Uint64
 	SentBytes  atomic.Uint64
 	// Caught is called when a stream has told its client of what had changed, with
-	// the time since then; Opened at a stream's first checkpoint, with the time since
-	// the client came. nil = nobody wants to know.
-	Caught, Opened func(time.Duration)
+	// the time since then and the id of the change's trace, "" if it has none; Opened
+	// at a stream's first checkpoint, with the time since the client came. nil = nobody
+	// wants to know.
+	Caught func(took time.Duration, trace string)
+	Opened func(time.Duration)
 }
 
 // Hub serves the sessions of one replication stream.
@@ -493,7 +495,7 @@ func (h *Hub) apply(ctx context.Context, c change, reread bool) error {
 	if c.everything {
 		h.stats.Compared.Add(1)
 	}
-	h.mark(c, states)
+	h.mark(c, states, trace.From(ctx).TraceID())
 	return nil
 }
 
@@ -519,8 +521,9 @@ func (h *Hub) concerned(c change) (buckets, users []string) {
 	return buckets, users
 }
 
-// mark tells the sessions concerned, all at once, and wakes them.
-func (h *Hub) mark(c change, states map[string]model.BucketState) {
+// mark tells the sessions concerned, all at once, and wakes them. trace is the id
+// of what c is part of.
+func (h *Hub) mark(c change, states map[string]model.BucketState, trace string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.at = later(h.at, c.at)
@@ -530,7 +533,7 @@ func (h *Hub) mark(c change, states map[string]model.BucketState) {
 	wake := func(s *Session) {
 		if _, ok := woken[s]; !ok {
 			woken[s] = struct{}{}
-			s.marks.from(now.UnixNano())
+			s.marks.from(now.UnixNano(), trace)
 			s.lag.concern(now)
 		}
 	}

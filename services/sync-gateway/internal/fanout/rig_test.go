@@ -95,14 +95,15 @@ func (s *store) commit(change func(c *commit)) model.Checkpoint {
 	deliver, mute := s.deliver, s.mute
 	s.mu.Unlock()
 	if deliver != nil && !mute {
-		deliver(c.n, nil)
+		deliver(c.n, c.span)
 	}
 	return c.n.Checkpoint
 }
 
 type commit struct {
-	s *store
-	n model.CheckpointNotice
+	s    *store
+	n    model.CheckpointNotice
+	span *trace.Span
 }
 
 func (c *commit) put(bucket, id string) {

@@ -69,6 +69,7 @@ type marks struct {
 	write   bool
 	id      uint64 // the write checkpoint, as taken
 	since   int64  // when the first of them was set, in Unix ns; 0 = not known
+	trace   string // of that one
 	tick    bool   // the keepalive timer fired
 	drain   bool   // it shall end once no checkpoint is half told
 	end     error
@@ -82,10 +83,10 @@ func (m *marks) set(e *entry, x mark) {
 	m.changed[e] = x
 }
 
-// from notes when the first mark was set.
-func (m *marks) from(nanos int64) {
+// from notes when the first mark was set, and of which trace it is.
+func (m *marks) from(nanos int64, trace string) {
 	if m.since == 0 {
-		m.since = nanos
+		m.since, m.trace = nanos, trace
 	}
 }
 
@@ -114,10 +115,11 @@ type Session struct {
 	streams []rules.StreamInfo
 	chunk   *chunk.Chunk // of the data line that comes next
 	summary Summary
-	row     row   // of ops of one bucket
-	told    bool  // token_expires_in 0 was sent
-	caught  bool  // a checkpoint was completed
-	since   int64 // when what it is telling changed, in Unix ns; 0 = not known
+	row     row    // of ops of one bucket
+	told    bool   // token_expires_in 0 was sent
+	caught  bool   // a checkpoint was completed
+	since   int64  // when what it is telling changed, in Unix ns; 0 = not known
+	trace   string // of that change; "" = none
 	// added and sent are the last line that completes a checkpoint, by what is in
 	// its view: of those that were added, and of those that were sent.
 	added, sent struct {
@@ -455,7 +457,7 @@ func (s *Session) take() (m marks, idle bool) {
 		return m, !m.tick && !m.ended && (!s.marks.news() || s.core.Ready())
 	}
 	if s.since == 0 {
-		s.since = s.marks.since
+		s.since, s.trace = s.marks.since, s.marks.trace
 	}
 	m.changed, m.resolve, m.all, m.write = s.marks.changed, s.marks.resolve, s.marks.all || s.redo, s.marks.write
 	s.at = later(s.at, s.marks.at)

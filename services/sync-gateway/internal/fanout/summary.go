@@ -89,7 +89,7 @@ func (s *Session) timed() {
 			stats.Opened(time.Since(s.summary.Started))
 		}
 	case s.since != 0 && stats.Caught != nil:
-		stats.Caught(time.Since(time.Unix(0, s.since)))
+		stats.Caught(time.Since(time.Unix(0, s.since)), s.trace)
 	}
 	s.since = 0
 }
