@@ -230,3 +230,6 @@ func (k *Keeper) Identities() string { return k.identities }
 
 // Expires is when the certificate of now does.
 func (k *Keeper) Expires() time.Time { return k.current.Load().pair.Leaf.NotAfter }
+
+// Starts is from when the certificate that is shown now is valid.
+func (k *Keeper) Starts() time.Time { return k.current.Load().pair.Leaf.NotBefore }

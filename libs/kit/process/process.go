@@ -77,23 +77,19 @@ func (s Service) run(ctx context.Context, args []string, log io.Writer) error {
 	ctx, stop := Signals(ctx)
 	defer stop()
 	l := telemetry.Logger(log, f.Logging, telemetry.Format())
-	registry := telemetry.Registry()
-	env := telemetry.Env(s.Name, telemetry.Instance(), l, registry)
 	LogWarnings(l, f)
+	shown, err := certificate.ForService(f.Sluice.TLS, certificate.Role(s.Name), l)
+	if err != nil {
+		return err
+	}
+	registry := telemetry.Registry()
+	env := telemetry.Env(s.Name, telemetry.Instance(), shown, l, registry)
 	export, err := telemetry.NewExport(ctx, s.Name, env.Instance, f, registry, l)
 	if err != nil {
 		return err
 	}
 	defer CloseExport(ctx, export, l)
 	env.Trace = export.Tracer(s.Name)
-	if env.TLS, err = certificate.ForService(f.Sluice.TLS, certificate.Role(s.Name), l); err != nil {
-		return err
-	}
-	if env.TLS != nil {
-		env.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "sluice_certificate_expiry_timestamp_seconds", Help: "When the certificate that other services are shown expires.",
-		}, func() float64 { return float64(env.TLS.Expires().Unix()) }))
-	}
 	lis, err := s.listen(f, l)
 	if err != nil {
 		return err

@@ -136,15 +136,22 @@ func TestTLS(t *testing.T) {
 				t.Errorf("role %q", env.TLS.Role())
 			}
 			all, err := env.Metrics.(prometheus.Gatherer).Gather()
+			if err != nil {
+				return err
+			}
+			want := map[string]time.Time{"sluice_certificate_start_timestamp_seconds": env.TLS.Starts(), "sluice_certificate_expiry_timestamp_seconds": env.TLS.Expires()}
 			for _, f := range all {
-				if f.GetName() == "sluice_certificate_expiry_timestamp_seconds" {
-					if at := f.GetMetric()[0].GetGauge().GetValue(); at != float64(env.TLS.Expires().Unix()) {
-						t.Errorf("expires at %v", at)
+				if at, ok := want[f.GetName()]; ok {
+					if got := f.GetMetric()[0].GetGauge().GetValue(); got != float64(at.Unix()) {
+						t.Errorf("%s is %v, not %v", f.GetName(), got, at)
 					}
-					return err
+					delete(want, f.GetName())
 				}
 			}
-			return errors.New("no metric")
+			if len(want) > 0 || !env.TLS.Starts().Before(env.TLS.Expires()) {
+				t.Errorf("no metric: %v", want)
+			}
+			return nil
 		},
 	}
 	l := &log{}

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/sluicesync/sluice/libs/kit/certificate"
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/service"
 )
@@ -62,8 +63,9 @@ func Registry() *prometheus.Registry {
 }
 
 // Env returns the surroundings of the service name in this process, and registers
-// what r has of every service.
-func Env(name, instance string, log *slog.Logger, r prometheus.Registerer) service.Env {
+// what r has of every service. shown is its certificate, nil without TLS between
+// services.
+func Env(name, instance string, shown *certificate.Keeper, log *slog.Logger, r prometheus.Registerer) service.Env {
 	h := &service.Health{}
 	r.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_ready", Help: "1 if the service can do its work now, as its readiness probe says, else 0."}, func() float64 {
@@ -74,8 +76,20 @@ func Env(name, instance string, log *slog.Logger, r prometheus.Registerer) servi
 		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_build_info", Help: "Always 1; the label says which version runs.", ConstLabels: prometheus.Labels{"version": version()}},
 			func() float64 { return 1 }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_certificate_start_timestamp_seconds", Help: "From when the certificate that other services are shown is valid; 0 without TLS between services."}, func() float64 {
+			if shown == nil {
+				return 0
+			}
+			return float64(shown.Starts().Unix())
+		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_certificate_expiry_timestamp_seconds", Help: "When the certificate that other services are shown expires; 0 without TLS between services."}, func() float64 {
+			if shown == nil {
+				return 0
+			}
+			return float64(shown.Expires().Unix())
+		}),
 	)
-	return service.Env{Log: log.With("service", name), Metrics: r, Health: h, Instance: instance}
+	return service.Env{Log: log.With("service", name), Metrics: r, Health: h, Instance: instance, TLS: shown}
 }
 
 // Observe puts v into h, with the id of the trace that it is of as an exemplar; ""

@@ -67,7 +67,7 @@ func TestObserve(t *testing.T) {
 
 func TestEnv(t *testing.T) {
 	r := Registry()
-	e := Env("thing", Instance(), slog.New(slog.DiscardHandler), r)
+	e := Env("thing", Instance(), nil, slog.New(slog.DiscardHandler), r)
 	if e.Health == nil || e.Metrics == nil || e.Instance == Instance() {
 		t.Errorf("%+v", e)
 	}

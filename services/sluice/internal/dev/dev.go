@@ -87,7 +87,7 @@ func Run(ctx context.Context, f *config.File, log *slog.Logger) error {
 	}
 	defer process.CloseExport(ctx, export, log)
 	env := func(name string) service.Env {
-		e := telemetry.Env(name, instance, log, prometheus.WrapRegistererWith(prometheus.Labels{"service": name}, registry))
+		e := telemetry.Env(name, instance, nil, log, prometheus.WrapRegistererWith(prometheus.Labels{"service": name}, registry))
 		e.Trace = export.Tracer(name)
 		healths[name] = e.Health
 		return e

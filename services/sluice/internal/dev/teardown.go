@@ -58,7 +58,7 @@ func Teardown(ctx context.Context, f *config.File, log *slog.Logger) (gone []str
 	}
 	defer nats.Stop(ns)
 	env := func(name string) service.Env {
-		return telemetry.Env(name, telemetry.Instance(), log, telemetry.Registry())
+		return telemetry.Env(name, telemetry.Instance(), nil, log, telemetry.Registry())
 	}
 	storeEnv, sourceEnv := env("bucket-store"), env("replicator")
 	nc, err := stream.Connect("", sourceEnv, gonats.InProcessServer(ns))

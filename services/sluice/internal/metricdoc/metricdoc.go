@@ -71,7 +71,7 @@ func Document() (string, error) {
 		section(&b, s.name, r.found)
 	}
 	var every recorder
-	telemetry.Env("any", "any", slog.New(slog.DiscardHandler), &every)
+	telemetry.Env("any", "any", nil, slog.New(slog.DiscardHandler), &every)
 	of := len(every.found) + len(runtime)
 	families, err := telemetry.Registry().Gather()
 	if err != nil {
