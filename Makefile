@@ -24,9 +24,10 @@ build: ## bin/sluice (all in one process) and one binary a service
 client: ## install the client SDK that the tests and the demo use
 	cd e2e/client && npm ci --ignore-scripts --no-audit --no-fund
 
-generate: ## make the Go code of proto/ and docs/metrics.md again
+generate: ## make the Go code of proto/, docs/metrics.md and the tables of docs/configuration.md again
 	cd tools/generate && GOWORK=off go run . ../../proto
 	go test ./services/sluice/internal/metricdoc -run TestDocument -rewrite
+	go test ./libs/kit/config -run TestReference -rewrite
 
 released: ## proto/ as it is now becomes the release that `make breaking` compares with
 	cd tools/generate && GOWORK=off go run . -release ../../proto/released.binpb ../../proto
@@ -84,7 +85,7 @@ alerts: monitoring ## run the tests of the alerts with promtool
 
 verify: ## what CI checks besides tests: generate and diff, lint, arrows, tidy, breaking, monitoring
 	$(MAKE) generate
-	git diff --exit-code -- proto docs/metrics.md
+	git diff --exit-code -- proto docs/metrics.md docs/configuration.md
 	$(MAKE) lint arrows tidy breaking monitoring
 
 test: client ## every test once, with -race, against real servers

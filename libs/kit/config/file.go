@@ -22,6 +22,10 @@ import (
 )
 
 // File is a service config with its defaults filled in.
+//
+// In it and in what it is made of, a field with the tag keys is a row of a table of
+// docs/configuration.md (TestReference): its keys below the heading's, the default,
+// and the comment as the text. In a default, ' stands for the backquote.
 type File struct {
 	// Name is what problems call the file; Dir is where relative paths of it
 	// start.
@@ -37,16 +41,17 @@ type File struct {
 	Port int
 	// Sync is the configured sync config, nil if it is deployed through the API.
 	Sync *SyncConfig
-	// Metadata are free labels.
-	Metadata map[string]string
-	// DisableAutoMigration leaves storage migrations to the operator.
-	DisableAutoMigration bool
+	// free labels: text by name
+	Metadata map[string]string `keys:"metadata"`
+	// bucket-store does not change the schema of its tables at the start, and stops if it must be: `sluice
+	// migrate up` does it
+	DisableAutoMigration bool `keys:"disable_auto_migration" default:"false"`
 	Telemetry            Telemetry
 	// Probes is nil if not configured: then there are those over HTTP only.
 	Probes  *Probes
 	Logging Logging
-	// Parameters are scalars: string, bool, int64, float64 or nil.
-	Parameters map[string]any
+	// text, numbers, true, false, null
+	Parameters map[string]any `keys:"parameters"`
 	Sluice     Sluice
 
 	// Warnings are findings that do not keep the file from being used.
@@ -56,18 +61,25 @@ type File struct {
 // SyncConfig says where the sync config is: in the file Path, or else in
 // Content.
 type SyncConfig struct {
-	Path    string
-	Content string
-	// ExitOnError makes an invalid one an error at the start; default true.
-	ExitOnError bool
+	// a file, relative to this one; looked at every second
+	Path string `keys:"path"`
+	// the text itself
+	Content string `keys:"content"`
+	// whether an invalid one stops the start; later ones never do
+	ExitOnError bool `keys:"exit_on_error" default:"true"`
 }
 
 // Connection is a source database; the field of its Type is set.
 type Connection struct {
-	Type     string // postgresql, mongodb, mysql, mssql, convex
-	ID       string // default "default"
-	Tag      string // default "default"
-	DebugAPI bool
+	// `postgresql`. The file may also describe [others](#other-sources-and-stores); replication from those
+	// is not available
+	Type string `keys:"type"`
+	// names for people. There is one connection, so every table of a sync config is of it, also
+	// `"tag.schema"."table"`, whatever the tag
+	ID  string `keys:"id, tag" default:"'default'"`
+	Tag string // default "default"
+	// allows the admin API's [`execute-sql`](admin-api.md#apiadminv1), which only reads
+	DebugAPI bool `keys:"debug_api" default:"false"`
 
 	Postgres *Postgres
 	MongoDB  *MongoDB
@@ -78,24 +90,36 @@ type Connection struct {
 
 // Postgres is a Postgres connection, of a source or of storage.
 type Postgres struct {
-	Hostname          string
-	Port              int // 1024–65535; default 5432
-	Username          string
-	Password          string
-	Database          string
-	SSLMode           string // verify-full (default), verify-ca, disable
-	CACert            string // PEM
+	// `postgresql://user:password@host:port/database`; the keys below go before it
+	_ struct{} `keys:"uri"`
+	// instead of `uri`
+	Hostname string `keys:"hostname, port, username, password, database" default:"port 5432"`
+	Port     int    // 1024–65535; default 5432
+	Username string
+	Password string
+	Database string
+	// `verify-full`, `verify-ca` (needs `cacert`), `disable`
+	SSLMode string `keys:"sslmode" default:"'verify-full'"`
+	// PEM text
+	CACert            string `keys:"cacert, client_certificate, client_private_key"`
 	ClientCertificate string
 	ClientPrivateKey  string
-	TLSServerName     string
-	Reject            Ranges
-	SlotNamePrefix    string        // default powersync_
-	MaxPoolSize       int           // default 8
-	ConnectTimeout    time.Duration // 0 = the driver's
-	// SnapshotSocketTimeout bounds the wait for the next rows of the initial
-	// copy; default 30 s.
-	SnapshotSocketTimeout time.Duration
-	HeartbeatInterval     time.Duration // 5–60 s; 0 = not given, and about 1 s
+	// the name that the server's certificate must have
+	TLSServerName string `keys:"tls_servername" default:"the host"`
+	// addresses that are not connected to: CIDR, or `local`
+	Reject Ranges `keys:"reject_ip_ranges" default:"none"`
+	// of the replication slot's name
+	SlotNamePrefix string `keys:"slot_name_prefix" default:"'powersync_'"`
+	// connections
+	MaxPoolSize int `keys:"max_pool_size" default:"8"`
+	// seconds; also `?connect_timeout=` of the `uri`
+	ConnectTimeout time.Duration `keys:"connect_timeout" default:"10"`
+	// seconds that the source may send nothing while a table is copied; then the copy goes on over a new
+	// connection, from where it was (PSYNC_S1121)
+	SnapshotSocketTimeout time.Duration `keys:"snapshot_socket_timeout" default:"30"`
+	// seconds between two heartbeats, 5 to 60; leave it out for Sluice's own, of one second. Freshness
+	// cannot be known better than that, and `sluice status` waits as much longer before it says stale
+	HeartbeatInterval time.Duration `keys:"heartbeat_interval_seconds" default:"1"`
 }
 
 // MongoDB is a MongoDB connection, of a source or of storage.
@@ -160,46 +184,61 @@ type Convex struct {
 
 // Storage says where bucket-store keeps its data.
 type Storage struct {
-	// Type is embedded (ours, the default), postgresql or mongodb.
-	Type string
-	// Path of the embedded store; "" = under the data folder.
-	Path                  string
-	MaxPoolSize           int // default 8
-	DefaultStorageVersion int // default 2
-	Postgres              *Postgres
-	Schema                string // of postgresql; default sluice
-	BatchLimits           BatchLimits
-	MongoDB               *MongoDB
-	BulkReadPreference    string  // default primary
-	ClearThrottle         float64 // 0–20; default 0.2
+	// a folder; `pebble` is another name for it. Or `postgresql`, a database.
+	// [`mongodb`](#other-sources-and-stores) is understood and refused at the start: that store is not
+	// available
+	Type string `keys:"type" default:"'embedded'"`
+	// of the embedded store, relative to this file
+	Path string `keys:"path" default:"'store' in the data folder"`
+	// connections, at least 3; two are for writing. One more holds the right to write
+	MaxPoolSize int `keys:"max_pool_size" default:"8"`
+	// understood, and of no use
+	DefaultStorageVersion int `keys:"default_storage_version" default:"2"`
+	// as of a source. It may be the source's server, even the same database, if that is Postgres 14 or
+	// later (else PSYNC_S1144)
+	Postgres *Postgres `keys:"uri, hostname, port, username, password, database, sslmode, cacert, client_certificate, client_private_key, tls_servername, reject_ip_ranges, connect_timeout" default:"as above, but 'connect_timeout' 30"`
+	// that has the tables; it is made if it is not there. Two instances of Sluice need two
+	Schema             string `keys:"schema" default:"'sluice'"`
+	BatchLimits        BatchLimits
+	MongoDB            *MongoDB
+	BulkReadPreference string  // default primary
+	ClearThrottle      float64 // 0–20; default 0.2
 }
 
 // BatchLimits bound one storage transaction.
 type BatchLimits struct {
-	MaxEstimatedSize        int64 // default 5,000,000
-	MaxRecordCount          int   // default 2,000
-	MaxCurrentDataBatchSize int64 // default 50,000,000
+	MaxEstimatedSize int64 // default 5,000,000
+	// of one commit, which takes at least one batch as it was evaluated
+	MaxRecordCount int `keys:"batch_limits.max_record_count, batch_limits.max_estimated_size" default:"2,000 rows, 5,000,000 bytes"`
+	// bytes of what is known of source rows that one statement writes
+	MaxCurrentDataBatchSize int64 `keys:"batch_limits.max_current_data_batch_size" default:"50,000,000"`
 }
 
 // Auth is client_auth: whose tokens clients may show.
 type Auth struct {
-	Audience []string
-	// JWKSURIs are http or https; what resolves into Reject is refused.
-	JWKSURIs []string
-	Reject   Ranges
+	// one or a list: a token's `aud` must have one of them
+	Audience []string `keys:"audience"`
+	// one or a list of http(s) URLs of key sets
+	JWKSURIs []string `keys:"jwks_uri"`
+	// addresses from which no key set is fetched
+	Reject Ranges `keys:"jwks_reject_ip_ranges, block_local_jwks" default:"none"`
 	// BlockIPv6 comes with the deprecated block_local_jwks.
 	BlockIPv6 bool
-	Keys      []Key
-	// Supabase adds Supabase's keys: SupabaseJWKS, derived from the source
-	// connection ("" if it is not at Supabase), and SupabaseSecret.
-	Supabase       bool
-	SupabaseJWKS   string
-	SupabaseSecret string
+	// keys: `oct` (HS256, HS384, HS512), `RSA` (RS…), `EC` (ES…), `OKP` (EdDSA)
+	Keys []Key `keys:"jwks.keys"`
+	// Supabase Auth: the keys of the project, if the source is at `db.<project>.supabase.co`. Such a
+	// token's `aud` must be `authenticated`, whatever `audience` says, and it may live for a week
+	Supabase     bool `keys:"supabase" default:"false"`
+	SupabaseJWKS string
+	// the project's shared secret, for tokens that are signed with it; only with `supabase: true`
+	SupabaseSecret string `keys:"supabase_jwt_secret"`
 }
 
 // Key is a static JSON web key.
 type Key struct {
-	Kty, Kid, Alg, Use string
+	// of each, as RFC 7517 says. `RSA` needs `kid`, `n` and `e`; `oct` needs `alg` and `k`; `OKP` needs
+	// `alg`, `crv` and `x`; `EC` needs `crv`, `x` and `y`
+	Kty, Kid, Alg, Use string `keys:"jwks.keys.kty, .kid, .alg, .use, .key_ops, .k, .n, .e, .crv, .x, .y"`
 	KeyOps             []string
 	N, E               string // RSA
 	K                  string // oct
@@ -208,57 +247,80 @@ type Key struct {
 
 // API is the admin API's tokens and the limits of clients.
 type API struct {
-	// Tokens of the admin API; none = closed.
-	Tokens []string
-	// MaxConnections bounds the sync streams of a gateway process; default
-	// 50,000 (the reference's default is 200: its processes cannot hold more).
-	MaxConnections     int
-	MaxDataFetch       int // default 10
-	MaxBuckets         int // default 1,000
-	MaxParameterResult int // default 1,000
-	// CheckpointRequestRetention is how long requested write checkpoints are
-	// kept; default 60 min.
-	CheckpointRequestRetention time.Duration
-	// BucketCountCacheTTL is how long cached bucket counts live; default 60 min.
-	BucketCountCacheTTL time.Duration
+	// what `Authorization: Token …` must show to do anything in the [admin API](admin-api.md); for less,
+	// see `sluice.api.tokens`
+	Tokens []string `keys:"tokens" default:"none: the admin API is closed"`
+	// streams of one gateway process (the reference: 200)
+	MaxConnections int `keys:"parameters.max_concurrent_connections" default:"50,000"`
+	// reads of the store at once, of all streams of a gateway process
+	MaxDataFetch int `keys:"parameters.max_data_fetch_concurrency" default:"10"`
+	// buckets of one client
+	MaxBuckets int `keys:"parameters.max_buckets_per_connection" default:"1,000"`
+	// results of the parameter queries of one client
+	MaxParameterResult int `keys:"parameters.max_parameter_query_results" default:"1,000"`
+	// how long checkpoint requests are kept after they were last made; the compactor drops older ones that
+	// were acknowledged
+	CheckpointRequestRetention time.Duration `keys:"parameters.checkpoint_request_retention_minutes" default:"60"`
+	// understood, and without effect: counts of buckets are kept up to date
+	BucketCountCacheTTL time.Duration `keys:"parameters.bucket_count_cache_ttl_minutes" default:"60"`
 }
 
 // Telemetry is the metrics port; nothing is ever sent anywhere.
 type Telemetry struct {
-	PrometheusPort int // 0 = off
+	// the private port: metrics, probes, profiles. Nothing is sent to anybody, whatever
+	// `disable_telemetry_sharing` says, but to [your own OpenTelemetry
+	// collector](operations.md#opentelemetry)
+	PrometheusPort int `keys:"telemetry.prometheus_port" default:"off"`
+	// understood, and without effect
+	_ struct{} `keys:"telemetry.disable_telemetry_sharing, telemetry.internal_service_endpoint"`
 }
 
 // Probes says which probes exist (spec/06 §7.2).
-type Probes struct{ Filesystem, HTTP, Legacy bool }
+type Probes struct {
+	// either keeps the files `.probes/startup`, `.probes/ready` and `.probes/poll` in the working
+	// directory; unlike with the reference not if `healthcheck.probes` is not given
+	Filesystem, Legacy bool `keys:"healthcheck.probes.use_filesystem, healthcheck.probes.use_legacy" default:"false"`
+	// understood, and without effect: HTTP probes are always there
+	HTTP bool `keys:"healthcheck.probes.use_http" default:"false"`
+}
 
 // Logging is how to log.
 type Logging struct {
-	Level  string // silly, debug, verbose, http, info (default), warn, error
-	Format string // json, text; "" = not configured
+	// `silly`, `debug`, `verbose`, `http`, `info`, `warn`, `error`; `PS_LOG_LEVEL` goes before it. [It can
+	// be changed](operations.md#logs) while the process runs
+	Level string `keys:"system.logging.level" default:"'info'"`
+	// `json` or `text`; `PS_LOG_FORMAT` goes before it
+	Format string `keys:"system.logging.format" default:"'json'"`
 }
 
 // Sluice is our own section. Each key can be overridden by the environment
 // variable that its comment names.
 type Sluice struct {
-	NATSURL     string    // sluice.nats.url, SLUICE_NATS_URL; default nats://127.0.0.1:4222
-	BucketStore Service   // SLUICE_BUCKET_STORE_*; default address 127.0.0.1:7441
-	Replicator  Service   // SLUICE_REPLICATOR_*; default address 127.0.0.1:7442
-	Compactor   Compactor // SLUICE_COMPACTOR_*; default address 127.0.0.1:7443
-	Evaluator   Evaluator // SLUICE_RULES_EVALUATOR_*
-	Gateway     Gateway   // SLUICE_GATEWAY_*
+	// not used by `sluice dev`, which has its own
+	NATSURL string `keys:"nats.url" default:"'nats://127.0.0.1:4222'"`
+	// where bucket-store listens, and where the others find it
+	BucketStore Service `keys:"bucket_store.address" default:"'127.0.0.1:7441'"`
+	// the same of the replicator
+	Replicator Service `keys:"replicator.address" default:"'127.0.0.1:7442'"`
+	// the same of the compactor
+	Compactor Compactor `keys:"compactor.address" default:"'127.0.0.1:7443'"`
+	Evaluator Evaluator // SLUICE_RULES_EVALUATOR_*
+	Gateway   Gateway   // SLUICE_GATEWAY_*
 	// TLS is between the services and to NATS: sluice.tls, SLUICE_TLS_*.
 	TLS ServicesTLS
 	// AdminTokens may do what their scopes say: sluice.api.tokens.
 	AdminTokens []AdminToken
-	// Data is the data folder: sluice.data (relative to the config file) or
-	// SLUICE_DATA; default sluice-data in the working directory.
-	Data string
+	// the data folder, relative to the config file; `SLUICE_DATA`, `sluice dev --data`
+	Data string `keys:"data" default:"'sluice-data' in the working directory"`
 }
 
 // AdminToken is a token of the admin API that may do only some of it; those of
 // api.tokens may do everything.
 type AdminToken struct {
-	Name   string // what logs and deployments call it
+	// of each entry of a list: tokens of the [admin API](admin-api.md#tokens) with the scopes `read`,
+	// `deploy`, `compact`. A token has at least 16 characters; `!env` keeps it out of the file. No
+	// variable of its own
+	Name   string `keys:"api.tokens.name, .token, .scopes" default:"none"`
 	Token  string
 	Scopes []Scope
 }
@@ -278,19 +340,18 @@ const (
 // Service is where a service is found.
 type Service struct {
 	Address string // host:port on which it listens and is dialled
-	// MetricsPort is the private port with metrics, pprof and probes; 0 =
-	// telemetry.prometheus_port.
-	MetricsPort int
+	// the service's private port
+	MetricsPort int `keys:"bucket_store.metrics_port, replicator.…, compactor.…, rules_evaluator.…, gateway.…" default:"'telemetry.prometheus_port'"`
 }
 
 // Compactor also has a schedule.
 type Compactor struct {
 	Service
-	// Interval between two runs, as "24h"; 0 = only on demand; default 24 h.
-	Interval time.Duration
-	// DefragmentMB is how many megabytes of rows may be put again a day; 0 = none;
-	// default 100.
-	DefragmentMB int
+	// between two full rounds; `0s`: only on demand
+	Interval time.Duration `keys:"compactor.interval" default:"'24h'"`
+	// how many megabytes of rows may be put again a day to make histories shorter
+	// ([why](operations.md#compaction)); `0`: none
+	DefragmentMB int `keys:"compactor.defragment_mb_per_day" default:"'100'"`
 }
 
 // Evaluator listens only privately.
@@ -299,24 +360,32 @@ type Evaluator struct{ MetricsPort int }
 // Gateway serves clients.
 type Gateway struct {
 	MetricsPort int
-	// Port replaces the top-level port, for several gateways on one machine.
-	Port int
-	// MaxStreams replaces api.parameters.max_concurrent_connections; 0 = that.
-	MaxStreams int
-	// PathPrefix is before every path, as /sync-service; "" = none.
-	PathPrefix string
-	TLS        TLS
-	Limits     Limits
+	// for several gateways on one machine
+	Port int `keys:"gateway.port" default:"'port'"`
+	// streams of this gateway process; 0 is the default
+	MaxStreams int `keys:"gateway.max_streams" default:"'api.parameters.max_concurrent_connections'"`
+	// is before every path, as `/sync-service`: clients then use `https://host/sync-service` as their
+	// endpoint
+	PathPrefix string `keys:"gateway.path_prefix" default:"none"`
+	// a file, relative to the config file, or the PEM text itself; the certificate's intermediates after
+	// it. See [TLS](operations.md#tls)
+	TLS    TLS `keys:"gateway.tls.certificate, gateway.tls.key" default:"none: no TLS"`
+	Limits Limits
 }
 
 // Limits are of each user, and of each address that clients come from; 0 = none.
 type Limits struct {
-	UserStreams     int // sync streams at once
-	AddressStreams  int
-	UserRequests    int // in a minute
+	// sync streams that one user, or one address, may have at once on one gateway; a WebSocket counts as
+	// one, or as many as it carries
+	UserStreams    int `keys:"gateway.limits.user_streams, gateway.limits.address_streams" default:"none"`
+	AddressStreams int
+	// requests in a minute; all may come at once. Those of a user are streams and write checkpoints, those
+	// of an address are all but probes
+	UserRequests    int `keys:"gateway.limits.user_requests, gateway.limits.address_requests" default:"none"`
 	AddressRequests int
-	// Proxies are believed in X-Forwarded-For.
-	Proxies []netip.Prefix
+	// ranges and addresses, such as `[10.0.0.0/8]`, whose `X-Forwarded-For` is believed. See
+	// [limits](operations.md#limits)
+	Proxies []netip.Prefix `keys:"gateway.limits.trusted_proxies" default:"none"`
 }
 
 // URL is where the gateway is, seen from its own machine.
@@ -354,11 +423,11 @@ const DefaultIdentities = "spiffe://sluice/"
 // ServicesTLS is TLS between the services and to NATS: all or none.
 type ServicesTLS struct {
 	Mutual // of every service, as far as it has none of its own
-	// Own are by the service's name, as bucket-store.
-	Own map[string]Mutual
-	// Identities is before the role in a certificate's URI; default
-	// DefaultIdentities.
-	Identities string
+	// the same for one service, where all have the same file: `bucket_store`, `replicator`, `compactor`,
+	// `rules_evaluator`, `gateway`, `nats`
+	Own map[string]Mutual `keys:"tls.SERVICE.ca, .certificate, .key" default:"those of 'tls'"`
+	// what stands before the role in a certificate's URI
+	Identities string `keys:"tls.identities" default:"'spiffe://sluice/'"`
 }
 
 // On reports whether there is TLS between services: if so much as one file of it
@@ -379,8 +448,12 @@ func (s ServicesTLS) Of(name string) Mutual {
 
 // Mutual is what a service shows others, and whom it trusts.
 type Mutual struct {
-	CA PEM // one or several, one after the other
-	TLS
+	// the CA, or several one after the other, that the services' certificates are of. Each of these is a
+	// file, relative to the config file, or the PEM text itself. See [TLS between
+	// services](operations.md#tls-between-services)
+	CA PEM `keys:"tls.ca" default:"none: no TLS between services"`
+	// what the process shows the other services, and NATS
+	TLS `keys:"tls.certificate, tls.key" default:"none"`
 }
 
 // PEM is given as text, or as the file that has it.
