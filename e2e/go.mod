@@ -27,8 +27,6 @@ require (
 	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // indirect
-	google.golang.org/grpc v1.85.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 )
 
 require go.uber.org/goleak v1.3.0
@@ -42,6 +40,8 @@ require (
 	github.com/sluicesync/sluice/libs/rules v0.0.0
 	github.com/sluicesync/sluice/proto v0.0.0
 	github.com/sluicesync/sluice/services/bucket-store v0.0.0
+	google.golang.org/grpc v1.85.0
+	google.golang.org/protobuf v1.36.12
 )
 
 replace (

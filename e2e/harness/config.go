@@ -55,7 +55,7 @@ sync_config:
 	}
 	in.metrics[BucketStore], in.metrics[Compactor] = ports[3], ports[4]
 	in.metrics[Replicator], in.metrics[Replicator2] = replicatorMetrics, replicatorMetrics+1
-	in.inner[NATS], in.inner[BucketStore], in.inner[Replicator] = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1]), fmt.Sprintf("127.0.0.1:%d", replicators)
+	in.inner[NATS], in.inner[BucketStore], in.inner[Replicator], in.inner[Compactor] = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1]), fmt.Sprintf("127.0.0.1:%d", replicators), fmt.Sprintf("127.0.0.1:%d", ports[2])
 	return text + fmt.Sprintf(`sluice:
   nats: {url: "nats://127.0.0.1:%d"}
   bucket_store: {address: "127.0.0.1:%d", metrics_port: %d}
