@@ -61,7 +61,8 @@ type release struct {
 	pods         map[string]corev1.PodTemplateSpec // by component
 	deployments  map[string]appsv1.Deployment
 	statefulSets map[string]appsv1.StatefulSet
-	services     map[string]corev1.Service
+	services     map[string]corev1.Service // by component
+	headless     map[string]corev1.Service // the same, without an address of their own
 	policies     map[string]networkingv1.NetworkPolicy
 	budgets      map[string]policyv1.PodDisruptionBudget
 	scalers      []autoscalingv2.HorizontalPodAutoscaler
@@ -84,7 +85,7 @@ func template(t *testing.T, options ...string) *release {
 	}
 	r := &release{
 		pods: map[string]corev1.PodTemplateSpec{}, deployments: map[string]appsv1.Deployment{}, statefulSets: map[string]appsv1.StatefulSet{},
-		services: map[string]corev1.Service{}, policies: map[string]networkingv1.NetworkPolicy{}, budgets: map[string]policyv1.PodDisruptionBudget{},
+		services: map[string]corev1.Service{}, headless: map[string]corev1.Service{}, policies: map[string]networkingv1.NetworkPolicy{}, budgets: map[string]policyv1.PodDisruptionBudget{},
 		configMaps: map[string]corev1.ConfigMap{}, kinds: map[string]int{},
 	}
 	docs := utilyaml.NewDocumentDecoder(io.NopCloser(&out))
@@ -137,7 +138,11 @@ func (r *release) add(t *testing.T, doc []byte) {
 	case "Service":
 		var s corev1.Service
 		read(&s)
-		r.services[c] = s
+		if s.Spec.ClusterIP == corev1.ClusterIPNone {
+			r.headless[c] = s
+		} else {
+			r.services[c] = s
+		}
 	case "NetworkPolicy":
 		var p networkingv1.NetworkPolicy
 		read(&p)
@@ -411,6 +416,17 @@ func TestSettings(t *testing.T) {
 	})
 }
 
+// One name stands for all gateways, each by itself, for sluice sessions.
+func TestHeadless(t *testing.T) {
+	each(t, func(t *testing.T, r *release) {
+		s, pod := r.headless["sync-gateway"], r.pods["sync-gateway"]
+		if len(r.headless) != 1 || s.Name != "sluice-sync-gateway-headless" || !s.Spec.PublishNotReadyAddresses || !selects(s.Spec.Selector, pod) ||
+			s.Spec.Ports[0].Port != int32(containerPort(pod.Spec.Containers[0], s.Spec.Ports[0].TargetPort.String())) {
+			t.Errorf("%+v", r.headless)
+		}
+	})
+}
+
 // The configs of the examples are valid.
 func TestExampleConfig(t *testing.T) {
 	dir := t.TempDir()
@@ -487,6 +503,9 @@ func TestNetworkPolicies(t *testing.T) {
 		if n := len(covering(r, pod)); n != 1 {
 			t.Errorf("%s: %d policies", name, n)
 		}
+	}
+	if g := r.pods["sync-gateway"]; !leaves(r, g, g, 8080) || !enters(r, g, g, 8080) {
+		t.Error("a gateway does not reach the others, whom sluice sessions asks")
 	}
 	for from, pod := range r.pods {
 		var got []string
