@@ -92,14 +92,39 @@ func (u *UserCheckpoints) Expired(position model.Position, before model.Micros) 
 	return u.Requested != 0 && u.Requested < before && u.Head <= position
 }
 
-// CustomRequest is the request that a commit makes by its custom write
-// checkpoint w.
-func CustomRequest(c *ledger.Commit, w model.CustomCheckpoint) WriteCheckpointRequest {
-	r := WriteCheckpointRequest{UserKey: w.UserKey, ID: w.ID, Head: c.CheckpointsAt}
-	if w.Requested {
-		r.Requested = c.Head.StoredAt
+// TakeAll gives the requests their numbers, in order, while clients see a
+// checkpoint at position. users is what is kept for the keys, and then what is
+// to be kept; changed are the keys of what is not as it was. It returns what
+// each key has when its request was taken.
+func TakeAll(users map[string]UserCheckpoints, requests []WriteCheckpointRequest, position model.Position) (taken []model.WriteCheckpoint, changed []string) {
+	taken = make([]model.WriteCheckpoint, len(requests))
+	news := make(map[string]bool, len(requests))
+	for i, r := range requests {
+		was := users[r.UserKey]
+		u := was
+		if u.Take(r, position); u != was {
+			users[r.UserKey] = u
+			if !news[r.UserKey] {
+				news[r.UserKey] = true
+				changed = append(changed, r.UserKey)
+			}
+		}
+		taken[i] = model.WriteCheckpoint{UserKey: r.UserKey, ID: u.ID, Head: u.Head}
 	}
-	return r
+	return taken, changed
+}
+
+// CustomRequests are the requests that a commit makes by its custom write
+// checkpoints.
+func CustomRequests(c *ledger.Commit) []WriteCheckpointRequest {
+	requests := make([]WriteCheckpointRequest, len(c.Checkpoints))
+	for i, w := range c.Checkpoints {
+		requests[i] = WriteCheckpointRequest{UserKey: w.UserKey, ID: w.ID, Head: c.CheckpointsAt}
+		if w.Requested {
+			requests[i].Requested = c.Head.StoredAt
+		}
+	}
+	return requests
 }
 
 // Reached is the highest number that position has reached; 0 = none.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/record"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
@@ -69,9 +70,7 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	for i := range c.Progress {
 		w.progress(&c.Progress[i])
 	}
-	if err := s.custom(&w, was.Checkpoint.Position, c); err != nil {
-		return err
-	}
+	w.take(s, streamKey(kindCustom, c.Stream), store.CustomRequests(c), was.Checkpoint.Position)
 	w.set(streamKey(kindHead, c.Stream), appendHead(nil, now))
 	var moved map[*stream]*model.Stream
 	if c.Activate {
@@ -95,24 +94,6 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	}
 	st.head.Store(now) // last: whoever sees this checkpoint sees its states
 	s.noteSoon()
-	return nil
-}
-
-// custom writes the custom write checkpoints of c, while clients see a checkpoint
-// at position.
-func (s *Store) custom(w *writer, position model.Position, c *ledger.Commit) error {
-	for _, given := range c.Checkpoints {
-		w.key = append(appendStream(w.key[:0], kindCustom, w.stream), given.UserKey...)
-		u, err := s.user(w.key)
-		if err != nil {
-			return fmt.Errorf("read custom write checkpoint: %w", fault(err))
-		}
-		before := u
-		if u.Take(store.CustomRequest(c, given), position); u != before {
-			w.buf = appendUser(w.buf[:0], &u)
-			w.set(w.key, w.buf)
-		}
-	}
 	return nil
 }
 
@@ -231,7 +212,7 @@ func (w *writer) record(r *ledger.RowWrite) {
 		w.err = errors.Join(w.err, w.batch.Delete(w.key, nil))
 		return
 	}
-	w.buf = appendRecord(w.buf[:0], r.Record)
+	w.buf = record.Append(w.buf[:0], r.Record)
 	w.set(w.key, w.buf)
 }
 
@@ -272,7 +253,7 @@ func (s *Store) Records(_ context.Context, id model.StreamID, keys []model.RowKe
 		if !ok {
 			continue
 		}
-		if records[i], err = readRecord(value); err != nil {
+		if records[i], err = record.Read(value); err != nil {
 			return nil, fmt.Errorf("read record: %w", fault(err))
 		}
 	}
@@ -298,7 +279,7 @@ func (s *Store) Table(_ context.Context, id model.StreamID, table model.TableID,
 		if len(rows) == limit {
 			return rows, true, nil
 		}
-		rec, err := readRecord(string(iter.Value()))
+		rec, err := record.Read(string(iter.Value()))
 		if err != nil {
 			return nil, false, fmt.Errorf("read table: %w", fault(err))
 		}

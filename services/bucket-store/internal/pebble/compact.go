@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/record"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
@@ -423,7 +424,7 @@ func (s *Store) CompactLookups(_ context.Context, id model.StreamID, c model.OpI
 	for it.First(); it.Valid(); it.Next() {
 		g, op, ok := lookupKey(it.Key())
 		if !ok {
-			return removed, nil, fmt.Errorf("compact lookups: %w", errCorrupt)
+			return removed, nil, fmt.Errorf("compact lookups: %w", record.ErrCorrupt)
 		}
 		if !bytes.Equal(g, group) {
 			if err := bury(); err != nil {

@@ -36,6 +36,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/record"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
@@ -254,7 +255,7 @@ func (s *Store) load() error {
 			return err
 		} else if ok {
 			if len(value) != 8 {
-				return fmt.Errorf("stream %d: %w", def.ID, errCorrupt)
+				return fmt.Errorf("stream %d: %w", def.ID, record.ErrCorrupt)
 			}
 			st.cleared.Store(binary.BigEndian.Uint64([]byte(value)))
 		}
@@ -275,7 +276,7 @@ func (s *Store) load() error {
 		return err
 	} else if ok {
 		if len(value) != 8 {
-			return fmt.Errorf("highest stream id: %w", errCorrupt)
+			return fmt.Errorf("highest stream id: %w", record.ErrCorrupt)
 		}
 		s.next = max(s.next, model.StreamID(binary.BigEndian.Uint64([]byte(value))))
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/record"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
@@ -65,7 +66,7 @@ func (s *Store) subtract(id model.StreamID, bucket string, b bucketState, c mode
 	for it.First(); it.Valid(); it.Next() {
 		value := it.Value()
 		if len(value) < 5 {
-			return t, fmt.Errorf("read ops: %w", errCorrupt)
+			return t, fmt.Errorf("read ops: %w", record.ErrCorrupt)
 		}
 		t.checksum -= opChecksum(value)
 		t.count--
@@ -167,7 +168,7 @@ func (s *Store) Lookups(_ context.Context, id model.StreamID, c model.OpID, look
 		for ok := it.SeekGE(prefix); ok && bytes.HasPrefix(it.Key(), prefix); ok = it.Next() {
 			g, op, valid := lookupKey(it.Key())
 			if !valid {
-				return nil, fmt.Errorf("read lookups: %w", errCorrupt)
+				return nil, fmt.Errorf("read lookups: %w", record.ErrCorrupt)
 			}
 			if op > c || bytes.Equal(g, group) {
 				continue // too new, or superseded

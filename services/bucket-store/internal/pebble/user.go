@@ -13,8 +13,6 @@ import (
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
-func userKey(key string) []byte { return append([]byte{kindUser}, key...) }
-
 // user reads what is kept under the whole key of a user.
 func (s *Store) user(key []byte) (store.UserCheckpoints, error) {
 	value, ok, err := s.get(key)
@@ -22,6 +20,29 @@ func (s *Store) user(key []byte) (store.UserCheckpoints, error) {
 		return store.UserCheckpoints{}, err
 	}
 	return readUser(value)
+}
+
+// take gives the requests their numbers, while clients see a checkpoint at
+// position, and writes what changes of the users whose keys begin with prefix.
+func (w *writer) take(s *Store, prefix []byte, requests []store.WriteCheckpointRequest, position model.Position) []model.WriteCheckpoint {
+	users := make(map[string]store.UserCheckpoints, len(requests))
+	for i := range requests {
+		w.key = append(append(w.key[:0], prefix...), requests[i].UserKey...)
+		u, err := s.user(w.key)
+		if err != nil {
+			w.err = errors.Join(w.err, fmt.Errorf("read write checkpoint: %w", fault(err)))
+			return nil
+		}
+		users[requests[i].UserKey] = u
+	}
+	taken, changed := store.TakeAll(users, requests, position)
+	for _, key := range changed {
+		u := users[key]
+		w.key = append(append(w.key[:0], prefix...), key...)
+		w.buf = appendUser(w.buf[:0], &u)
+		w.set(w.key, w.buf)
+	}
+	return taken
 }
 
 // CreateWriteCheckpoints gives all requests their numbers by one synced batch.
@@ -33,33 +54,18 @@ func (s *Store) CreateWriteCheckpoints(_ context.Context, position model.Positio
 	defer s.users.Unlock()
 	batch := s.db.NewBatch()
 	defer batch.Close()
-	users := make(map[string]store.UserCheckpoints, len(requests))
-	out := make([]model.WriteCheckpoint, len(requests))
-	for i, r := range requests {
-		u, ok := users[r.UserKey]
-		if !ok {
-			var err error
-			if u, err = s.user(userKey(r.UserKey)); err != nil {
-				return nil, fmt.Errorf("read write checkpoint: %w", fault(err))
-			}
-		}
-		before := u
-		u.Take(r, position)
-		if u != before {
-			if err := batch.Set(userKey(r.UserKey), appendUser(nil, &u), nil); err != nil {
-				return nil, fmt.Errorf("write checkpoint: %w", fault(err))
-			}
-		}
-		users[r.UserKey] = u
-		out[i] = model.WriteCheckpoint{UserKey: r.UserKey, ID: u.ID, Head: u.Head}
+	w := writer{batch: batch}
+	taken := w.take(s, []byte{kindUser}, requests, position)
+	if w.err != nil {
+		return nil, fmt.Errorf("write checkpoints: %w", w.err)
 	}
 	if batch.Empty() {
-		return out, nil
+		return taken, nil
 	}
 	if err := s.apply(batch, pebble.Sync); err != nil {
 		return nil, fmt.Errorf("store write checkpoints: %w", fault(err))
 	}
-	return out, nil
+	return taken, nil
 }
 
 // Reached returns the numbers that position has reached.

@@ -7,12 +7,10 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
-	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/record"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
-
-var errCorrupt = fmt.Errorf("a value cannot be read: %w", store.ErrDamaged)
 
 // fault tells damage apart from other failures of Pebble, which finds it by the
 // checksums of its blocks and records.
@@ -21,72 +19,6 @@ func fault(err error) error {
 		return fmt.Errorf("%w: %w", store.ErrDamaged, err)
 	}
 	return err
-}
-
-// reader takes a value apart; the first fault sticks.
-type reader struct {
-	s   string
-	bad bool
-}
-
-func (r *reader) uvarint() uint64 {
-	var x uint64
-	for shift := uint(0); shift < 64; shift += 7 {
-		if len(r.s) == 0 {
-			break
-		}
-		b := r.s[0]
-		r.s = r.s[1:]
-		if b < 0x80 {
-			if shift == 63 && b > 1 {
-				break
-			}
-			return x | uint64(b)<<shift
-		}
-		x |= uint64(b&0x7f) << shift
-	}
-	r.bad = true
-	return 0
-}
-
-func (r *reader) bytes(n uint64) string {
-	if n > uint64(len(r.s)) {
-		r.bad = true
-		return ""
-	}
-	s := r.s[:n]
-	r.s = r.s[n:]
-	return s
-}
-
-func (r *reader) text() string { return r.bytes(r.uvarint()) }
-
-// again reads a text that appendAgain wrote.
-func (r *reader) again(last *string) string {
-	if n := r.uvarint(); n > 0 {
-		*last = r.bytes(n - 1)
-	}
-	return *last
-}
-
-func (r *reader) err() error {
-	if r.bad {
-		return errCorrupt
-	}
-	return nil
-}
-
-func appendText(dst []byte, s string) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
-}
-
-// appendAgain writes s, or a zero byte if it is the same as the last one.
-func appendAgain(dst []byte, s string, last *string) []byte {
-	if s == *last {
-		return append(dst, 0)
-	}
-	*last = s
-	return append(binary.AppendUvarint(dst, uint64(len(s))+1), s...)
 }
 
 func uvarintSize(n uint64) int {
@@ -114,8 +46,8 @@ func appendOp(dst []byte, op *model.Op) []byte {
 	if op.Kind == model.OpPut || op.Kind == model.OpRemove {
 		dst = append(dst, op.Key.Table[:]...)
 		dst = append(dst, op.Key.Row[:]...)
-		dst = appendText(dst, op.ObjectType)
-		dst = appendText(dst, op.ObjectID)
+		dst = record.AppendText(dst, op.ObjectType)
+		dst = record.AppendText(dst, op.ObjectID)
 		return append(dst, op.Data...)
 	}
 	return binary.AppendUvarint(dst, uint64(op.Target))
@@ -123,78 +55,30 @@ func appendOp(dst []byte, op *model.Op) []byte {
 
 // readOp decodes an op that shares memory with value.
 func readOp(id model.OpID, value []byte, op *model.Op) error {
-	r := reader{s: unsafe.String(unsafe.SliceData(value), len(value))}
-	head := r.bytes(5)
-	if r.bad {
-		return errCorrupt
+	r := record.NewReader(unsafe.String(unsafe.SliceData(value), len(value)))
+	head := r.Bytes(5)
+	if err := r.Err(); err != nil {
+		return err
 	}
 	*op = model.Op{ID: id, Kind: model.OpKind(head[0]), Checksum: opChecksum(value)}
 	switch op.Kind {
 	case model.OpPut, model.OpRemove:
-		copy(op.Key.Table[:], r.bytes(16))
-		copy(op.Key.Row[:], r.bytes(16))
-		op.ObjectType = r.text()
-		op.ObjectID = r.text()
-		op.Data = r.s
+		copy(op.Key.Table[:], r.Bytes(16))
+		copy(op.Key.Row[:], r.Bytes(16))
+		op.ObjectType = r.Text()
+		op.ObjectID = r.Text()
+		op.Data = r.Rest()
 	case model.OpMove, model.OpClear:
-		op.Target = model.OpID(r.uvarint())
+		op.Target = model.OpID(r.Uvarint())
 	default:
-		return errCorrupt
+		return record.ErrCorrupt
 	}
-	return r.err()
+	return r.Err()
 }
 
 // opChecksum is the checksum of an encoded op of at least five bytes.
 func opChecksum(value []byte) model.Checksum {
 	return model.Checksum(binary.LittleEndian.Uint32(value[1:]))
-}
-
-func appendRecord(dst []byte, rec *ledger.Record) []byte {
-	var typ, id string
-	dst = binary.AppendUvarint(dst, uint64(len(rec.Buckets)))
-	for i := range rec.Buckets {
-		m := &rec.Buckets[i]
-		dst = appendText(dst, m.Bucket)
-		dst = appendAgain(dst, m.ObjectType, &typ)
-		dst = appendAgain(dst, m.ObjectID, &id)
-	}
-	dst = binary.AppendUvarint(dst, uint64(len(rec.Lookups)))
-	for i := range rec.Lookups {
-		dst = appendText(dst, rec.Lookups[i].Lookup)
-		dst = appendText(dst, rec.Lookups[i].Values)
-	}
-	return append(dst, rec.Source...)
-}
-
-// readRecord decodes a record that shares memory with value.
-func readRecord(value string) (*ledger.Record, error) {
-	r := reader{s: value}
-	rec := &ledger.Record{}
-	var typ, id string
-	if n := r.uvarint(); n > uint64(len(r.s)) {
-		return nil, errCorrupt
-	} else if n > 0 {
-		rec.Buckets = make([]ledger.Membership, 0, min(n, 1024))
-		for range n {
-			rec.Buckets = append(rec.Buckets, ledger.Membership{Bucket: r.text(), ObjectType: r.again(&typ), ObjectID: r.again(&id)})
-			if r.bad {
-				return nil, errCorrupt
-			}
-		}
-	}
-	if n := r.uvarint(); n > uint64(len(r.s)) {
-		return nil, errCorrupt
-	} else if n > 0 {
-		rec.Lookups = make([]model.ParameterEntry, 0, min(n, 1024))
-		for range n {
-			rec.Lookups = append(rec.Lookups, model.ParameterEntry{Lookup: r.text(), Values: r.text()})
-			if r.bad {
-				return nil, errCorrupt
-			}
-		}
-	}
-	rec.Source = r.s
-	return rec, r.err()
 }
 
 // total is a bucket's checksum and count up to and with op last.
@@ -228,17 +112,17 @@ func appendState(dst []byte, s *bucketState) []byte {
 }
 
 func readState(value []byte) (bucketState, error) {
-	r := reader{s: unsafe.String(unsafe.SliceData(value), len(value))}
+	r := record.NewReader(unsafe.String(unsafe.SliceData(value), len(value)))
 	s := bucketState{
-		number: r.uvarint(),
-		head:   total{model.Checksum(r.uvarint()), r.uvarint(), model.OpID(r.uvarint())},
-		base:   total{model.Checksum(r.uvarint()), r.uvarint(), model.OpID(r.uvarint())},
+		number: r.Uvarint(),
+		head:   total{model.Checksum(r.Uvarint()), r.Uvarint(), model.OpID(r.Uvarint())},
+		base:   total{model.Checksum(r.Uvarint()), r.Uvarint(), model.OpID(r.Uvarint())},
 	}
-	s.first, s.cleared, s.changes = model.OpID(r.uvarint()), model.OpID(r.uvarint()), r.uvarint()
+	s.first, s.cleared, s.changes = model.OpID(r.Uvarint()), model.OpID(r.Uvarint()), r.Uvarint()
 	if s.number == 0 {
-		return s, errCorrupt
+		return s, record.ErrCorrupt
 	}
-	return s, r.err()
+	return s, r.Err()
 }
 
 // head is a stream's head and the highest bucket number given out.
@@ -259,45 +143,45 @@ func appendHead(dst []byte, h *head) []byte {
 		dst = binary.AppendUvarint(dst, n)
 	}
 	for _, s := range [...]string{string(h.Applied.Position), string(h.Checkpoint.Position), string(h.NoCheckpointBefore), h.LastError, h.Origin} {
-		dst = appendText(dst, s)
+		dst = record.AppendText(dst, s)
 	}
 	return dst
 }
 
 func readHead(value string) (*head, error) {
-	r := reader{s: value}
-	h := &head{buckets: r.uvarint()}
-	h.Epoch = model.Epoch(r.uvarint())
-	h.Applied.Offset = r.uvarint()
-	h.Persisted = model.OpID(r.uvarint())
-	h.Checkpoint.Op = model.OpID(r.uvarint())
-	h.SnapshotDone = r.uvarint() == 1
+	r := record.NewReader(value)
+	h := &head{buckets: r.Uvarint()}
+	h.Epoch = model.Epoch(r.Uvarint())
+	h.Applied.Offset = r.Uvarint()
+	h.Persisted = model.OpID(r.Uvarint())
+	h.Checkpoint.Op = model.OpID(r.Uvarint())
+	h.SnapshotDone = r.Uvarint() == 1
 	for _, t := range [...]*model.Micros{&h.CommitTime, &h.Heartbeat, &h.PublishedAt, &h.EvaluatedAt, &h.StoredAt, &h.LastErrorAt} {
-		*t = model.Micros(r.uvarint())
+		*t = model.Micros(r.Uvarint())
 	}
-	h.Applied.Position = model.Position(r.text())
-	h.Checkpoint.Position = model.Position(r.text())
-	h.NoCheckpointBefore = model.Position(r.text())
-	h.LastError = r.text()
-	if len(r.s) > 0 { // stored before origins were known
-		h.Origin = r.text()
+	h.Applied.Position = model.Position(r.Text())
+	h.Checkpoint.Position = model.Position(r.Text())
+	h.NoCheckpointBefore = model.Position(r.Text())
+	h.LastError = r.Text()
+	if r.More() { // stored before origins were known
+		h.Origin = r.Text()
 	}
-	return h, r.err()
+	return h, r.Err()
 }
 
 func appendUser(dst []byte, u *store.UserCheckpoints) []byte {
 	dst = binary.AppendUvarint(dst, u.ID)
-	dst = appendText(dst, string(u.Head))
+	dst = record.AppendText(dst, string(u.Head))
 	dst = binary.AppendUvarint(dst, u.ReachedID)
-	dst = appendText(dst, string(u.ReachedHead))
+	dst = record.AppendText(dst, string(u.ReachedHead))
 	return binary.AppendUvarint(dst, uint64(u.Requested))
 }
 
 func readUser(value string) (store.UserCheckpoints, error) {
-	r := reader{s: value}
-	u := store.UserCheckpoints{ID: r.uvarint(), Head: model.Position(r.text()), ReachedID: r.uvarint(), ReachedHead: model.Position(r.text())}
-	if len(r.s) > 0 { // stored before numbers could expire
-		u.Requested = model.Micros(r.uvarint())
+	r := record.NewReader(value)
+	u := store.UserCheckpoints{ID: r.Uvarint(), Head: model.Position(r.Text()), ReachedID: r.Uvarint(), ReachedHead: model.Position(r.Text())}
+	if r.More() { // stored before numbers could expire
+		u.Requested = model.Micros(r.Uvarint())
 	}
-	return u, r.err()
+	return u, r.Err()
 }

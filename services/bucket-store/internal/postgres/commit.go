@@ -91,7 +91,7 @@ type commit struct {
 	buckets []int32        // id of each of c.Buckets
 	hashes  []hash         // of each of c.Buckets
 	ids     map[hash]int32 // that were not known
-	users   map[hash]store.UserCheckpoints
+	users   map[string]store.UserCheckpoints
 	batch   pgx.Batch // goes with the end
 	rows    *copyRows
 }
@@ -141,9 +141,9 @@ func (w *commit) begin(ctx context.Context, conn *pgx.Conn) error {
 		for i := range c.Checkpoints {
 			keys[i] = c.Checkpoints[i].UserKey
 		}
-		w.users = map[hash]store.UserCheckpoints{}
-		b.Queue(of(c.Stream, selectUsers("users@")), hashes(keys)).Query(func(rows pgx.Rows) error {
-			return readUsers(rows, w.users)
+		b.Queue(of(c.Stream, selectUsers("users@")), hashes(keys)).Query(func(rows pgx.Rows) (err error) {
+			w.users, err = readUsers(rows)
+			return err
 		})
 	}
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
@@ -323,15 +323,7 @@ func (w *commit) end(ctx context.Context, conn *pgx.Conn) error {
 			ORDER BY tbl, i DESC ON CONFLICT (tbl) DO UPDATE SET value = excluded.value`), tables, values)
 	}
 	if len(c.Checkpoints) > 0 {
-		changed := userRows{}
-		for _, given := range c.Checkpoints {
-			h := hashOf(given.UserKey)
-			u := w.users[h]
-			if u.Take(store.CustomRequest(c, given), w.was.Checkpoint.Position); u != w.users[h] {
-				changed.add(given.UserKey, u)
-			}
-		}
-		changed.queue(b, of(c.Stream, "users@"))
+		queueTaken(b, of(c.Stream, "users@"), w.users, store.CustomRequests(c), w.was.Checkpoint.Position)
 	}
 	now := head{StreamHead: store.NextHead(&w.was.StreamHead, c), state: w.was.state, buckets: w.was.buckets}
 	if c.Activate {

@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/record"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
@@ -58,8 +59,6 @@ func hashes(names []string) [][16]byte {
 
 // errCompacted: a bucket was cleared between two pages of a read.
 var errCompacted = errors.New("the bucket was compacted while it was being read: read it again")
-
-var errCorrupt = errors.New("corrupt value in the store")
 
 // Ops yields a bucket's ops. It reads them in pages, each by a statement of its
 // own: a MOVE between two pages is as good as what was there before, and a
@@ -217,13 +216,13 @@ func appendName(dst []byte, op *model.Op) []byte {
 
 func readName(name string, op *model.Op) error {
 	if len(name) < 33 {
-		return errCorrupt
+		return record.ErrCorrupt
 	}
 	copy(op.Key.Table[:], name)
 	copy(op.Key.Row[:], name[16:])
 	n, size := binary.Uvarint(unsafe.Slice(unsafe.StringData(name), len(name))[32:])
 	if size <= 0 || n > uint64(len(name)-32-size) {
-		return errCorrupt
+		return record.ErrCorrupt
 	}
 	name = name[32+size:]
 	op.ObjectType, op.ObjectID = name[:n], name[n:]

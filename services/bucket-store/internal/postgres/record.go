@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/record"
 )
 
 // Records returns what is known of rows, and remembers it for the commit that
@@ -33,7 +34,7 @@ func (s *Store) Records(ctx context.Context, id model.StreamID, keys []model.Row
 		v := rows.RawValues()
 		i := binary.BigEndian.Uint64(v[0]) - 1
 		value := string(v[1])
-		if records[i], err = readRecord(value); err != nil {
+		if records[i], err = record.Read(value); err != nil {
 			return nil, failed(id, "read records", err)
 		}
 		known[keys[i]] = value
@@ -62,7 +63,7 @@ func (s *Store) Table(ctx context.Context, id model.StreamID, table model.TableI
 			continue
 		}
 		v := rows.RawValues()
-		rec, err := readRecord(string(v[1]))
+		rec, err := record.Read(string(v[1]))
 		if err != nil {
 			return nil, false, failed(id, "read table", err)
 		}
@@ -89,7 +90,7 @@ func (w *commit) records(ctx context.Context, conn *pgx.Conn, known map[model.Ro
 			}
 			continue
 		}
-		value := appendRecord(nil, r.Record)
+		value := record.Append(nil, r.Record)
 		switch {
 		case absent:
 			fresh = append(fresh, recordRow{&r.Key, value})
@@ -143,103 +144,4 @@ type recordRow struct {
 
 func (r recordRow) compare(other recordRow) int {
 	return cmp.Or(bytes.Compare(r.key.Table[:], other.key.Table[:]), bytes.Compare(r.key.Row[:], other.key.Row[:]))
-}
-
-// A record: its memberships, each with its object type and id if they are not
-// those of the one before, its lookups, its source (up to the end).
-
-func appendRecord(dst []byte, rec *ledger.Record) []byte {
-	var typ, id string
-	dst = binary.AppendUvarint(dst, uint64(len(rec.Buckets)))
-	for i := range rec.Buckets {
-		m := &rec.Buckets[i]
-		dst = appendText(dst, m.Bucket)
-		dst = appendAgain(dst, m.ObjectType, &typ)
-		dst = appendAgain(dst, m.ObjectID, &id)
-	}
-	dst = binary.AppendUvarint(dst, uint64(len(rec.Lookups)))
-	for i := range rec.Lookups {
-		dst = appendText(dst, rec.Lookups[i].Lookup)
-		dst = appendText(dst, rec.Lookups[i].Values)
-	}
-	return append(dst, rec.Source...)
-}
-
-func appendText(dst []byte, s string) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
-}
-
-// appendAgain writes s, or a zero byte if it is the same as the last one.
-func appendAgain(dst []byte, s string, last *string) []byte {
-	if s == *last {
-		return append(dst, 0)
-	}
-	*last = s
-	return append(binary.AppendUvarint(dst, uint64(len(s))+1), s...)
-}
-
-// readRecord decodes a record that shares memory with value.
-func readRecord(value string) (*ledger.Record, error) {
-	r := reader{s: value}
-	rec := &ledger.Record{}
-	var typ, id string
-	if n := r.uvarint(); n > 0 {
-		rec.Buckets = make([]ledger.Membership, 0, min(n, 1024))
-		for range n {
-			rec.Buckets = append(rec.Buckets, ledger.Membership{Bucket: r.text(), ObjectType: r.again(&typ), ObjectID: r.again(&id)})
-			if r.bad {
-				return nil, errCorrupt
-			}
-		}
-	}
-	if n := r.uvarint(); n > 0 {
-		rec.Lookups = make([]model.ParameterEntry, 0, min(n, 1024))
-		for range n {
-			rec.Lookups = append(rec.Lookups, model.ParameterEntry{Lookup: r.text(), Values: r.text()})
-			if r.bad {
-				return nil, errCorrupt
-			}
-		}
-	}
-	rec.Source = r.s
-	if r.bad {
-		return nil, errCorrupt
-	}
-	return rec, nil
-}
-
-// reader takes a value apart; the first fault sticks.
-type reader struct {
-	s   string
-	bad bool
-}
-
-func (r *reader) uvarint() uint64 {
-	n, size := binary.Uvarint(bytesOf(r.s[:min(len(r.s), binary.MaxVarintLen64)]))
-	if size <= 0 {
-		r.bad = true
-		return 0
-	}
-	r.s = r.s[size:]
-	return n
-}
-
-func (r *reader) bytes(n uint64) string {
-	if n > uint64(len(r.s)) {
-		r.bad = true
-		return ""
-	}
-	s := r.s[:n]
-	r.s = r.s[n:]
-	return s
-}
-
-func (r *reader) text() string { return r.bytes(r.uvarint()) }
-
-// again reads a text that appendAgain wrote.
-func (r *reader) again(last *string) string {
-	if n := r.uvarint(); n > 0 {
-		*last = r.bytes(n - 1)
-	}
-	return *last
 }

@@ -15,44 +15,42 @@ import (
 )
 
 func selectUsers(table string) string {
-	return `SELECT hash, id, head, reached_id, reached_head, requested FROM ` + table + ` WHERE hash = ANY($1::uuid[])`
+	return `SELECT key, id, head, reached_id, reached_head, requested FROM ` + table + ` WHERE hash = ANY($1::uuid[])`
 }
 
-func readUsers(rows pgx.Rows, users map[hash]store.UserCheckpoints) error {
-	var h [16]byte
+// readUsers reads what selectUsers finds, by key.
+func readUsers(rows pgx.Rows) (map[string]store.UserCheckpoints, error) {
+	users := map[string]store.UserCheckpoints{}
 	var u store.UserCheckpoints
-	var head, reached []byte
-	_, err := pgx.ForEachRow(rows, []any{&h, &u.ID, &head, &u.ReachedID, &reached, &u.Requested}, func() error {
+	var key, head, reached []byte
+	_, err := pgx.ForEachRow(rows, []any{&key, &u.ID, &head, &u.ReachedID, &reached, &u.Requested}, func() error {
 		u.Head, u.ReachedHead = model.Position(head), model.Position(reached)
-		users[h] = u
+		users[string(key)] = u
 		return nil
 	})
-	return err
+	return users, err
 }
 
-// userRows are the columns of users that changed.
-type userRows struct {
-	hashes               [][16]byte
-	keys, heads, reached [][]byte
-	ids, reachedIDs, at  []int64
-}
-
-func (r *userRows) add(key string, u store.UserCheckpoints) {
-	r.hashes, r.keys = append(r.hashes, hashOf(key)), append(r.keys, []byte(key))
-	r.ids, r.heads = append(r.ids, int64(u.ID)), append(r.heads, []byte(u.Head))
-	r.reachedIDs, r.reached = append(r.reachedIDs, int64(u.ReachedID)), append(r.reached, []byte(u.ReachedHead))
-	r.at = append(r.at, int64(u.Requested))
-}
-
-func (r *userRows) queue(b *pgx.Batch, table string) {
-	if len(r.hashes) == 0 {
-		return
+// queueTaken gives the requests their numbers, while clients see a checkpoint at
+// position, and writes what changes of users in the table.
+func queueTaken(b *pgx.Batch, table string, users map[string]store.UserCheckpoints, requests []store.WriteCheckpointRequest, position model.Position) []model.WriteCheckpoint {
+	taken, keys := store.TakeAll(users, requests, position)
+	if len(keys) == 0 {
+		return taken
+	}
+	var names, heads, reached [][]byte
+	var ids, reachedIDs, at []int64
+	for _, key := range keys {
+		u := users[key]
+		names, heads, reached = append(names, []byte(key)), append(heads, []byte(u.Head)), append(reached, []byte(u.ReachedHead))
+		ids, reachedIDs, at = append(ids, int64(u.ID)), append(reachedIDs, int64(u.ReachedID)), append(at, int64(u.Requested))
 	}
 	b.Queue(`INSERT INTO `+table+` (hash, key, id, head, reached_id, reached_head, requested)
 		SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::int8[], $4::bytea[], $5::int8[], $6::bytea[], $7::int8[])
 		ON CONFLICT (hash) DO UPDATE SET id = excluded.id, head = excluded.head, reached_id = excluded.reached_id,
 		  reached_head = excluded.reached_head, requested = excluded.requested`,
-		r.hashes, r.keys, r.ids, r.heads, r.reachedIDs, r.reached, r.at)
+		hashes(keys), names, ids, heads, reachedIDs, reached, at)
+	return taken
 }
 
 // lockUsers makes changes of what is handed out follow one another.
@@ -66,38 +64,28 @@ func (s *Store) CreateWriteCheckpoints(ctx context.Context, position model.Posit
 	for i := range requests {
 		keys[i] = requests[i].UserKey
 	}
-	out := make([]model.WriteCheckpoint, len(requests))
+	var taken []model.WriteCheckpoint
 	err := s.transaction(ctx, func(conn *pgx.Conn) error {
-		users := make(map[hash]store.UserCheckpoints, len(requests))
+		var users map[string]store.UserCheckpoints
 		var b pgx.Batch
 		b.Queue(`BEGIN`)
 		s.lockUsers(&b)
-		b.Queue(selectUsers("users"), hashes(keys)).Query(func(rows pgx.Rows) error { return readUsers(rows, users) })
+		b.Queue(selectUsers("users"), hashes(keys)).Query(func(rows pgx.Rows) (err error) {
+			users, err = readUsers(rows)
+			return err
+		})
 		if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
-		changed := map[string]store.UserCheckpoints{}
-		for i, r := range requests {
-			h := hashOf(r.UserKey)
-			u := users[h]
-			if u.Take(r, position); u != users[h] {
-				users[h], changed[r.UserKey] = u, u
-			}
-			out[i] = model.WriteCheckpoint{UserKey: r.UserKey, ID: u.ID, Head: u.Head}
-		}
-		var rows userRows
-		for key, u := range changed {
-			rows.add(key, u)
-		}
 		b = pgx.Batch{}
-		rows.queue(&b, "users")
+		taken = queueTaken(&b, "users", users, requests, position)
 		b.Queue(`COMMIT`)
 		return send(ctx, conn, &b)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store write checkpoints: %w", err)
 	}
-	return out, nil
+	return taken, nil
 }
 
 // Reached returns the numbers that position has reached.
@@ -123,13 +111,13 @@ func (s *Store) reached(ctx context.Context, table string, position model.Positi
 	if err != nil {
 		return nil, err
 	}
-	users := make(map[hash]store.UserCheckpoints, len(keys))
-	if err := readUsers(rows, users); err != nil {
+	users, err := readUsers(rows)
+	if err != nil {
 		return nil, err
 	}
 	ids := make([]uint64, len(keys))
 	for i, key := range keys {
-		u := users[hashOf(key)]
+		u := users[key]
 		ids[i] = u.Reached(position)
 	}
 	return ids, nil

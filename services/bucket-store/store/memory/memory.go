@@ -259,11 +259,7 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	for _, p := range c.Progress {
 		st.progress[p.Table.ID] = p
 	}
-	for _, w := range c.Checkpoints {
-		u := st.custom[w.UserKey]
-		u.Take(store.CustomRequest(c, w), st.Head.Checkpoint.Position)
-		st.custom[strings.Clone(w.UserKey)] = u
-	}
+	store.TakeAll(st.custom, store.CustomRequests(c), st.Head.Checkpoint.Position)
 	st.Head = store.NextHead(&st.Head, c)
 	if c.Activate {
 		for _, other := range s.streams {
@@ -448,14 +444,8 @@ func compareKeys(a, b model.RowKey) int {
 func (s *Store) CreateWriteCheckpoints(_ context.Context, position model.Position, requests []store.WriteCheckpointRequest) ([]model.WriteCheckpoint, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]model.WriteCheckpoint, len(requests))
-	for i, r := range requests {
-		u := s.users[r.UserKey]
-		u.Take(r, position)
-		s.users[r.UserKey] = u
-		out[i] = model.WriteCheckpoint{UserKey: r.UserKey, ID: u.ID, Head: u.Head}
-	}
-	return out, nil
+	taken, _ := store.TakeAll(s.users, requests, position)
+	return taken, nil
 }
 
 // Reached returns the numbers that position has reached.
