@@ -5,10 +5,37 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"os"
+	"strings"
 )
 
 // storageDatabase is the one that Sluice's own data is in, if it is in Postgres.
 const storageDatabase = "sluice_storage"
+
+// storageText is the config's section for a kind of storage.
+func storageText(p *Postgres, kind string) string {
+	if kind == "postgresql" {
+		return fmt.Sprintf("storage: {type: postgresql, sslmode: disable, uri: %q, database: %s}\n", p.URL, storageDatabase)
+	}
+	return "storage: {type: " + kind + "}\n"
+}
+
+// OtherStorage writes the instance's config with another kind of storage, and
+// returns its path.
+func (in *Instance) OtherStorage(p *Postgres, kind string) string {
+	in.t.Helper()
+	if kind == "postgresql" {
+		p.Exec("CREATE DATABASE " + storageDatabase)
+	}
+	text, err := os.ReadFile(in.config)
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	return in.File(kind+".yaml", strings.Replace(string(text), in.storage, storageText(p, kind), 1))
+}
+
+// UseConfig makes another config the instance's, from its next start on.
+func (in *Instance) UseConfig(path string) { in.config = path }
 
 // configText is a config file as a user of the reference server writes it, with
 // our own section for the ports of the inner services.
@@ -17,10 +44,7 @@ func configText(in *Instance, p *Postgres, o Options) string {
 	if o.CompactOnDemand {
 		interval = `, interval: "0s"`
 	}
-	storage := "storage: {type: " + o.Storage + "}\n"
-	if o.Storage == "postgresql" {
-		storage = fmt.Sprintf("storage: {type: postgresql, sslmode: disable, uri: %q, database: %s}\n", p.URL, storageDatabase)
-	}
+	in.storage = storageText(p, o.Storage)
 	gateway := freeRun(in.t, in.replicas)
 	text := fmt.Sprintf(`replication:
   connections:
@@ -37,7 +61,7 @@ api:
 port: %d
 sync_config:
   path: sync.yaml
-%s`, cmp.Or(o.Source, p.URL), Audience, keyID, encodedKey(), AdminToken, gateway, storage)
+%s`, cmp.Or(o.Source, p.URL), Audience, keyID, encodedKey(), AdminToken, gateway, in.storage)
 	if in.mode == Dev {
 		in.gateways = []string{fmt.Sprintf("127.0.0.1:%d", gateway)}
 		in.metrics[All] = FreePort(in.t)

@@ -76,6 +76,7 @@ type Instance struct {
 	dir      string
 	data     string
 	config   string
+	storage  string // its section of the config
 	balancer *Balancer
 	dev      *devProcess
 	metrics  map[string]int    // process → metrics port

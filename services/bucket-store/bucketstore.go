@@ -158,6 +158,7 @@ func runPostgres(ctx context.Context, cfg Config, conns Conns, env service.Env) 
 		s, err = postgres.Open(ctx, p.Connection, p.options(env.Log))
 	}
 	if err != nil {
+		err = opening(err)
 		env.Health.SetReady(err)
 		return err
 	}
@@ -200,6 +201,8 @@ func opening(err error) error {
 		return errs.New(errs.S2402, "%v: stop it, or give this one another folder (storage.path)", err)
 	case errors.Is(err, store.ErrFull):
 		return errs.New(errs.S2404, "%v: free some", err).Retryable()
+	case errors.Is(err, store.ErrUnfinished):
+		return errs.New(errs.S2404, "%v (sluice storage copy)", err)
 	case errors.Is(err, store.ErrDamaged):
 		return errs.New(errs.S2404, "%v: restore a backup of it, or move the folder away, and everything is replicated anew", err)
 	}

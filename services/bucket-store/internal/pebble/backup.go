@@ -142,9 +142,7 @@ func Restore(from, dir string, o Options) (*Manifest, error) {
 	if m.Version != 1 {
 		return nil, fmt.Errorf("the backup %s is of version %d, this program knows 1", from, m.Version)
 	}
-	if found, err := os.ReadDir(dir); err == nil && len(found) > 0 {
-		return nil, fmt.Errorf("restore into %s: %w", dir, ErrExists)
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := vacant(dir); err != nil {
 		return nil, fmt.Errorf("restore into %s: %w", dir, err)
 	}
 	part := dir + ".restoring"
@@ -154,13 +152,33 @@ func Restore(from, dir string, o Options) (*Manifest, error) {
 	if err := m.restore(from, part, o); err != nil {
 		return nil, errors.Join(fmt.Errorf("restore %s into %s: %w", from, dir, err), os.RemoveAll(part))
 	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := moveIn(part, dir); err != nil {
 		return nil, fmt.Errorf("restore into %s: %w", dir, err)
+	}
+	return m, nil
+}
+
+// vacant fails with ErrExists unless the folder dir is empty or not there.
+func vacant(dir string) error {
+	found, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(found) == 0 {
+		return nil
+	}
+	if err == nil {
+		err = ErrExists
+	}
+	return err
+}
+
+// moveIn gives the folder part the name dir, which an empty folder may have.
+func moveIn(part, dir string) error {
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	if err := os.Rename(part, dir); err != nil {
-		return nil, fmt.Errorf("restore into %s: %w", dir, err)
+		return err
 	}
-	return m, syncDir(filepath.Dir(dir))
+	return syncDir(filepath.Dir(dir))
 }
 
 func (m *Manifest) restore(from, part string, o Options) error {

@@ -2,6 +2,8 @@ package pebble
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -32,7 +34,19 @@ func TestStore(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				return storetest.Instance{Store: s, Small: name == "tiny", Reopen: func() store.Store {
+				other := filepath.Join(t.TempDir(), "copy")
+				return storetest.Instance{Store: s, Small: name == "tiny", Import: func() (store.Import, func() (store.Store, error)) {
+					to, err := NewImport(other, o)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return to, func() (store.Store, error) {
+						if _, err := os.Stat(other); err != nil {
+							return nil, err
+						}
+						return Open(other, o)
+					}
+				}, Reopen: func() store.Store {
 					if err := current.Close(); err != nil {
 						t.Fatal(err)
 					}

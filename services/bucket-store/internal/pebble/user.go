@@ -37,12 +37,15 @@ func (w *writer) take(s *Store, prefix []byte, requests []store.WriteCheckpointR
 	}
 	taken, changed := store.TakeAll(users, requests, position)
 	for _, key := range changed {
-		u := users[key]
-		w.key = append(append(w.key[:0], prefix...), key...)
-		w.buf = appendUser(w.buf[:0], &u)
-		w.set(w.key, w.buf)
+		w.user(prefix, key, users[key])
 	}
 	return taken
+}
+
+func (w *writer) user(prefix []byte, key string, u store.UserCheckpoints) {
+	w.key = append(append(w.key[:0], prefix...), key...)
+	w.buf = appendUser(w.buf[:0], &u)
+	w.set(w.key, w.buf)
 }
 
 // CreateWriteCheckpoints gives all requests their numbers by one synced batch.

@@ -128,12 +128,10 @@ func (s *Store) Change(ctx context.Context, decide func([]model.Stream) store.Ch
 		}
 		change := decide(streams)
 		b = pgx.Batch{}
-		last := model.StreamID(0)
 		found := 0
 		altered := change.Altered()
 		for i := range streams {
 			st := streams[i]
-			last = max(last, st.ID)
 			if !slices.Contains(altered, st.ID) {
 				continue
 			}
@@ -154,7 +152,9 @@ func (s *Store) Change(ctx context.Context, decide func([]model.Stream) store.Ch
 		}
 		if change.New != nil {
 			def := *change.New
-			def.ID = last + 1
+			if err := conn.QueryRow(ctx, `SELECT `+lastStream+` + 1`).Scan(&def.ID); err != nil {
+				return fmt.Errorf("read the last stream: %w", err)
+			}
 			def.Name = fmt.Sprintf("%s%d%s", change.Prefix, def.ID, change.Suffix)
 			def.Head = model.StreamHead{}
 			value, err := definition(&def)

@@ -310,17 +310,8 @@ func (w *commit) end(ctx context.Context, conn *pgx.Conn) error {
 		}
 		b.Queue(of(c.Stream, addToBuckets), opID(w.was.Checkpoint.Op), names, sums, counts, firsts, lasts)
 	}
-	if n := len(c.Progress); n > 0 {
-		tables, values := make([][16]byte, n), make([][]byte, n)
-		for i := range c.Progress {
-			value, err := json.Marshal(&c.Progress[i])
-			if err != nil {
-				return fmt.Errorf("encode progress: %w", err)
-			}
-			tables[i], values[i] = c.Progress[i].Table.ID, value
-		}
-		b.Queue(of(c.Stream, `INSERT INTO progress@ SELECT DISTINCT ON (tbl) tbl, value FROM unnest($1::uuid[], $2::bytea[]) WITH ORDINALITY k(tbl, value, i)
-			ORDER BY tbl, i DESC ON CONFLICT (tbl) DO UPDATE SET value = excluded.value`), tables, values)
+	if err := w.progress(); err != nil {
+		return err
 	}
 	if len(c.Checkpoints) > 0 {
 		queueTaken(b, of(c.Stream, "users@"), w.users, store.CustomRequests(c), w.was.Checkpoint.Position)
@@ -344,4 +335,23 @@ func (w *commit) end(ctx context.Context, conn *pgx.Conn) error {
 		}
 	}
 	return r.Close()
+}
+
+// progress writes the progress of tables.
+func (w *commit) progress() error {
+	n := len(w.c.Progress)
+	if n == 0 {
+		return nil
+	}
+	tables, values := make([][16]byte, n), make([][]byte, n)
+	for i := range w.c.Progress {
+		value, err := json.Marshal(&w.c.Progress[i])
+		if err != nil {
+			return fmt.Errorf("encode progress: %w", err)
+		}
+		tables[i], values[i] = w.c.Progress[i].Table.ID, value
+	}
+	w.batch.Queue(of(w.c.Stream, `INSERT INTO progress@ SELECT DISTINCT ON (tbl) tbl, value FROM unnest($1::uuid[], $2::bytea[]) WITH ORDINALITY k(tbl, value, i)
+		ORDER BY tbl, i DESC ON CONFLICT (tbl) DO UPDATE SET value = excluded.value`), tables, values)
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/kit/errs"
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
 //go:embed migrations
@@ -61,15 +62,21 @@ func migrateFor(ctx context.Context, c *config.Postgres, o *Options) error {
 		return err
 	}
 	defer m.close(ctx)
-	if !o.NoMigration {
-		return m.up(ctx)
-	}
 	pending, err := m.pending(ctx)
-	if err != nil {
+	if err == nil && o.NoMigration && len(pending) > 0 {
+		err = errs.New(errs.S3201, "the storage schema %s lacks %d migrations and migrations.disable_auto_migration is set: run sluice migrate up", o.Schema, len(pending))
+	} else if err == nil {
+		err = m.up(ctx)
+	}
+	if err != nil || o.Importing {
 		return err
 	}
-	if len(pending) > 0 {
-		return errs.New(errs.S3201, "the storage schema %s lacks %d migrations and migrations.disable_auto_migration is set: run sluice migrate up", o.Schema, len(pending))
+	var importing bool
+	if err := m.conn.QueryRow(ctx, `SELECT importing FROM owner`).Scan(&importing); err != nil {
+		return fmt.Errorf("look for an import: %w", err)
+	}
+	if importing {
+		return fmt.Errorf("the storage schema %s: %w", o.Schema, store.ErrUnfinished)
 	}
 	return nil
 }

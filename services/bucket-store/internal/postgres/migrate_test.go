@@ -32,6 +32,15 @@ func TestMigrate(t *testing.T) {
 	if _, err := s.Change(t.Context(), func([]model.Stream) store.Change { return store.Change{New: &model.Stream{State: model.Processing}} }); err != nil {
 		t.Fatal(err)
 	}
+	steps, err := migrations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range len(steps) - 1 { // all but the one that has the data
+		if err := Migrate(t.Context(), c, o, true, false); err != nil {
+			t.Error(err)
+		}
+	}
 	if err := Migrate(t.Context(), c, o, true, false); err == nil || !strings.Contains(err.Error(), "--drop-data") {
 		t.Errorf("down over data: %v", err)
 	}

@@ -55,6 +55,8 @@ type Options struct {
 	Source bool
 	// NoMigration leaves migrations to Migrate.
 	NoMigration bool
+	// Importing: it is opened for an import, which may be under way.
+	Importing bool
 	// Log takes what migrations do; nil = nowhere.
 	Log *slog.Logger
 
@@ -69,8 +71,11 @@ type Options struct {
 	wrap func(net.Conn) net.Conn
 }
 
+// Place is the schema that has the tables.
+func (o Options) Place() string { return cmp.Or(o.Schema, "sluice") }
+
 func (o *Options) defaults() {
-	o.Schema = cmp.Or(o.Schema, "sluice")
+	o.Schema = o.Place()
 	o.MaxConns = max(cmp.Or(o.MaxConns, 8), writeConns+1)
 	o.RecordBytes = cmp.Or(o.RecordBytes, 50_000_000)
 	o.pageOps, o.pageBytes, o.copyRows = cmp.Or(o.pageOps, 1001), cmp.Or(o.pageBytes, 1<<20), cmp.Or(o.copyRows, 200)

@@ -69,6 +69,24 @@ func (c brokenConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// importing begins an import into the schema of o, and returns what opens it.
+func importing(t testing.TB, c *config.Postgres, o Options) (store.Import, func() (store.Store, error)) {
+	t.Helper()
+	into := o
+	into.Importing = true
+	to, err := open(t, c, into).Import(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to, func() (store.Store, error) {
+		s, err := Open(t.Context(), c, o)
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+}
+
 func TestStore(t *testing.T) {
 	pg := pgtest.Start(t)
 	n := 0
@@ -91,7 +109,11 @@ func TestStore(t *testing.T) {
 				o.Schema = fmt.Sprintf("s \"%d'$\\ü;--", n)
 				s := open(t, pg.Config(), o)
 				t.Cleanup(func() { s.Close() })
-				return storetest.Instance{Store: s, Small: name == "tiny", Survives: true, Break: b.set, Reopen: func() store.Store {
+				other := o
+				other.Schema += " copy"
+				return storetest.Instance{Store: s, Small: name == "tiny", Survives: true, Break: b.set, Import: func() (store.Import, func() (store.Store, error)) {
+					return importing(t, pg.Config(), other)
+				}, Reopen: func() store.Store {
 					b.after.Store(nil)
 					s.Close()
 					s = open(t, pg.Config(), o)

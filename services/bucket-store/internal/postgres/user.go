@@ -35,14 +35,25 @@ func readUsers(rows pgx.Rows) (map[string]store.UserCheckpoints, error) {
 // position, and writes what changes of users in the table.
 func queueTaken(b *pgx.Batch, table string, users map[string]store.UserCheckpoints, requests []store.WriteCheckpointRequest, position model.Position) []model.WriteCheckpoint {
 	taken, keys := store.TakeAll(users, requests, position)
-	if len(keys) == 0 {
-		return taken
+	changed := make([]store.User, len(keys))
+	for i, key := range keys {
+		changed[i] = store.User{Key: key, UserCheckpoints: users[key]}
 	}
+	queueUsers(b, table, changed)
+	return taken
+}
+
+// queueUsers writes users in the table.
+func queueUsers(b *pgx.Batch, table string, users []store.User) {
+	if len(users) == 0 {
+		return
+	}
+	keys := make([]string, len(users))
 	var names, heads, reached [][]byte
 	var ids, reachedIDs, at []int64
-	for _, key := range keys {
-		u := users[key]
-		names, heads, reached = append(names, []byte(key)), append(heads, []byte(u.Head)), append(reached, []byte(u.ReachedHead))
+	for i, u := range users {
+		keys[i] = u.Key
+		names, heads, reached = append(names, []byte(u.Key)), append(heads, []byte(u.Head)), append(reached, []byte(u.ReachedHead))
 		ids, reachedIDs, at = append(ids, int64(u.ID)), append(reachedIDs, int64(u.ReachedID)), append(at, int64(u.Requested))
 	}
 	b.Queue(`INSERT INTO `+table+` (hash, key, id, head, reached_id, reached_head, requested)
@@ -50,7 +61,6 @@ func queueTaken(b *pgx.Batch, table string, users map[string]store.UserCheckpoin
 		ON CONFLICT (hash) DO UPDATE SET id = excluded.id, head = excluded.head, reached_id = excluded.reached_id,
 		  reached_head = excluded.reached_head, requested = excluded.requested`,
 		hashes(keys), names, ids, heads, reachedIDs, reached, at)
-	return taken
 }
 
 // lockUsers makes changes of what is handed out follow one another.

@@ -26,6 +26,10 @@ type Instance struct {
 	// durable and nothing else, also if there was no durable step. nil: the
 	// store cannot be broken, and nobody knows what it does then.
 	Break func(persisted bool)
+	// Import begins to fill another store of the same kind; open opens what has
+	// become of it, again if it is called again. The same place is used by each
+	// call. nil: this store cannot be copied.
+	Import func() (to store.Import, open func() (store.Store, error))
 	// Survives: the store is to be used after a break without Reopen, too.
 	Survives bool
 	// Small: large amounts of data show nothing here, as everything is in
@@ -46,7 +50,7 @@ func Run(t *testing.T, open func(*testing.T) Instance) {
 		{"WriteCheckpoints", testWriteCheckpoints}, {"CreateAtOnce", testCreateAtOnce}, {"CustomCheckpoints", testCustomCheckpoints}, {"ExpireRequests", testExpireRequests},
 		{"Scan", testScan}, {"Replace", testReplace}, {"ReplaceRefused", testReplaceRefused}, {"Dirtiest", testDirtiest},
 		{"HostileNames", testHostileNames}, {"LargeRow", testLargeRow}, {"LargeBucket", testLargeBucket}, {"ManyBuckets", testManyBuckets},
-		{"LikeTheModel", testLikeTheModel}, {"Meanwhile", testMeanwhile}, {"Canceled", testCanceled}, {"Broken", testBroken},
+		{"LikeTheModel", testLikeTheModel}, {"Meanwhile", testMeanwhile}, {"Canceled", testCanceled}, {"Broken", testBroken}, {"Copy", testCopy},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i := open(t)

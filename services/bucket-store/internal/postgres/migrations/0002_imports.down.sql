@@ -1,0 +1,1 @@
+ALTER TABLE owner DROP COLUMN importing, DROP COLUMN last_stream;
