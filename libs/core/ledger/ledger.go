@@ -158,7 +158,7 @@ func (l *Ledger) Step(e Event) []Action {
 		l.head.Epoch = e.Head.Epoch
 		l.broken = false
 		if !l.busy() {
-			l.head = e.Head
+			l.found(e.Head)
 		}
 		out = l.settle(nil)
 	case StateChanged:
@@ -173,6 +173,15 @@ func (l *Ledger) Step(e Event) []Action {
 		panic(fmt.Sprintf("ledger: unknown event %T", e))
 	}
 	return l.begin(out)
+}
+
+// found takes the head that the store has. What another writer has committed is
+// not known here, so readers cannot be told what it has changed.
+func (l *Ledger) found(head model.StreamHead) {
+	if head.Applied != l.head.Applied || head.Persisted != l.head.Persisted {
+		l.changed.everything = true
+	}
+	l.head = head
 }
 
 // replicating tells whether batches of the stream are still wanted.
@@ -537,7 +546,7 @@ func (l *Ledger) committed() []Action {
 func (l *Ledger) failed(e Failed) []Action {
 	g := l.group
 	if g == nil {
-		l.head = e.Head
+		l.found(e.Head)
 		return l.settle(nil)
 	}
 	if c := g.commit; c != nil && c.is(e.Head) {
