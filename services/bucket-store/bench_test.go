@@ -73,7 +73,11 @@ func openStore(b *testing.B) store.Store {
 	var s store.Store
 	var err error
 	if os.Getenv("SLUICE_BENCH_STORAGE") == "postgresql" {
-		s, err = postgres.Open(b.Context(), pgtest.Start(b).Config(), postgres.Options{})
+		var pg *postgres.Store
+		if pg, err = postgres.Open(b.Context(), pgtest.Start(b).Config(), postgres.Options{}); err == nil {
+			s = pg
+			_, err = pg.Own(b.Context(), "", func(error) {})
+		}
 	} else {
 		s, err = pebble.Open(b.TempDir(), pebble.Options{})
 	}

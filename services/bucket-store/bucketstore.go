@@ -129,25 +129,32 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) (err err
 	defer func() { err = errors.Join(err, s.Close()) }()
 	// What waits for space on a full disk does not hold up the end.
 	defer context.AfterFunc(ctx, s.GiveUp)()
-	return serve(ctx, cfg, s, conns, env, make(chan struct{}))
+	return serve(ctx, cfg, s, conns, env)
 }
 
 // openInterval is how often a database that cannot be reached is tried.
 const openInterval = time.Second
 
-// runPostgres serves when this process is the one that has the storage.
-func runPostgres(ctx context.Context, cfg Config, conns Conns, env service.Env) (err error) {
+// runPostgres serves on a database, which other processes may have open too.
+func runPostgres(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	p := cfg.Postgres
+	return runShared(ctx, cfg, p.Connection.Redacted(), conns, env, func() (store.Shared, error) {
+		return postgres.Open(ctx, p.Connection, p.options(env.Log))
+	})
+}
+
+// runShared serves when this process is the one that has the storage.
+func runShared(ctx context.Context, cfg Config, name string, conns Conns, env service.Env, open func() (store.Shared, error)) (err error) {
 	env.Health.Start()
 	said := ""
 	waits := func(reason error) {
 		env.Health.SetReady(reason)
 		if text := errs.Cause(reason); text != said && ctx.Err() == nil {
 			said = text
-			env.Log.Warn("storage cannot be used yet", "storage", p.Connection.Redacted(), "reason", text)
+			env.Log.Warn("storage cannot be used yet", "storage", name, "reason", text)
 		}
 	}
-	s, err := postgres.Open(ctx, p.Connection, p.options(env.Log))
+	s, err := open()
 	for errs.IsRetry(err) {
 		waits(err)
 		select {
@@ -155,7 +162,7 @@ func runPostgres(ctx context.Context, cfg Config, conns Conns, env service.Env) 
 			return nil
 		case <-time.After(openInterval):
 		}
-		s, err = postgres.Open(ctx, p.Connection, p.options(env.Log))
+		s, err = open()
 	}
 	if err != nil {
 		err = opening(err)
@@ -163,25 +170,17 @@ func runPostgres(ctx context.Context, cfg Config, conns Conns, env service.Env) 
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	owner, err := s.Own(ctx, p.Connection, waits)
+	owner, err := s.Own(ctx, "", waits)
 	if err != nil {
 		return nil // ctx has ended
 	}
 	defer func() { err = errors.Join(err, owner.Release()) }()
 	if said != "" {
-		env.Log.Info("storage can be used", "storage", p.Connection.Redacted())
+		env.Log.Info("storage can be used", "storage", name)
 	}
 	eg, ctx := errgroup.WithContext(ctx)
-	ready := make(chan struct{})
-	eg.Go(func() error {
-		select {
-		case <-ready: // so that it is said by one at a time
-		case <-ctx.Done():
-			return nil
-		}
-		return owner.Keep(ctx, env.Health.SetReady)
-	})
-	eg.Go(func() error { return serve(ctx, cfg, s, conns, env, ready) })
+	eg.Go(func() error { return owner.Keep(ctx) })
+	eg.Go(func() error { return serve(ctx, cfg, s, conns, env) })
 	return eg.Wait()
 }
 
@@ -220,8 +219,8 @@ func closeListener(l net.Listener) error {
 	return nil
 }
 
-// serve runs the service on an open store, and closes ready when it is.
-func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env service.Env, ready chan<- struct{}) error {
+// serve runs the service on an open store.
+func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env service.Env) error {
 	metrics, err := newMetrics(env.Metrics)
 	if err != nil {
 		return err
@@ -258,7 +257,6 @@ func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env serv
 	a := &api.API{Store: s, Hub: hub, Leases: leases, Log: env.Log, Now: time.Now, Done: ctx.Done(), Catalog: &catalog, MakeBackup: backups(s, cfg.Dir), Trace: env.Trace}
 	env.Health.Start()
 	env.Health.SetReady(nil)
-	close(ready)
 	defer env.Health.SetReady(errors.New("bucket-store is stopping"))
 	eg.Go(func() error {
 		return rpc.Serve(ctx, conns.Listener, env, func(r grpc.ServiceRegistrar) { a.Register(r) })

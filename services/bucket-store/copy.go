@@ -82,7 +82,10 @@ func (c *Copied) copy(ctx context.Context, from, to Config, log *slog.Logger, pr
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, source.Close()) }()
+	defer func() {
+		done()
+		err = errors.Join(err, source.Close())
+	}()
 	streams, err := source.Streams(ctx)
 	if err != nil {
 		return err
@@ -99,7 +102,10 @@ func (c *Copied) copy(ctx context.Context, from, to Config, log *slog.Logger, pr
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, target.Close()) }()
+	defer func() {
+		done()
+		err = errors.Join(err, target.Close())
+	}()
 	if err := store.Copy(ctx, source, target, progress); err != nil {
 		return fmt.Errorf("copy %s to %s: %w", c.From, c.To, err)
 	}
@@ -128,11 +134,10 @@ func (c *Copied) source(ctx context.Context, cfg Config, eg *errgroup.Group, log
 	if err != nil {
 		return nil, opening(err)
 	}
-	owner, err := own(ctx, s, cfg.Postgres, c.From, eg)
-	if err != nil {
+	if err := own(ctx, s, c.From, eg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	return owned{s, owner}, nil
+	return s, nil
 }
 
 // target begins to fill the storage of cfg.
@@ -153,8 +158,7 @@ func (c *Copied) target(ctx context.Context, cfg Config, eg *errgroup.Group, log
 	if err != nil {
 		return nil, opening(err)
 	}
-	owner, err := own(ctx, s, cfg.Postgres, c.To, eg)
-	if err != nil {
+	if err := own(ctx, s, c.To, eg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	to, err := s.Import(ctx)
@@ -162,39 +166,23 @@ func (c *Copied) target(ctx context.Context, cfg Config, eg *errgroup.Group, log
 		err = errs.New(errs.S2001, "%v: copy into another schema (storage.schema)", err)
 	}
 	if err != nil {
-		return nil, errors.Join(err, owned{s, owner}.Close())
+		return nil, errors.Join(err, s.Close())
 	}
-	return importing{to, owner}, nil
+	return to, nil
 }
 
 // own makes this process the owner of a storage, at once or not at all, and ends
-// the group if it is not any more.
-func own(ctx context.Context, s *postgres.Store, p *Postgres, where string, eg *errgroup.Group) (*postgres.Owner, error) {
+// the group if it is not any more. The store gives it back when it is closed.
+func own(ctx context.Context, s *postgres.Store, where string, eg *errgroup.Group) error {
 	asking, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
-	owner, err := s.Own(asking, p.Connection, func(err error) { refuse(err) })
+	owner, err := s.Own(asking, "", func(err error) { refuse(err) })
 	if err != nil {
-		if err = context.Cause(asking); errors.Is(err, postgres.ErrStandby) {
+		if err = context.Cause(asking); errors.Is(err, store.ErrOwned) {
 			err = errs.New(errs.S2402, "%s is in use by a bucket-store, or by another copy: stop it", where)
 		}
-		return nil, err
+		return err
 	}
-	eg.Go(func() error { return owner.Keep(ctx, func(error) {}) })
-	return owner, nil
+	eg.Go(func() error { return owner.Keep(ctx) })
+	return nil
 }
-
-// owned and importing give the storage back when it is closed.
-
-type owned struct {
-	*postgres.Store
-	owner *postgres.Owner
-}
-
-func (o owned) Close() error { return errors.Join(o.Store.Close(), o.owner.Release()) }
-
-type importing struct {
-	*postgres.Import
-	owner *postgres.Owner
-}
-
-func (i importing) Close() error { return errors.Join(i.Import.Close(), i.owner.Release()) }

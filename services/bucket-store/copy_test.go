@@ -32,7 +32,11 @@ func stored(t *testing.T, cfg Config) closer {
 	var s closer
 	var err error
 	if cfg.Postgres != nil {
-		s, err = postgres.Open(t.Context(), cfg.Postgres.Connection, cfg.Postgres.options(nil))
+		var pg *postgres.Store
+		if pg, err = postgres.Open(t.Context(), cfg.Postgres.Connection, cfg.Postgres.options(nil)); err == nil {
+			s = pg
+			_, err = pg.Own(t.Context(), "", func(err error) { t.Log(err) })
+		}
 	} else {
 		s, err = pebble.Open(cfg.Dir, pebble.Options{})
 	}
@@ -126,13 +130,8 @@ func TestCopy(t *testing.T) {
 	}
 
 	// Somebody has the database.
-	owner := stored(t, second).(*postgres.Store)
+	owner := stored(t, second)
 	defer owner.Close()
-	o, err := owner.Own(t.Context(), second.Postgres.Connection, func(err error) { t.Fatal(err) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer o.Release()
 	fourth := Config{Dir: filepath.Join(t.TempDir(), "store")}
 	for _, way := range [][2]Config{{second, fourth}, {first, second}} {
 		if _, err := Copy(t.Context(), way[0], way[1], log, silent); errs.CodeOf(err) != errs.S2402 || !strings.Contains(err.Error(), "in use") {

@@ -1,17 +1,14 @@
 package bucketstore
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/sluicesync/sluice/libs/model"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/pgtest"
-	"github.com/sluicesync/sluice/services/bucket-store/internal/postgres"
+	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
 // reason waits until the health says that, and returns how long it took.
@@ -43,30 +40,8 @@ func TestTakeover(t *testing.T) {
 		t.Fatalf("head %v", want)
 	}
 
-	// The connection that holds the storage breaks: nothing comes of it.
-	conn, err := pgx.Connect(t.Context(), pg.URL.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	holder := func() (pid int) {
-		err := conn.QueryRow(t.Context(), `SELECT coalesce(max(pid), 0) FROM pg_locks WHERE locktype = 'advisory' AND granted`).Scan(&pid)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return pid
-	}
-	before := holder()
-	if _, err := conn.Exec(t.Context(), `SELECT pg_terminate_backend($1)`, before); err != nil {
-		t.Fatal(err)
-	}
-	for now := before; now == before || now == 0; now = holder() {
-	}
-	first.reason(nil)
-	first.apply(c.next(11, put(2, "two", "a")))
-
 	second := launch(t, cfg, nc)
-	second.reason(postgres.ErrStandby)
+	second.reason(store.ErrOwned)
 	want = first.head(int64(c.stream)).GetHead()
 	first.stop()
 	if took := second.reason(nil); took > 5*time.Second {

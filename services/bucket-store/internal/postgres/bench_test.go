@@ -13,7 +13,7 @@ import (
 // BenchmarkOps reads a bucket of 200,000 ops of about 200 bytes, as a client
 // downloads it: 1,000 by 1,000.
 func BenchmarkOps(b *testing.B) {
-	s := open(b, pgtest.Start(b).Config(), Options{})
+	s := owning(b, pgtest.Start(b).Config(), Options{})
 	defer s.Close()
 	id, head := deploy(b, s)
 	const rows, each = 200_000, 20_000

@@ -59,7 +59,7 @@ func there(id model.StreamID, h *head, err error) error {
 func (s *Store) Head(ctx context.Context, id model.StreamID) (model.StreamHead, error) {
 	st := s.stream(id)
 	query, pool := `SELECT `+headColumns+` FROM heads WHERE stream = $1`, s.read
-	unsettled := st.unsettled.Load()
+	unsettled := st.unsettled.Load() && s.epoch.Load() != 0
 	if unsettled {
 		query, pool = query+` FOR UPDATE`, s.write // waits until a commit under way has ended
 	}
@@ -108,11 +108,15 @@ func readStreams(rows pgx.Rows) ([]model.Stream, error) {
 // changing begins a transaction that no other change of the catalog runs beside.
 const changing = `LOCK TABLE streams IN SHARE ROW EXCLUSIVE MODE`
 
+// catalogChanged is part of each transaction that changes what Streams returns,
+// heads apart.
+const catalogChanged = `UPDATE catalog SET version = version + 1`
+
 // Change alters the catalog.
 func (s *Store) Change(ctx context.Context, decide func([]model.Stream) store.Change) (made *model.Stream, err error) {
 	err = s.transaction(ctx, func(conn *pgx.Conn) error {
 		var b pgx.Batch
-		b.Queue(`BEGIN`)
+		s.begin(&b)
 		b.Queue(changing)
 		b.Queue(`SELECT FROM heads ORDER BY stream FOR UPDATE`)
 		if err := send(ctx, conn, &b); err != nil {
@@ -166,6 +170,9 @@ func (s *Store) Change(ctx context.Context, decide func([]model.Stream) store.Ch
 			b.Queue(`SELECT make_stream($1)`, int64(def.ID))
 			made = &def
 		}
+		if len(altered) > 0 || made != nil {
+			b.Queue(catalogChanged)
+		}
 		b.Queue(`COMMIT`)
 		return send(ctx, conn, &b)
 	})
@@ -190,17 +197,12 @@ func definition(st *model.Stream) ([]byte, error) {
 func (s *Store) changeHead(ctx context.Context, id model.StreamID, change func(*head) error) (h head, err error) {
 	err = s.transaction(ctx, func(conn *pgx.Conn) error {
 		var b pgx.Batch
-		b.Queue(`BEGIN`)
-		b.Queue(`SELECT `+headColumns+` FROM heads WHERE stream = $1 FOR UPDATE`, int64(id))
-		r := conn.SendBatch(ctx, &b)
-		_, err := r.Exec()
-		if err == nil {
-			h, err = readHead(r.QueryRow())
-		}
-		if closing := r.Close(); err == nil {
-			err = closing
-		}
-		if err = there(id, &h, err); err != nil {
+		s.begin(&b)
+		b.Queue(`SELECT `+headColumns+` FROM heads WHERE stream = $1 FOR UPDATE`, int64(id)).QueryRow(func(row pgx.Row) (err error) {
+			h, err = readHead(row)
+			return there(id, &h, err)
+		})
+		if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
 		if err := change(&h); err != nil {
@@ -267,7 +269,7 @@ func (s *Store) Tables(ctx context.Context, id model.StreamID) ([]model.TablePro
 func (s *Store) Clear(ctx context.Context, id model.StreamID) error {
 	err := s.transaction(ctx, func(conn *pgx.Conn) error {
 		var b pgx.Batch
-		b.Queue(`BEGIN`)
+		s.begin(&b)
 		b.Queue(changing)
 		if err := send(ctx, conn, &b); err != nil {
 			return fmt.Errorf("lock streams: %w", err)
@@ -289,6 +291,7 @@ func (s *Store) Clear(ctx context.Context, id model.StreamID) error {
 		b = pgx.Batch{}
 		b.Queue(`SELECT drop_stream($1)`, int64(id))
 		b.Queue(`UPDATE heads SET state = $2 WHERE stream = $1`, int64(id), int16(model.Terminated))
+		b.Queue(catalogChanged)
 		b.Queue(`COMMIT`)
 		return send(ctx, conn, &b)
 	})

@@ -46,7 +46,7 @@ func (s *Store) Commit(ctx context.Context, c *ledger.Commit) error {
 		return w.end(ctx, conn)
 	})
 	if err != nil {
-		if !refused {
+		if !refused && !errors.Is(err, store.ErrNotOwner) {
 			st.unsettled.Store(true)
 		}
 		return failed(c.Stream, "commit", err)
@@ -117,7 +117,7 @@ func (w *commit) begin(ctx context.Context, conn *pgx.Conn) error {
 	w.st.mu.Unlock()
 
 	var b pgx.Batch
-	b.Queue(`BEGIN`)
+	w.s.begin(&b)
 	if c.Activate {
 		b.Queue(changing)
 		b.Queue(`SELECT FROM heads ORDER BY stream FOR UPDATE`)
@@ -321,6 +321,7 @@ func (w *commit) end(ctx context.Context, conn *pgx.Conn) error {
 		now.state = model.Active
 		b.Queue(`UPDATE streams SET activated = $2 WHERE id = $1`, int64(c.Stream), int64(now.StoredAt))
 		b.Queue(`UPDATE heads SET state = $2 WHERE stream <> $1 AND state IN ($3, $4)`, int64(c.Stream), int16(model.Stopped), int16(model.Active), int16(model.Errored))
+		b.Queue(catalogChanged)
 	}
 	b.Queue(replaceHead, now.arguments(c.Stream)...)
 	b.Queue(`COMMIT`)

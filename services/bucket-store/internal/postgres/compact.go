@@ -60,7 +60,7 @@ func (s *Store) Dirtiest(ctx context.Context, id model.StreamID, q store.DirtyQu
 // commits. The advisory lock keeps replacements of one bucket apart.
 func (s *Store) Replace(ctx context.Context, id model.StreamID, r store.Replacement) (removed uint64, err error) {
 	err = s.transaction(ctx, func(conn *pgx.Conn) error {
-		x := replacer{conn: conn, id: id, r: &r, moved: map[model.OpID]model.OpID{}}
+		x := replacer{s: s, conn: conn, id: id, r: &r, moved: map[model.OpID]model.OpID{}}
 		if err := x.begin(ctx, advisory(s.options.Schema, strconv.FormatInt(int64(id), 10), r.Bucket)); err != nil {
 			return err
 		}
@@ -86,6 +86,7 @@ func (s *Store) Replace(ctx context.Context, id model.StreamID, r store.Replacem
 
 // replacer is one Replace.
 type replacer struct {
+	s      *Store
 	conn   *pgx.Conn
 	id     model.StreamID
 	r      *store.Replacement
@@ -101,7 +102,7 @@ func (x *replacer) refuse(op model.OpID, format string, args ...any) error {
 func (x *replacer) begin(ctx context.Context, lock int64) error {
 	var b pgx.Batch
 	var h head
-	b.Queue(`BEGIN`)
+	x.s.begin(&b)
 	b.Queue(`SET LOCAL synchronous_commit = off`)
 	b.Queue(`SELECT pg_advisory_xact_lock($1)`, lock)
 	b.Queue(`SELECT `+headColumns+` FROM heads WHERE stream = $1`, int64(x.id)).QueryRow(func(row pgx.Row) (err error) {
@@ -257,6 +258,9 @@ func (s *Store) CompactLookups(ctx context.Context, id model.StreamID, c model.O
 	if len(from) != 48 {
 		return 0, nil, fmt.Errorf("compact lookups: %x is not a place", from)
 	}
+	if s.epoch.Load() == 0 {
+		return 0, nil, store.ErrNotOwner // looking needs no right, but is of use to the owner only
+	}
 	head, err := s.Head(ctx, id)
 	if err != nil {
 		return 0, nil, err
@@ -371,7 +375,7 @@ func (s *Store) dropLookups(ctx context.Context, id model.StreamID, gone []entry
 	}
 	err = s.transaction(ctx, func(conn *pgx.Conn) error {
 		var b pgx.Batch
-		b.Queue(`BEGIN`)
+		s.begin(&b)
 		b.Queue(`SET LOCAL synchronous_commit = off`)
 		b.Queue(`UPDATE heads SET lookups_cleared = greatest(lookups_cleared, $2) WHERE stream = $1`, int64(id), cleared)
 		b.Queue(of(id, `DELETE FROM lookups@ l USING unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int8[]) k(lookup, tbl, rid, op)

@@ -121,7 +121,7 @@ func TestAnswerLost(t *testing.T) {
 	c := pg.Config()
 	_, port, _ := net.SplitHostPort(w.Addr().String())
 	c.Port, _ = strconv.Atoi(port)
-	s := open(t, c, Options{})
+	s := owning(t, c, Options{})
 	defer s.Close()
 	id, head := deploy(t, s)
 	admin := session(t, pg)
@@ -192,7 +192,7 @@ func TestAnswerLost(t *testing.T) {
 // TestRestarts crashes the server while commits go on.
 func TestRestarts(t *testing.T) {
 	pg := pgtest.Start(t)
-	s := open(t, pg.Config(), Options{})
+	s := owning(t, pg.Config(), Options{})
 	defer s.Close()
 	id, head := deploy(t, s)
 	var committed, failures int
@@ -246,7 +246,7 @@ func TestRestarts(t *testing.T) {
 // bucket: none waits for another, and commits go on.
 func TestPoolExhausted(t *testing.T) {
 	pg := pgtest.Start(t)
-	s := open(t, pg.Config(), Options{MaxConns: 3, pageOps: 5})
+	s := owning(t, pg.Config(), Options{MaxConns: 3, pageOps: 5})
 	defer s.Close()
 	id, head := deploy(t, s)
 	for n := range 20 {
@@ -287,7 +287,7 @@ func TestPoolExhausted(t *testing.T) {
 // was read, and an error if it is of what was not.
 func TestPages(t *testing.T) {
 	pg := pgtest.Start(t)
-	s := open(t, pg.Config(), Options{pageOps: 4})
+	s := owning(t, pg.Config(), Options{pageOps: 4})
 	defer s.Close()
 	id, head := deploy(t, s)
 	for range 12 {

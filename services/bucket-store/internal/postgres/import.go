@@ -27,7 +27,7 @@ type Import struct {
 func (s *Store) Import(ctx context.Context) (*Import, error) {
 	err := s.transaction(ctx, func(conn *pgx.Conn) error {
 		var b pgx.Batch
-		b.Queue(`BEGIN`)
+		s.begin(&b)
 		b.Queue(changing)
 		if err := send(ctx, conn, &b); err != nil {
 			return err
@@ -77,7 +77,7 @@ func (i *Import) Add(ctx context.Context, p *store.Part) error {
 	}
 	return i.s.transaction(ctx, func(conn *pgx.Conn) error {
 		var b pgx.Batch
-		b.Queue(`BEGIN`)
+		i.s.begin(&b)
 		b.Queue(`SET LOCAL synchronous_commit = off`)
 		if p.Stream != 0 && !i.made[p.Stream] {
 			b.Queue(`SELECT make_stream($1)`, int64(p.Stream))
@@ -132,7 +132,7 @@ func queueBuckets(b *pgx.Batch, p *store.Part) {
 func (i *Import) Finish(ctx context.Context, c *store.ImportedCatalog) error {
 	return i.s.transaction(ctx, func(conn *pgx.Conn) error {
 		var b pgx.Batch
-		b.Queue(`BEGIN`)
+		i.s.begin(&b)
 		b.Queue(changing)
 		for n := range c.Streams {
 			st := &c.Streams[n]

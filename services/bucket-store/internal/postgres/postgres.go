@@ -67,7 +67,7 @@ type Options struct {
 	lookupStep int
 	// copyRows is from how many rows on they are copied. 0 = 200.
 	copyRows int
-	// wrap replaces connections of the pools, in tests.
+	// wrap replaces connections of the pools of reads and writes, in tests.
 	wrap func(net.Conn) net.Conn
 }
 
@@ -94,10 +94,14 @@ type Store struct {
 	options Options
 	write   *pgxpool.Pool // of writes, and of what the writer reads
 	read    *pgxpool.Pool
+	own     *pgxpool.Pool // of what keeps this process the owner, or makes it one
+	writer  string        // name of the sessions of write
+	epoch   atomic.Int64  // of this process as the owner; 0 = it is not
+	owner   atomic.Pointer[owner]
 	streams sync.Map // of *stream by model.StreamID
 }
 
-var _ store.Store = (*Store)(nil)
+var _ store.Shared = (*Store)(nil)
 
 // stream is what is in memory of a stream.
 type stream struct {
@@ -120,26 +124,39 @@ func (s *Store) stream(id model.StreamID) *stream {
 // Open connects to the database, and brings its schema up to date.
 func Open(ctx context.Context, c *config.Postgres, o Options) (*Store, error) {
 	o.defaults()
-	s := &Store{options: o}
-	err := migrateFor(ctx, c, &o)
-	if err != nil {
+	if err := migrateFor(ctx, c, &o); err != nil {
 		return nil, err
 	}
-	if s.write, err = newPool(c, &o, writeConns); err != nil {
-		return nil, err
-	}
-	if s.read, err = newPool(c, &o, o.MaxConns-writeConns); err != nil {
-		s.write.Close()
-		return nil, err
+	s := &Store{options: o, writer: writerName()}
+	for _, p := range []struct {
+		pool **pgxpool.Pool
+		name string
+		size int
+	}{{&s.write, s.writer, writeConns}, {&s.read, readerName, o.MaxConns - writeConns}, {&s.own, readerName, ownConns}} {
+		o := o
+		if p.pool == &s.own {
+			o.wrap = nil
+		}
+		pool, err := newPool(c, &o, p.name, p.size)
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		*p.pool = pool
 	}
 	return s, nil
 }
 
-// Close closes all connections.
-func (s *Store) Close() error {
-	s.read.Close()
-	s.write.Close()
-	return nil
+// Close gives the right to write back, and closes all connections.
+func (s *Store) Close() (err error) {
+	if o := s.owner.Load(); o != nil {
+		err = o.Release()
+	}
+	for _, p := range []*pgxpool.Pool{s.read, s.write, s.own} {
+		if p != nil {
+			p.Close()
+		}
+	}
+	return err
 }
 
 // connectTimeout bounds an attempt to connect unless the config does.
@@ -160,7 +177,7 @@ func connConfig(c *config.Postgres, schema string) (*pgx.ConnConfig, error) {
 	p.ConnectTimeout = cmp.Or(c.ConnectTimeout, connectTimeout)
 	p.DialFunc = c.Dialer().DialContext
 	p.RuntimeParams = map[string]string{
-		"application_name": "sluice bucket-store",
+		"application_name": readerName,
 		"client_encoding":  "UTF8",
 		"search_path":      pgx.Identifier{schema}.Sanitize(),
 		// Whatever the defaults of the server or role are.
@@ -186,7 +203,7 @@ func connConfig(c *config.Postgres, schema string) (*pgx.ConnConfig, error) {
 	return p, nil
 }
 
-func newPool(c *config.Postgres, o *Options, size int) (*pgxpool.Pool, error) {
+func newPool(c *config.Postgres, o *Options, name string, size int) (*pgxpool.Pool, error) {
 	conn, err := connConfig(c, o.Schema)
 	if err != nil {
 		return nil, err
@@ -204,6 +221,7 @@ func newPool(c *config.Postgres, o *Options, size int) (*pgxpool.Pool, error) {
 			return o.wrap(c), nil
 		}
 	}
+	conn.RuntimeParams["application_name"] = name
 	p.ConnConfig = conn
 	p.MaxConns, p.MinConns = int32(size), 0
 	pool, err := pgxpool.NewWithConfig(context.Background(), p)
@@ -241,9 +259,12 @@ func hashOf(name string) hash {
 // opID is an op id as Postgres has them; more is not given out.
 func opID(id model.OpID) int64 { return int64(min(id, math.MaxInt64)) }
 
-// transaction runs statements on one connection, from BEGIN on. Unless do
+// transaction runs statements on one connection, from Store.begin on. Unless do
 // commits, nothing happens.
 func (s *Store) transaction(ctx context.Context, do func(conn *pgx.Conn) error) error {
+	if s.epoch.Load() == 0 {
+		return store.ErrNotOwner
+	}
 	conn, err := s.write.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
@@ -253,10 +274,10 @@ func (s *Store) transaction(ctx context.Context, do func(conn *pgx.Conn) error) 
 	if err := do(conn.Conn()); err != nil {
 		if conn.Conn().PgConn().TxStatus() != 'I' {
 			if _, rollback := conn.Exec(ctx, "ROLLBACK"); rollback != nil && !conn.Conn().IsClosed() {
-				return errors.Join(err, rollback)
+				return errors.Join(fenced(err), rollback)
 			}
 		}
-		return err
+		return fenced(err)
 	}
 	return nil
 }

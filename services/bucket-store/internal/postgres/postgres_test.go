@@ -43,6 +43,24 @@ func open(t testing.TB, c *config.Postgres, o Options) *Store {
 	return s
 }
 
+// owning opens a store that may be written, at once if no other is open.
+func owning(t testing.TB, c *config.Postgres, o Options) *Store {
+	t.Helper()
+	s := open(t, c, o)
+	own(t, s)
+	return s
+}
+
+func own(t testing.TB, s *Store) {
+	t.Helper()
+	if _, err := s.own.Exec(t.Context(), `UPDATE owner SET until = '-infinity'`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Own(t.Context(), "", func(err error) { t.Log(err) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // breaker breaks the connection of the next transaction: when it has begun, or
 // when it is committed and only its answer is to come.
 type breaker struct{ after atomic.Pointer[string] }
@@ -74,7 +92,7 @@ func importing(t testing.TB, c *config.Postgres, o Options) (store.Import, func(
 	t.Helper()
 	into := o
 	into.Importing = true
-	to, err := open(t, c, into).Import(t.Context())
+	to, err := owning(t, c, into).Import(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +101,7 @@ func importing(t testing.TB, c *config.Postgres, o Options) (store.Import, func(
 		if err != nil {
 			return nil, err
 		}
+		own(t, s)
 		return s, nil
 	}
 }
@@ -107,7 +126,7 @@ func TestStore(t *testing.T) {
 				o := o
 				o.wrap = func(c net.Conn) net.Conn { return brokenConn{c, &b} }
 				o.Schema = fmt.Sprintf("s \"%d'$\\ü;--", n)
-				s := open(t, pg.Config(), o)
+				s := owning(t, pg.Config(), o)
 				t.Cleanup(func() { s.Close() })
 				other := o
 				other.Schema += " copy"
@@ -116,7 +135,7 @@ func TestStore(t *testing.T) {
 				}, Reopen: func() store.Store {
 					b.after.Store(nil)
 					s.Close()
-					s = open(t, pg.Config(), o)
+					s = owning(t, pg.Config(), o)
 					return s
 				}}
 			})

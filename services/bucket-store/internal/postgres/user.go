@@ -78,7 +78,7 @@ func (s *Store) CreateWriteCheckpoints(ctx context.Context, position model.Posit
 	err := s.transaction(ctx, func(conn *pgx.Conn) error {
 		var users map[string]store.UserCheckpoints
 		var b pgx.Batch
-		b.Queue(`BEGIN`)
+		s.begin(&b)
 		s.lockUsers(&b)
 		b.Queue(selectUsers("users"), hashes(keys)).Query(func(rows pgx.Rows) (err error) {
 			users, err = readUsers(rows)
@@ -167,7 +167,7 @@ func (s *Store) ExpireRequests(ctx context.Context, id model.StreamID, before mo
 	err = s.transaction(ctx, func(conn *pgx.Conn) error {
 		// Nobody asks for a number again between the look and the removal.
 		var b pgx.Batch
-		b.Queue(`BEGIN`)
+		s.begin(&b)
 		b.Queue(`SET LOCAL synchronous_commit = off`)
 		s.lockUsers(&b)
 		var h head
