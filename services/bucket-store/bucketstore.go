@@ -9,8 +9,9 @@
 //   - Nothing runs when Run has returned (TestMain checks it for every test).
 //
 // One process writes. The embedded store belongs to the process that opened
-// its folder; a second one fails at once and says so. On Postgres a second one
-// stands by, and takes over when the first is gone (TestTakeover).
+// its folder; a second one fails at once and says so. On Postgres every process
+// serves reads, calls that write reach the owner from any of them, and another
+// takes over when it is gone (TestReplicas).
 package bucketstore
 
 import (
@@ -20,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -52,6 +54,10 @@ type Config struct {
 	Dir string
 	// Postgres is where the data is instead.
 	Postgres *Postgres
+	// Advertise is where the other processes on the same database reach this one
+	// (host:port). "" = where it listens, with the host's name if that is
+	// everywhere.
+	Advertise string
 	// CacheBytes is the memory for the store's blocks. 0 = 128 MiB.
 	CacheBytes int64
 	// BufferBytes is the memory, per stream, for batches that wait for an
@@ -129,58 +135,31 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) (err err
 	defer func() { err = errors.Join(err, s.Close()) }()
 	// What waits for space on a full disk does not hold up the end.
 	defer context.AfterFunc(ctx, s.GiveUp)()
-	return serve(ctx, cfg, s, conns, env)
-}
-
-// openInterval is how often a database that cannot be reached is tried.
-const openInterval = time.Second
-
-// runPostgres serves on a database, which other processes may have open too.
-func runPostgres(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
-	p := cfg.Postgres
-	return runShared(ctx, cfg, p.Connection.Redacted(), conns, env, func() (store.Shared, error) {
-		return postgres.Open(ctx, p.Connection, p.options(env.Log))
-	})
-}
-
-// runShared serves when this process is the one that has the storage.
-func runShared(ctx context.Context, cfg Config, name string, conns Conns, env service.Env, open func() (store.Shared, error)) (err error) {
-	env.Health.Start()
-	said := ""
-	waits := func(reason error) {
-		env.Health.SetReady(reason)
-		if text := errs.Cause(reason); text != said && ctx.Err() == nil {
-			said = text
-			env.Log.Warn("storage cannot be used yet", "storage", name, "reason", text)
-		}
-	}
-	s, err := open()
-	for errs.IsRetry(err) {
-		waits(err)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(openInterval):
-		}
-		s, err = open()
-	}
+	n, err := newNode(cfg, s, conns, env)
 	if err != nil {
-		err = opening(err)
-		env.Health.SetReady(err)
 		return err
 	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	owner, err := s.Own(ctx, "", waits)
-	if err != nil {
-		return nil // ctx has ended
-	}
-	defer func() { err = errors.Join(err, owner.Release()) }()
-	if said != "" {
-		env.Log.Info("storage can be used", "storage", name)
-	}
+	defer n.metrics.unregister()
 	eg, ctx := errgroup.WithContext(ctx)
-	eg.Go(func() error { return owner.Keep(ctx) })
-	eg.Go(func() error { return serve(ctx, cfg, s, conns, env) })
+	defer env.Health.SetReady(errors.New("bucket-store is stopping"))
+	ready := make(chan struct{})
+	eg.Go(func() error {
+		return n.write(ctx, nil, func(here bool) {
+			if here {
+				env.Health.Start()
+				env.Health.SetReady(nil)
+				close(ready)
+			}
+		})
+	})
+	eg.Go(func() error {
+		select {
+		case <-ready:
+			return n.serve(ctx, n.api.Register)
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	return eg.Wait()
 }
 
@@ -219,51 +198,83 @@ func closeListener(l net.Listener) error {
 	return nil
 }
 
-// serve runs the service on an open store.
-func serve(ctx context.Context, cfg Config, s store.Store, conns Conns, env service.Env) error {
-	metrics, err := newMetrics(env.Metrics)
+// node is the service on an open store.
+type node struct {
+	cfg     Config
+	store   store.Store
+	conns   Conns
+	env     service.Env
+	metrics *metrics
+	catalog api.Signal
+	api     *api.API
+	hub     atomic.Pointer[writer.Hub] // nil while another process writes
+}
+
+func newNode(cfg Config, s store.Store, conns Conns, env service.Env) (*node, error) {
+	m, err := newMetrics(env.Metrics)
 	if err != nil {
+		return nil, err
+	}
+	n := &node{cfg: cfg, store: s, conns: conns, env: env, metrics: m}
+	n.api = &api.API{Store: s, Log: env.Log, Now: time.Now, Catalog: &n.catalog, MakeBackup: backups(s, cfg.Dir), Trace: env.Trace}
+	return n, nil
+}
+
+// serve serves calls until ctx ends.
+func (n *node) serve(ctx context.Context, register func(grpc.ServiceRegistrar)) error {
+	links := freshness.NewLinks(n.env.Log, nil).Add("nats", freshness.NATS(n.conns.NATS))
+	if err := n.metrics.add(freshness.Beats(n.beats), links); err != nil {
 		return err
 	}
-	defer metrics.unregister()
 	eg, ctx := errgroup.WithContext(ctx)
-	leases := lease.New(time.Now)
-	var catalog api.Signal
-	hub, err := writer.New(ctx, s, writer.Options{
-		Ledger: ledger.Options{BufferBytes: cfg.BufferBytes, GroupBytes: cfg.GroupBytes, GroupRows: cfg.GroupRows},
-		Stall:  cfg.Stall,
-		Publish: func(n *model.CheckpointNotice, traceparent string) {
-			if err := publish(conns.NATS, n, traceparent); err != nil {
-				// A hint only: gateways see the gap and read again (INV-29).
-				metrics.untold.Inc()
-				env.Log.Warn("checkpoint notice not published", "stream", n.Stream, "checkpoint", n.Checkpoint.Op, "error", err)
-			} else {
-				metrics.told.Inc()
-			}
-		},
-		Revoke:   leases.Revoke,
-		Catalog:  catalog.Wake,
-		Observer: metrics.observer(),
-		Log:      env.Log,
-	})
-	if err != nil {
-		return err
-	}
-	defer hub.Close()
-	links := freshness.NewLinks(env.Log, nil).Add("nats", freshness.NATS(conns.NATS))
-	if err := metrics.add(freshness.Beats(hub.Beats), links); err != nil {
-		return err
-	}
-	a := &api.API{Store: s, Hub: hub, Leases: leases, Log: env.Log, Now: time.Now, Done: ctx.Done(), Catalog: &catalog, MakeBackup: backups(s, cfg.Dir), Trace: env.Trace}
-	env.Health.Start()
-	env.Health.SetReady(nil)
-	defer env.Health.SetReady(errors.New("bucket-store is stopping"))
-	eg.Go(func() error {
-		return rpc.Serve(ctx, conns.Listener, env, func(r grpc.ServiceRegistrar) { a.Register(r) })
-	})
-	eg.Go(func() error { return watch(ctx, s, cfg.Dir, metrics, env) })
+	n.api.Done = ctx.Done()
+	eg.Go(func() error { return rpc.Serve(ctx, n.conns.Listener, n.env, register) })
+	eg.Go(func() error { return watch(ctx, n.store, n.cfg.Dir, n.metrics, n.env) })
 	eg.Go(func() error { return links.Run(ctx) })
 	return eg.Wait()
+}
+
+// beats are those of the streams that are written here.
+func (n *node) beats() []freshness.Beat {
+	if h := n.hub.Load(); h != nil {
+		return h.Beats()
+	}
+	return nil
+}
+
+// write writes until ctx ends; here is told when it can, and when it cannot any
+// more. sure is the hub's.
+func (n *node) write(ctx context.Context, sure func() bool, here func(bool)) error {
+	leases := lease.New(time.Now)
+	hub, err := writer.New(ctx, n.store, writer.Options{
+		Ledger: ledger.Options{BufferBytes: n.cfg.BufferBytes, GroupBytes: n.cfg.GroupBytes, GroupRows: n.cfg.GroupRows},
+		Stall:  n.cfg.Stall,
+		Publish: func(notice *model.CheckpointNotice, traceparent string) {
+			if err := publish(n.conns.NATS, notice, traceparent); err != nil {
+				// A hint only: gateways see the gap and read again (INV-29).
+				n.metrics.untold.Inc()
+				n.env.Log.Warn("checkpoint notice not published", "stream", notice.Stream, "checkpoint", notice.Checkpoint.Op, "error", err)
+			} else {
+				n.metrics.told.Inc()
+			}
+		},
+		Sure:     sure,
+		Revoke:   leases.Revoke,
+		Catalog:  n.catalog.Wake,
+		Observer: n.metrics.observer(),
+		Log:      n.env.Log,
+	})
+	if err != nil {
+		return err
+	}
+	n.hub.Store(hub)
+	n.api.Writes(&api.Writing{Hub: hub, Leases: leases, Done: ctx.Done()})
+	here(true)
+	<-ctx.Done()
+	here(false)
+	hub.Close()
+	n.hub.Store(nil)
+	return nil
 }
 
 func publish(nc *nats.Conn, n *model.CheckpointNotice, traceparent string) error {

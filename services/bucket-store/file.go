@@ -23,7 +23,7 @@ func FromFile(f *config.File) (Config, error) {
 			source := f.Connections[0].Postgres
 			p.Source = source.Hostname == s.Postgres.Hostname && source.Port == s.Postgres.Port
 		}
-		return Config{Postgres: p, GroupBytes: int(s.BatchLimits.MaxEstimatedSize), GroupRows: s.BatchLimits.MaxRecordCount}, nil
+		return Config{Postgres: p, Advertise: f.Sluice.BucketStore.Advertise, GroupBytes: int(s.BatchLimits.MaxEstimatedSize), GroupRows: s.BatchLimits.MaxRecordCount}, nil
 	}
 	return Config{}, errs.New(errs.S3201, "storage of type %s is not available; leave storage out, or use type embedded or postgresql", s.Type)
 }

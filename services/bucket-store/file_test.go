@@ -13,6 +13,7 @@ func TestFromFile(t *testing.T) {
 replication: {connections: [{type: postgresql, uri: "postgresql://u:p@h:5433/d"}]}
 client_auth: {audience: [a], jwks: {keys: [{kty: oct, alg: HS256, kid: k, k: c2VjcmV0}]}}
 migrations: {disable_auto_migration: true}
+sluice: {bucket_store: {advertise: "store-1:7441"}}
 storage: `+storage), "c.yaml", "/", func(string) (string, bool) { return "", false })
 		if err != nil {
 			t.Fatal(err)
@@ -24,7 +25,7 @@ storage: `+storage), "c.yaml", "/", func(string) (string, bool) { return "", fal
 		t.Fatal(err)
 	}
 	p := c.Postgres
-	if c.Dir != "" || c.GroupRows != 7 || c.GroupBytes != 8 || p.RecordBytes != 9 || p.Schema != "mine" || !p.Source || !p.NoMigration || p.Connection.Database != "other" || p.options(nil).MaxConns != 5 {
+	if c.Dir != "" || c.Advertise != "store-1:7441" || c.GroupRows != 7 || c.GroupBytes != 8 || p.RecordBytes != 9 || p.Schema != "mine" || !p.Source || !p.NoMigration || p.Connection.Database != "other" || p.options(nil).MaxConns != 5 {
 		t.Errorf("%+v %+v", c, p)
 	}
 	if err := c.Validate(); err != nil {

@@ -3,6 +3,7 @@ package bucketstore
 import (
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +12,7 @@ import (
 	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/telemetry"
 	"github.com/sluicesync/sluice/libs/model"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/follow"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
@@ -93,7 +95,31 @@ func RegisterMetrics(r prometheus.Registerer) error {
 	if err != nil {
 		return err
 	}
-	return m.add(freshness.Beats(func() []freshness.Beat { return nil }), freshness.NewLinks(nil, nil))
+	return m.add(append(sharedMetrics(follow.New(follow.Options{}), new(atomic.Bool), time.Now), freshness.Beats(func() []freshness.Beat { return nil }), freshness.NewLinks(nil, nil))...)
+}
+
+// sharedMetrics are those of a storage that several processes have open.
+func sharedMetrics(f *follow.Follower, owns *atomic.Bool, now func() time.Time) []prometheus.Collector {
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+	}
+	number := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	return []prometheus.Collector{
+		gauge("sluice_store_owner", "1: this process is the one that writes to the shared storage.", func() float64 { return number(owns.Load()) }),
+		gauge("sluice_store_owned", "1: this process sees that there is a process that writes to the shared storage.", func() float64 { return number(f.Owned()) }),
+		gauge("sluice_store_head_age_seconds", "How long ago the newest head was stored that this process sees in the shared storage; 0 = there is none.", func() float64 {
+			at := f.StoredAt()
+			if at == 0 {
+				return 0
+			}
+			return now().Sub(time.UnixMicro(int64(at))).Seconds()
+		}),
+	}
 }
 
 // unregister lets the next Run in this process register its own.

@@ -71,7 +71,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("postgres: %+v", got)
 	}
 	s := f.Sluice
-	if s.NATSURL != "nats://127.0.0.1:4222" || s.BucketStore.Address != "127.0.0.1:7441" || s.Compactor.Interval != 24*time.Hour || s.Data != "sluice-data" {
+	if s.NATSURL != "nats://127.0.0.1:4222" || s.BucketStore.Address != "127.0.0.1:7441" || s.BucketStore.Advertise != "" || s.Compactor.Interval != 24*time.Hour || s.Data != "sluice-data" {
 		t.Errorf("sluice: %+v", s)
 	}
 }
@@ -191,7 +191,9 @@ parameters: {a: [1]} ### must be text
 metadata: {} ### key metadata is given twice
 sluice:
   compactor: {interval: soon} ### must be a duration
-  bucket_store: {address: nowhere} ### must be host:port
+  bucket_store:
+    address: "a:1, nowhere" ### must be host:port
+    advertise: nowhere ### must be host:port
   gateway:
     max_streams: 0 ### at least 1
     path_prefix: sync/ ### 18: sluice.gateway.path_prefix: [PSYNC_S9001] must be a path like /sync-service

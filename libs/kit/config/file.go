@@ -298,8 +298,8 @@ type Logging struct {
 type Sluice struct {
 	// not used by `sluice dev`, which has its own
 	NATSURL string `keys:"nats.url" default:"'nats://127.0.0.1:4222'"`
-	// where bucket-store listens, and where the others find it
-	BucketStore Service `keys:"bucket_store.address" default:"'127.0.0.1:7441'"`
+	// where bucket-store listens, and where the others find it. For the others it may be a name that stands for several bucket-stores, or several addresses with commas between: calls go round those that answer ([why several](operations.md#several-bucket-stores))
+	BucketStore BucketStore `keys:"bucket_store.address" default:"'127.0.0.1:7441'"`
 	// the same of the replicator
 	Replicator Service `keys:"replicator.address" default:"'127.0.0.1:7442'"`
 	// the same of the compactor
@@ -342,6 +342,14 @@ type Service struct {
 	Address string // host:port on which it listens and is dialled
 	// the service's private port
 	MetricsPort int `keys:"bucket_store.metrics_port, replicator.…, compactor.…, rules_evaluator.…, gateway.…" default:"'telemetry.prometheus_port'"`
+}
+
+// BucketStore may be several processes: then those that call them may have all
+// their addresses, with commas between.
+type BucketStore struct {
+	Service
+	// where the other bucket-stores of a shared storage call this one, which each need a different one
+	Advertise string `keys:"bucket_store.advertise" default:"where it listens; with the host's name if that is everywhere"`
 }
 
 // Compactor also has a schedule.

@@ -24,7 +24,7 @@ var known = map[string][]string{
 	"sluice.api":             {"tokens"},
 	"sluice.api.tokens[]":    {"name", "token", "scopes"},
 	"sluice.nats":            {"url"},
-	"sluice.bucket_store":    {"address", "metrics_port"},
+	"sluice.bucket_store":    {"address", "advertise", "metrics_port"},
 	"sluice.replicator":      {"address", "metrics_port"},
 	"sluice.compactor":       {"address", "metrics_port", "interval", "defragment_mb_per_day"},
 	"sluice.rules_evaluator": {"metrics_port"},
@@ -60,9 +60,12 @@ func ours(v value, p *parser, dir string) Sluice {
 		data = filepath.Join(dir, data) // a path in the file starts where the file is
 	}
 	return Sluice{
-		NATSURL:     o.text("nats.url", "nats://127.0.0.1:4222"),
-		BucketStore: o.service("bucket_store", "127.0.0.1:7441"),
-		Replicator:  o.service("replicator", "127.0.0.1:7442"),
+		NATSURL: o.text("nats.url", "nats://127.0.0.1:4222"),
+		BucketStore: BucketStore{
+			Service:   o.service("bucket_store", "127.0.0.1:7441"),
+			Advertise: o.address("bucket_store.advertise", ""),
+		},
+		Replicator: o.service("replicator", "127.0.0.1:7442"),
 		Compactor: Compactor{
 			Service:      o.service("compactor", "127.0.0.1:7443"),
 			Interval:     o.interval("compactor.interval", 24*time.Hour),
@@ -232,9 +235,21 @@ func (o overridden) text(key, or string) string {
 }
 
 func (o overridden) service(name, address string) Service {
-	s := Service{Address: o.text(name+".address", address), MetricsPort: o.port(name + ".metrics_port")}
-	if _, _, err := net.SplitHostPort(s.Address); err != nil {
-		o.problem(name+".address", "must be host:port")
+	return Service{Address: o.address(name+".address", address), MetricsPort: o.port(name + ".metrics_port")}
+}
+
+// address is host:port; of bucket-stores there may be several.
+func (o overridden) address(key, or string) string {
+	s := o.text(key, or)
+	each := []string{s}
+	if key == "bucket_store.address" {
+		each = strings.Split(s, ",")
+	}
+	for _, one := range each {
+		if _, _, err := net.SplitHostPort(strings.TrimSpace(one)); err != nil && s != "" {
+			o.problem(key, "must be host:port")
+			return s
+		}
 	}
 	return s
 }

@@ -19,9 +19,14 @@ const prefix = "/sluice.v1."
 var (
 	gateway    = []certificate.Role{certificate.Gateway}
 	replicator = []certificate.Role{certificate.Replicator}
-	evaluator  = []certificate.Role{certificate.Evaluator}
 	compactor  = []certificate.Role{certificate.Compactor}
 )
+
+// passed are methods that only the bucket-store answers that writes to the
+// storage: the others pass the calls of these roles on to it.
+func passed(roles ...certificate.Role) []certificate.Role {
+	return append(roles, certificate.BucketStore)
+}
 
 // Access says of each method which roles may call it, where there is TLS between
 // services. What is not in it nobody may call. (That it has every method of
@@ -31,36 +36,36 @@ var (
 // endpoints: write checkpoints, and by the admin API a deploy, a teardown, a
 // compaction, a backup and SQL.
 var Access = map[string][]certificate.Role{
-	prefix + "Appender/Apply":        evaluator,
-	prefix + "Appender/PreviousRows": evaluator,
+	prefix + "Appender/Apply":        passed(certificate.Evaluator),
+	prefix + "Appender/PreviousRows": passed(certificate.Evaluator),
 
-	prefix + "Replication/OpenSession":  replicator,
-	prefix + "Replication/RenewLease":   replicator,
-	prefix + "Replication/CloseSession": replicator,
+	prefix + "Replication/OpenSession":  passed(certificate.Replicator),
+	prefix + "Replication/RenewLease":   passed(certificate.Replicator),
+	prefix + "Replication/CloseSession": passed(certificate.Replicator),
 	prefix + "Replication/Committed":    replicator,
-	prefix + "Replication/ReportError":  replicator,
-	prefix + "Replication/Restart":      replicator,
-	prefix + "Replication/Terminate":    replicator,
+	prefix + "Replication/ReportError":  passed(certificate.Replicator),
+	prefix + "Replication/Restart":      passed(certificate.Replicator),
+	prefix + "Replication/Terminate":    passed(certificate.Replicator),
 
-	prefix + "Catalog/Deploy":   {certificate.Evaluator, certificate.Gateway},
+	prefix + "Catalog/Deploy":   passed(certificate.Evaluator, certificate.Gateway),
 	prefix + "Catalog/Watch":    {certificate.Replicator, certificate.Evaluator, certificate.Gateway},
 	prefix + "Catalog/List":     {certificate.Evaluator, certificate.Compactor, certificate.Gateway},
-	prefix + "Catalog/Teardown": gateway,
+	prefix + "Catalog/Teardown": passed(certificate.Gateway),
 
 	prefix + "Reader/Head":      gateway,
 	prefix + "Reader/Lookups":   gateway,
 	prefix + "Reader/Checksums": gateway,
 	prefix + "Reader/Ops":       gateway,
 
-	prefix + "WriteCheckpoints/Create":  gateway,
+	prefix + "WriteCheckpoints/Create":  passed(certificate.Gateway),
 	prefix + "WriteCheckpoints/Reached": gateway,
 
-	prefix + "Compaction/Dirtiest":       compactor,
+	prefix + "Compaction/Dirtiest":       passed(certificate.Compactor),
 	prefix + "Compaction/Scan":           compactor,
-	prefix + "Compaction/Replace":        compactor,
-	prefix + "Compaction/Reemit":         compactor,
-	prefix + "Compaction/CompactLookups": compactor,
-	prefix + "Compaction/ExpireRequests": compactor,
+	prefix + "Compaction/Replace":        passed(certificate.Compactor),
+	prefix + "Compaction/Reemit":         passed(certificate.Compactor),
+	prefix + "Compaction/CompactLookups": passed(certificate.Compactor),
+	prefix + "Compaction/ExpireRequests": passed(certificate.Compactor),
 
 	prefix + "Storage/Backup": gateway,
 

@@ -11,6 +11,8 @@
 //   - A call made within a trace is part of it at both ends (TestTrace).
 //   - Streams mean the same over TCP and within a process (TestStreams,
 //     TestChaos).
+//   - Of several processes of a service those that answer are called, and a
+//     call to one that is silent ends (TestReplicas).
 //   - With TLS each call is by a role that may make it, and one that may not
 //     reaches no handler (TestAccess).
 package rpc
@@ -113,7 +115,25 @@ func newServer(lis net.Listener, env service.Env) server {
 // without waiting for it: a server that is not there yet is tried again at least
 // once a second. Calls made with grpc.WaitForReady(true) wait for it.
 func Dial(target string, server certificate.Role, env service.Env) (*grpc.ClientConn, error) {
-	c, err := grpc.NewClient(target, append(options(), grpc.WithTransportCredentials(clientCredentials(server, env)))...)
+	return dialNamed(target, target, server, env)
+}
+
+// DialPeer is Dial for another process of the caller's own service: its
+// certificate is for the names that the caller's is for, whatever its address.
+func DialPeer(target string, env service.Env) (*grpc.ClientConn, error) {
+	if env.TLS == nil {
+		return dialNamed(target, target, "", env)
+	}
+	name := target
+	if pair, err := env.TLS.Pair(); err == nil && len(pair.Leaf.DNSNames) > 0 {
+		name = pair.Leaf.DNSNames[0]
+	}
+	return dialNamed(target, name, env.TLS.Role(), env)
+}
+
+// dialNamed connects to target, whose certificate is for the host of name.
+func dialNamed(target, name string, server certificate.Role, env service.Env) (*grpc.ClientConn, error) {
+	c, err := grpc.NewClient(target, append(options(), grpc.WithAuthority(name), grpc.WithTransportCredentials(clientCredentials(server, env)))...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", target, err)
 	}

@@ -13,7 +13,7 @@ const api = "$JS.API."
 // Access has the permissions of each role that uses NATS, where the server tells
 // roles apart by their certificates (TestRoles of services/sluice/internal/nats).
 var Access = map[certificate.Role]Permissions{
-	certificate.BucketStore: {Publish: []string{AllCheckpoints}},
+	certificate.BucketStore: {Publish: []string{AllCheckpoints}, Subscribe: []string{AllCheckpoints}},
 	certificate.Gateway:     {Subscribe: []string{AllCheckpoints}},
 	certificate.Replicator: {
 		Publish: []string{

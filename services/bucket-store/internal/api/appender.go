@@ -18,6 +18,7 @@ import (
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
@@ -28,14 +29,18 @@ type appender struct {
 
 // Apply takes batches as they come and sends answers as they become known.
 func (a *appender) Apply(stream grpc.BidiStreamingServer[pb.ApplyRequest, pb.ApplyReply]) error {
+	writing, err := a.writes()
+	if err != nil {
+		return err
+	}
 	out := outbox{ready: make(chan struct{}, 1)}
 	received := make(chan error, 1) // one value: why receiving ended
 	// Not waited for: Recv returns only after this handler has, and then at
 	// once.
-	go func() { received <- a.receive(stream, &out) }()
+	go func() { received <- a.receive(stream, writing.Hub, &out) }()
 	for {
 		select {
-		case <-a.Done:
+		case <-writing.Done:
 			return errStopping
 		case err := <-received:
 			if !errors.Is(err, io.EOF) {
@@ -59,7 +64,7 @@ func (a *appender) Apply(stream grpc.BidiStreamingServer[pb.ApplyRequest, pb.App
 
 // receive hands batches in until the caller ends the stream: then it returns
 // io.EOF.
-func (a *appender) receive(stream grpc.BidiStreamingServer[pb.ApplyRequest, pb.ApplyReply], out *outbox) error {
+func (a *appender) receive(stream grpc.BidiStreamingServer[pb.ApplyRequest, pb.ApplyReply], hub *writer.Hub, out *outbox) error {
 	for {
 		m, err := stream.Recv()
 		if err != nil {
@@ -71,7 +76,7 @@ func (a *appender) receive(stream grpc.BidiStreamingServer[pb.ApplyRequest, pb.A
 		if err != nil {
 			return status.Errorf(codes.InvalidArgument, "batch of request %d: %v", id, err)
 		}
-		w, err := a.Hub.Writer(batch.Stream)
+		w, err := hub.Writer(batch.Stream)
 		if errors.Is(err, store.ErrNoStream) {
 			out.put(id, ledger.ResultObsolete, "there is no such stream any more")
 			continue
@@ -168,7 +173,11 @@ func (a *appender) PreviousRows(ctx context.Context, m *pb.PreviousRowsRequest) 
 		copy(keys[i].Table[:], k)
 		copy(keys[i].Row[:], k[16:])
 	}
-	w, err := a.Hub.Writer(id)
+	writing, err := a.writes()
+	if err != nil {
+		return nil, err
+	}
+	w, err := writing.Hub.Writer(id)
 	if err != nil {
 		return nil, mapped(err)
 	}

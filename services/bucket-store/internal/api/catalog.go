@@ -82,8 +82,7 @@ func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployRe
 		reply.Stream = wire.Stream(made)
 	}
 	if !m.GetDryRun() {
-		c.Hub.StatesChanged()
-		c.Catalog.Wake()
+		c.statesChanged()
 	}
 	return reply, nil
 }
@@ -262,7 +261,6 @@ func (c *catalog) Teardown(ctx context.Context, _ *pb.TeardownRequest) (*pb.Tear
 	}
 	left := live(streams)
 	c.Log.Warn("every replication stream is stopped, to be cleared", "streams", len(left))
-	c.Hub.StatesChanged()
-	c.Catalog.Wake()
+	c.statesChanged()
 	return &pb.TeardownReply{Streams: wire.Streams(left)}, nil
 }

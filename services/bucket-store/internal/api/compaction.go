@@ -27,7 +27,11 @@ type compaction struct {
 func (c *compaction) Dirtiest(ctx context.Context, m *pb.DirtiestRequest) (*pb.DirtiestReply, error) {
 	id := model.StreamID(m.GetStream())
 	// The published head, so that no reader is at an older one for long.
-	w, err := c.Hub.Writer(id)
+	writing, err := c.writes()
+	if err != nil {
+		return nil, err
+	}
+	w, err := writing.Hub.Writer(id)
 	if err != nil {
 		return nil, mapped(err)
 	}
@@ -107,7 +111,11 @@ func (c *compaction) Reemit(ctx context.Context, m *pb.ReemitRequest) (*pb.Reemi
 	if len(ops) == 0 || !slices.IsSorted(ops) || ops[0] == 0 || ops[len(ops)-1] > model.OpID(m.GetCheckpoint()) {
 		return nil, status.Error(codes.InvalidArgument, "ops must be ascending and not above the checkpoint")
 	}
-	w, err := c.Hub.Writer(model.StreamID(m.GetStream()))
+	writing, err := c.writes()
+	if err != nil {
+		return nil, err
+	}
+	w, err := writing.Hub.Writer(model.StreamID(m.GetStream()))
 	if err != nil {
 		return nil, mapped(err)
 	}
@@ -115,7 +123,7 @@ func (c *compaction) Reemit(ctx context.Context, m *pb.ReemitRequest) (*pb.Reemi
 		Bucket: m.GetBucket(), Checkpoint: model.OpID(m.GetCheckpoint()), Ops: ops, Bytes: int(min(m.GetBytes(), maxReemit)),
 	})
 	if err != nil {
-		return nil, mapped(fmt.Errorf("reemit: %w", err))
+		return nil, c.ended(ctx, fmt.Errorf("reemit: %w", err))
 	}
 	return &pb.ReemitReply{Ops: uint32(r.Ops), Bytes: uint64(r.Bytes), Checkpoint: uint64(r.Checkpoint), Reason: r.Reason}, nil
 }

@@ -19,13 +19,28 @@ type reader struct {
 }
 
 // Head returns the newest checkpoint and its place in the notice feed.
-func (r *reader) Head(_ context.Context, m *pb.HeadRequest) (*pb.HeadReply, error) {
-	w, err := r.Hub.Writer(model.StreamID(m.GetStream()))
+func (r *reader) Head(ctx context.Context, m *pb.HeadRequest) (*pb.HeadReply, error) {
+	head, run, sequence, err := r.head(ctx, model.StreamID(m.GetStream()))
 	if err != nil {
 		return nil, mapped(err)
 	}
-	head, run, sequence := w.Head()
 	return &pb.HeadReply{Head: wire.StreamHead(&head), Run: run, Sequence: sequence}, nil
+}
+
+func (r *reader) head(ctx context.Context, id model.StreamID) (head model.StreamHead, run, sequence uint64, err error) {
+	if r.Heads != nil {
+		return r.Heads.Head(ctx, id)
+	}
+	writing, err := r.writes()
+	if err != nil {
+		return head, 0, 0, err
+	}
+	w, err := writing.Hub.Writer(id)
+	if err != nil {
+		return head, 0, 0, err
+	}
+	head, run, sequence = w.Head()
+	return head, run, sequence, nil
 }
 
 // Lookups reads the parameter index.
@@ -38,7 +53,11 @@ func (r *reader) Lookups(ctx context.Context, m *pb.LookupsRequest) (*pb.Lookups
 	if limit == 0 {
 		limit = math.MaxInt32
 	}
-	found, err := r.Store.Lookups(ctx, model.StreamID(m.GetStream()), model.OpID(m.GetCheckpoint()), lookups, limit)
+	id, checkpoint := model.StreamID(m.GetStream()), model.OpID(m.GetCheckpoint())
+	if err := r.sees(ctx, id, checkpoint); err != nil {
+		return nil, mapped(err)
+	}
+	found, err := r.Store.Lookups(ctx, id, checkpoint, lookups, limit)
 	if errors.Is(err, store.ErrInvalidated) {
 		return &pb.LookupsReply{Invalid: true}, nil
 	}
@@ -54,7 +73,11 @@ func (r *reader) Lookups(ctx context.Context, m *pb.LookupsRequest) (*pb.Lookups
 
 // Checksums reads bucket states.
 func (r *reader) Checksums(ctx context.Context, m *pb.ChecksumsRequest) (*pb.ChecksumsReply, error) {
-	states, err := r.Store.Checksums(ctx, model.StreamID(m.GetStream()), model.OpID(m.GetCheckpoint()), m.GetBuckets())
+	id, checkpoint := model.StreamID(m.GetStream()), model.OpID(m.GetCheckpoint())
+	if err := r.sees(ctx, id, checkpoint); err != nil {
+		return nil, mapped(err)
+	}
+	states, err := r.Store.Checksums(ctx, id, checkpoint, m.GetBuckets())
 	if errors.Is(err, store.ErrInvalidated) {
 		return &pb.ChecksumsReply{Invalid: true}, nil
 	}
@@ -85,6 +108,9 @@ func (r *reader) Ops(m *pb.OpsRequest, stream grpc.ServerStreamingServer[pb.OpsC
 	}
 	if c.ops == 0 {
 		c.ops = defaultChunkOps
+	}
+	if err := r.sees(stream.Context(), c.stream, c.checkpoint); err != nil {
+		return mapped(err)
 	}
 	chunks := uint32(0)
 	for _, p := range m.GetPositions() {

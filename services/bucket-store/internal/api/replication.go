@@ -33,21 +33,25 @@ func (r *replication) OpenSession(ctx context.Context, m *pb.OpenSessionRequest)
 	if m.GetHolder() == "" {
 		return nil, status.Error(codes.InvalidArgument, "a session needs a holder")
 	}
-	w, err := r.Hub.Writer(id)
+	writing, err := r.writes()
+	if err != nil {
+		return nil, err
+	}
+	w, err := writing.Hub.Writer(id)
 	if err != nil {
 		return nil, mapped(err)
 	}
-	if other, ok := r.Leases.Take(id, m.GetHolder(), ttl(m.GetTtlMs())); !ok {
+	if other, ok := writing.Leases.Take(id, m.GetHolder(), ttl(m.GetTtlMs())); !ok {
 		return nil, errs.New(errs.S1003, "replication stream %d is locked by %s", id, other)
 	}
 	head, err := r.Store.OpenSession(ctx, id)
 	if err != nil {
-		r.Leases.Release(id, m.GetHolder(), 0)
+		writing.Leases.Release(id, m.GetHolder(), 0)
 		return nil, mapped(err)
 	}
-	r.Leases.Opened(id, m.GetHolder(), head.Epoch)
+	writing.Leases.Opened(id, m.GetHolder(), head.Epoch)
 	if err := w.SessionOpened(ctx, head); err != nil {
-		return nil, mapped(err)
+		return nil, r.ended(ctx, err)
 	}
 	tables, err := r.Store.Tables(ctx, id)
 	if err != nil {
@@ -60,11 +64,15 @@ func (r *replication) OpenSession(ctx context.Context, m *pb.OpenSessionRequest)
 // RenewLease extends the lease.
 func (r *replication) RenewLease(ctx context.Context, m *pb.RenewLeaseRequest) (*pb.RenewLeaseReply, error) {
 	id := model.StreamID(m.GetStream())
+	writing, err := r.writes()
+	if err != nil {
+		return nil, err
+	}
 	head, err := r.Store.Head(ctx, id)
 	if err != nil {
 		return nil, mapped(err)
 	}
-	if !r.Leases.Renew(id, m.GetHolder(), model.Epoch(m.GetEpoch()), head.Epoch, ttl(m.GetTtlMs())) {
+	if !writing.Leases.Renew(id, m.GetHolder(), model.Epoch(m.GetEpoch()), head.Epoch, ttl(m.GetTtlMs())) {
 		return nil, errs.New(errs.S1003, "replication stream %d: the session of epoch %d is over, open a new one", id, m.GetEpoch())
 	}
 	return &pb.RenewLeaseReply{}, nil
@@ -72,13 +80,25 @@ func (r *replication) RenewLease(ctx context.Context, m *pb.RenewLeaseRequest) (
 
 // CloseSession gives the lease back.
 func (r *replication) CloseSession(_ context.Context, m *pb.CloseSessionRequest) (*pb.CloseSessionReply, error) {
-	r.Leases.Release(model.StreamID(m.GetStream()), m.GetHolder(), model.Epoch(m.GetEpoch()))
+	writing, err := r.writes()
+	if err != nil {
+		return nil, err
+	}
+	writing.Leases.Release(model.StreamID(m.GetStream()), m.GetHolder(), model.Epoch(m.GetEpoch()))
 	return &pb.CloseSessionReply{}, nil
 }
 
 // Committed sends heads; one that is replaced before it is sent is left out.
 func (r *replication) Committed(m *pb.CommittedRequest, stream grpc.ServerStreamingServer[pb.CommittedReply]) error {
-	w, err := r.Hub.Writer(model.StreamID(m.GetStream()))
+	id := model.StreamID(m.GetStream())
+	if r.Heads != nil {
+		return r.follow(id, stream)
+	}
+	writing, err := r.writes()
+	if err != nil {
+		return err
+	}
+	w, err := writing.Hub.Writer(id)
 	if err != nil {
 		return mapped(err)
 	}
@@ -91,6 +111,21 @@ func (r *replication) Committed(m *pb.CommittedRequest, stream grpc.ServerStream
 			return r.ended(stream.Context(), err)
 		}
 	}
+}
+
+func (r *replication) follow(id model.StreamID, stream grpc.ServerStreamingServer[pb.CommittedReply]) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-r.Done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return r.ended(stream.Context(), r.Heads.Follow(ctx, id, func(head model.StreamHead) error {
+		return stream.Send(&pb.CommittedReply{Head: wire.StreamHead(&head)})
+	}))
 }
 
 // ReportError keeps an error of replication.
@@ -159,7 +194,11 @@ func (r *replication) Restart(ctx context.Context, m *pb.RestartRequest) (*pb.Re
 	if made != nil {
 		result = made.ID
 		// From now on write checkpoints are of its era.
-		if _, err := r.Hub.Writer(made.ID); err != nil {
+		writing, err := r.writes()
+		if err != nil {
+			return nil, err
+		}
+		if _, err := writing.Hub.Writer(made.ID); err != nil {
 			return nil, mapped(err)
 		}
 	}
@@ -170,8 +209,7 @@ func (r *replication) Restart(ctx context.Context, m *pb.RestartRequest) (*pb.Re
 			return nil, mapped(err)
 		}
 	}
-	r.Hub.StatesChanged()
-	r.Catalog.Wake()
+	r.statesChanged()
 	return &pb.RestartReply{Stream: int64(result)}, nil
 }
 
@@ -201,7 +239,6 @@ func (r *replication) Terminate(ctx context.Context, m *pb.TerminateRequest) (*p
 		return nil, mapped(err)
 	}
 	r.Log.Info("replication stream cleared", "stream", id)
-	r.Hub.StatesChanged()
-	r.Catalog.Wake()
+	r.statesChanged()
 	return &pb.TerminateReply{}, nil
 }

@@ -21,7 +21,11 @@ type writeCheckpoints struct {
 // Create stores numbers; calls that arrive together share one durable write.
 func (w *writeCheckpoints) Create(ctx context.Context, m *pb.CreateWriteCheckpointsRequest) (*pb.CreateWriteCheckpointsReply, error) {
 	id := model.StreamID(m.GetStream())
-	switch stream, err := w.Hub.Writer(id); {
+	writing, err := w.writes()
+	if err != nil {
+		return nil, err
+	}
+	switch stream, err := writing.Hub.Writer(id); {
 	case err != nil:
 		return nil, mapped(err)
 	case stream.CustomCheckpoints():
@@ -33,14 +37,14 @@ func (w *writeCheckpoints) Create(ctx context.Context, m *pb.CreateWriteCheckpoi
 		if r.GetUserKey() == "" {
 			return nil, status.Error(codes.InvalidArgument, "a write checkpoint needs a user key")
 		}
-		requests[i] = store.WriteCheckpointRequest{UserKey: r.GetUserKey(), ID: r.GetId(), Head: w.Hub.Place(model.Position(m.GetHead()))}
+		requests[i] = store.WriteCheckpointRequest{UserKey: r.GetUserKey(), ID: r.GetId(), Head: writing.Hub.Place(model.Position(m.GetHead()))}
 		if r.GetId() != 0 {
 			requests[i].Requested = now
 		}
 	}
-	made, err := w.Hub.CreateWriteCheckpoints(ctx, id, requests)
+	made, err := writing.Hub.CreateWriteCheckpoints(ctx, id, requests)
 	if err != nil {
-		return nil, mapped(err)
+		return nil, w.ended(ctx, err)
 	}
 	reply := &pb.CreateWriteCheckpointsReply{Ids: make([]uint64, len(made))}
 	for i := range made {
@@ -53,15 +57,15 @@ func (w *writeCheckpoints) Create(ctx context.Context, m *pb.CreateWriteCheckpoi
 // stream's clients have.
 func (w *writeCheckpoints) Reached(ctx context.Context, m *pb.ReachedRequest) (*pb.ReachedReply, error) {
 	id, position := model.StreamID(m.GetStream()), model.Position(m.GetPosition())
-	stream, err := w.Hub.Writer(id)
+	stream, err := w.fixedOf(ctx, id)
 	if err != nil {
 		return nil, mapped(err)
 	}
 	var ids []uint64
-	if stream.CustomCheckpoints() {
+	if stream.custom {
 		ids, err = w.Store.CustomReached(ctx, id, position, m.GetUserKeys())
 	} else {
-		ids, err = w.Store.Reached(ctx, stream.Place(position), m.GetUserKeys())
+		ids, err = w.Store.Reached(ctx, model.PlaceIn(stream.era, position), m.GetUserKeys())
 	}
 	if err != nil {
 		return nil, mapped(fmt.Errorf("reached: %w", err))

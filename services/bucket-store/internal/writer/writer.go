@@ -40,6 +40,9 @@ type Options struct {
 	// Publish hands a notice to the readers, with the traceparent of a batch that
 	// it tells of, or ""; it must not block.
 	Publish func(n *model.CheckpointNotice, traceparent string)
+	// Sure tells whether this process is still the one that writes to the
+	// storage. It may take a while; nil = there is no other.
+	Sure func() bool
 	// Revoke takes the lease of an epoch away.
 	Revoke func(model.StreamID, model.Epoch)
 	// Catalog is called when a stream became the active one.
@@ -330,7 +333,7 @@ func (w *Writer) loop() {
 		case <-w.states:
 			w.look()
 		case <-stall.C:
-			if waits && w.ledger.Waiting() && w.ledger.Head().Applied == stuck {
+			if waits && w.ledger.Waiting() && w.ledger.Head().Applied == stuck && w.hub.sure() {
 				w.step(ledger.Stalled{})
 			}
 			waits, stuck = w.ledger.Waiting(), w.ledger.Head().Applied
@@ -338,6 +341,10 @@ func (w *Writer) loop() {
 		}
 	}
 }
+
+// sure: what is missing may have gone to another process that writes now. Then
+// the chain is not broken.
+func (h *Hub) sure() bool { return h.options.Sure == nil || h.options.Sure() }
 
 func (w *Writer) take(message any) {
 	w.lastTicket++
@@ -501,7 +508,7 @@ func (w *Writer) do(a ledger.Action) ledger.Event {
 // failed reads what the store has after a failure, until it can be read.
 func (w *Writer) failed(ctx context.Context, cause error) ledger.Event {
 	var fenced *store.FencedError
-	if errors.As(cause, &fenced) || errors.Is(cause, store.ErrNotReplicated) {
+	if errors.As(cause, &fenced) || errors.Is(cause, store.ErrNotReplicated) || errors.Is(cause, store.ErrNotOwner) {
 		w.hub.options.Log.Info("commit refused", "stream", w.id, "reason", cause)
 	} else {
 		w.hub.options.Log.Error("commit failed", "stream", w.id, "error", cause)

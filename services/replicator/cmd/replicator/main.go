@@ -29,7 +29,7 @@ func run(ctx context.Context, f *config.File, env service.Env) error {
 	if err != nil {
 		return err
 	}
-	store, err := rpc.Dial(f.Sluice.BucketStore.Address, certificate.BucketStore, env)
+	store, err := rpc.DialReplicas(f.Sluice.BucketStore.Address, certificate.BucketStore, env)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func main() {
 }
 
 func run(ctx context.Context, f *config.File, env service.Env) error {
-	store, err := rpc.Dial(f.Sluice.BucketStore.Address, certificate.BucketStore, env)
+	store, err := rpc.DialReplicas(f.Sluice.BucketStore.Address, certificate.BucketStore, env)
 	if err != nil {
 		return err
 	}

@@ -480,6 +480,7 @@ func (s *settingsCmd) Run(c *cli, t terminal) error {
 		{"sluice.data", f.Sluice.Data},
 		{"sluice.nats.url", f.Sluice.NATSURL},
 		{"sluice.bucket_store.address", f.Sluice.BucketStore.Address},
+		{"sluice.bucket_store.advertise", f.Sluice.BucketStore.Advertise},
 		{"sluice.bucket_store.metrics_port", fmt.Sprint(f.Sluice.BucketStore.MetricsPort)},
 		{"sluice.replicator.address", f.Sluice.Replicator.Address},
 		{"sluice.replicator.metrics_port", fmt.Sprint(f.Sluice.Replicator.MetricsPort)},

@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -196,8 +197,10 @@ func Services(ctx context.Context, f *config.File) []Result {
 	if u, err := url.Parse(f.Sluice.NATSURL); err == nil && u.Host != "" {
 		nats = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "4222"))
 	}
-	places := []struct{ name, address string }{
-		{"NATS", nats}, {"bucket-store", f.Sluice.BucketStore.Address}, {"replicator", f.Sluice.Replicator.Address}, {"compactor", f.Sluice.Compactor.Address},
+	type place struct{ name, address string }
+	places := []place{{"NATS", nats}, {"replicator", f.Sluice.Replicator.Address}, {"compactor", f.Sluice.Compactor.Address}}
+	for address := range strings.SplitSeq(f.Sluice.BucketStore.Address, ",") {
+		places = slices.Insert(places, 1, place{"bucket-store", strings.TrimSpace(address)})
 	}
 	failures := make([]error, len(places))
 	var wg sync.WaitGroup
@@ -212,7 +215,7 @@ func Services(ctx context.Context, f *config.File) []Result {
 		})
 	}
 	wg.Wait()
-	if failures[1] != nil && failures[2] != nil {
+	if !slices.Contains(failures[1:len(failures)-1], nil) {
 		return []Result{result("services", Skipped, "none listens where the config says: they run in one process, or not at all")}
 	}
 	var out []Result
