@@ -613,9 +613,6 @@ func TestAvailability(t *testing.T) {
 	each(t, func(t *testing.T, r *release) {
 		for name := range five {
 			pod := r.pods[name]
-			if _, ok := r.deployments[name]; ok && name == "bucket-store" {
-				continue // on a database: TestStorage
-			}
 			b, ok := r.budgets[name]
 			if !ok || !selects(b.Spec.Selector.MatchLabels, pod) || b.Spec.MaxUnavailable.IntVal != 1 {
 				t.Errorf("%s: budget %+v", name, b.Spec)
@@ -641,17 +638,33 @@ func TestAvailability(t *testing.T) {
 	})
 }
 
-// On a database bucket-store has no volume and may reach the database. Of its
-// pods one is ready, so that nothing waits for two: no update, no node's drain.
-// Migrations are done before.
+// On a database bucket-store has no volume and may reach the database. Its pods
+// are each called by those who look for the service, and one another. Migrations
+// are done before.
 func TestStorage(t *testing.T) {
 	r := template(t, cases["postgres-storage"]...)
 	d, ok := r.deployments["bucket-store"]
-	if u := d.Spec.Strategy.RollingUpdate; !ok || *d.Spec.Replicas != 2 || u.MaxUnavailable.StrVal != "100%" || u.MaxSurge.IntVal != 0 {
+	if u := d.Spec.Strategy.RollingUpdate; !ok || *d.Spec.Replicas != 2 || u.MaxUnavailable.IntVal != 0 || u.MaxSurge.IntVal != 1 {
 		t.Errorf("%+v", d.Spec)
 	}
-	if _, ok := r.budgets["bucket-store"]; ok {
-		t.Error("there is a budget")
+	if s := r.services["bucket-store"].Spec; s.ClusterIP != corev1.ClusterIPNone {
+		t.Errorf("the service is not of all pods: %+v", s)
+	}
+	pod := r.pods["bucket-store"]
+	at := -1
+	for i, e := range pod.Spec.Containers[0].Env {
+		switch {
+		case e.Name == "POD_IP" && e.ValueFrom.FieldRef.FieldPath == "status.podIP":
+			at = i
+		case e.Name == "SLUICE_BUCKET_STORE_ADVERTISE" && e.Value == "[$(POD_IP)]:7441" && at >= 0: // a variable may name those before it
+			at = len(pod.Spec.Containers[0].Env)
+		}
+	}
+	if at != len(pod.Spec.Containers[0].Env) {
+		t.Error("a pod does not say where the others find it")
+	}
+	if !leaves(r, pod, pod, 7441) || !enters(r, pod, pod, 7441) {
+		t.Error("a pod may not call another one")
 	}
 	if vs := d.Spec.Template.Spec.Volumes; len(vs) != 1 || vs[0].Name != "config" {
 		t.Errorf("volumes %+v", vs)

@@ -119,6 +119,12 @@ the five). Whoever listens on an address has another value than those who look f
 {{- end }}
 - name: SLUICE_BUCKET_STORE_ADDRESS
   value: {{ ternary "" (printf "%s-bucket-store" $name) (eq .component "bucket-store") }}:7441
+{{- if and (eq .component "bucket-store") (ne .root.Values.bucketStore.backend "embedded") }}
+- name: POD_IP
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+- name: SLUICE_BUCKET_STORE_ADVERTISE # where the other bucket-stores find this one
+  value: "[$(POD_IP)]:7441"
+{{- end }}
 - name: SLUICE_REPLICATOR_ADDRESS
   value: {{ ternary "" (printf "%s-replicator" $name) (eq .component "replicator") }}:7442
 - name: SLUICE_COMPACTOR_ADDRESS
