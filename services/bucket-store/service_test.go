@@ -60,6 +60,7 @@ func bus(t testing.TB) *nats.Conn {
 // instance is a running bucket-store and its clients.
 type instance struct {
 	t       testing.TB
+	address string
 	conn    *grpc.ClientConn
 	connect func()
 	stop    func()
@@ -101,7 +102,7 @@ func launch(t testing.TB, cfg Config, nc *nats.Conn) *instance {
 		t.Fatal(err)
 	}
 	i := &instance{
-		t: t, conn: conn, health: env.Health, metrics: metrics,
+		t: t, address: lis.Addr().String(), conn: conn, health: env.Health, metrics: metrics,
 		repl: pb.NewReplicationClient(conn), catalog: pb.NewCatalogClient(conn), reader: pb.NewReaderClient(conn),
 		writes: pb.NewWriteCheckpointsClient(conn), compact: pb.NewCompactionClient(conn),
 	}

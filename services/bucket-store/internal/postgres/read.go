@@ -60,6 +60,14 @@ func hashes(names []string) [][16]byte {
 // errCompacted: a bucket was cleared between two pages of a read.
 var errCompacted = errors.New("the bucket was compacted while it was being read: read it again")
 
+// opsPage reads some ops of a bucket, and where its CLEAR is.
+const opsPage = `SELECT b.cleared, o.op, o.kind, o.checksum, o.target, o.name, o.data FROM buckets@ b LEFT JOIN LATERAL (
+	  SELECT * FROM (
+	    SELECT op, kind, checksum, target, name, data, sum(octet_length(data)) OVER (ORDER BY op ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+	    FROM ops@ WHERE bucket = b.id AND op > $2 AND op <= $3 ORDER BY op LIMIT $4
+	  ) p WHERE before IS NULL OR before < $5
+	) o ON true WHERE b.hash = $1`
+
 // Ops yields a bucket's ops. It reads them in pages, each by a statement of its
 // own: a MOVE between two pages is as good as what was there before, and a
 // CLEAR of what is not read yet is an error.
@@ -68,13 +76,7 @@ func (s *Store) Ops(ctx context.Context, id model.StreamID, bucket string, after
 		p := pages.Get().(*page)
 		defer p.free()
 		for begin := after; after < upTo; {
-			err := s.page(ctx, p, id, of(id, `
-				SELECT b.cleared, o.op, o.kind, o.checksum, o.target, o.name, o.data FROM buckets@ b LEFT JOIN LATERAL (
-				  SELECT * FROM (
-				    SELECT op, kind, checksum, target, name, data, sum(octet_length(data)) OVER (ORDER BY op ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
-				    FROM ops@ WHERE bucket = b.id AND op > $2 AND op <= $3 ORDER BY op LIMIT $4
-				  ) p WHERE before IS NULL OR before < $5
-				) o ON true WHERE b.hash = $1`),
+			err := s.page(ctx, p, id, of(id, opsPage),
 				[16]byte(hashOf(bucket)), opID(after), opID(upTo), s.options.pageOps, s.options.pageBytes)
 			switch {
 			case err != nil:

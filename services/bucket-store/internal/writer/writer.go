@@ -513,7 +513,7 @@ func (w *Writer) failed(ctx context.Context, cause error) ledger.Event {
 	} else {
 		w.hub.options.Log.Error("commit failed", "stream", w.id, "error", cause)
 	}
-	if f := w.hub.options.Observer.Failed; f != nil && w.live.Err() == nil {
+	if f := w.hub.options.Observer.Failed; f != nil && w.live.Err() == nil && !errors.Is(cause, store.ErrNotOwner) {
 		f(w.id)
 	}
 	for {
