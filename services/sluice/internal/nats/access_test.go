@@ -285,7 +285,7 @@ func deny(ctx context.Context, t *testing.T, s *server.Server, a *authority.Auth
 			[]string{batch, stream.CheckpointSubject(int64(1)), "$JS.API.STREAM.PURGE." + stream.Name, "$JS.API.STREAM.INFO." + stream.Name, "$JS.ACK." + stream.Name + ".evaluators.1.1.1.1.1"},
 			[]string{batch, "sluice.>", ">", "_INBOX.>", "_INBOX.rules-evaluator.>", "$JS.>"},
 		},
-		certificate.BucketStore: {[]string{batch, "$JS.API.STREAM.DELETE." + stream.Name}, []string{batch, stream.AllCheckpoints, "_INBOX.>"}},
+		certificate.BucketStore: {[]string{batch, "$JS.API.STREAM.DELETE." + stream.Name}, []string{batch, "_INBOX.>"}},
 		certificate.Replicator: {
 			[]string{stream.CheckpointSubject(int64(1)), "$JS.API.STREAM.PURGE." + stream.Name, "$JS.API.STREAM.CREATE.OTHER", "$JS.API.CONSUMER.CREATE." + stream.Name + ".evaluators"},
 			[]string{stream.AllCheckpoints, batch, "_INBOX.rules-evaluator.>"},
