@@ -68,17 +68,7 @@ sync_config:
 		return text + fmt.Sprintf("telemetry:\n  prometheus_port: %d\nsluice:\n  compactor: {address: \"127.0.0.1:%d\"%s}\n",
 			in.metrics[All], FreePort(in.t), interval)
 	}
-	ports := freePorts(in.t, 3)
-	stores, storeMetrics := freeRun(in.t, max(1, o.Stores)), freeRun(in.t, max(1, o.Stores))
-	var addresses []string
-	for i := range max(1, o.Stores) {
-		name := BucketStore
-		if i > 0 {
-			name = fmt.Sprintf("%s-%d", BucketStore, i+1)
-		}
-		in.inner[name], in.metrics[name] = fmt.Sprintf("127.0.0.1:%d", stores+i), storeMetrics+i
-		addresses = append(addresses, in.inner[name])
-	}
+	ports := freePorts(in.t, 5)
 	evaluators, gateways := freeRun(in.t, in.replicas), freeRun(in.t, in.replicas)
 	replicators, replicatorMetrics := freeRun(in.t, 2), freeRun(in.t, 2)
 	for i := range in.replicas {
@@ -87,17 +77,17 @@ sync_config:
 		in.metrics[fmt.Sprintf("rules-evaluator-%d", i+1)] = evaluators + i
 		in.metrics[fmt.Sprintf("sync-gateway-%d", i+1)] = gateways + i
 	}
-	in.metrics[Compactor] = ports[2]
+	in.metrics[BucketStore], in.metrics[Compactor] = ports[3], ports[4]
 	in.metrics[Replicator], in.metrics[Replicator2] = replicatorMetrics, replicatorMetrics+1
-	in.inner[NATS], in.inner[Replicator], in.inner[Compactor] = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", replicators), fmt.Sprintf("127.0.0.1:%d", ports[1])
+	in.inner[NATS], in.inner[BucketStore], in.inner[Replicator], in.inner[Compactor] = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1]), fmt.Sprintf("127.0.0.1:%d", replicators), fmt.Sprintf("127.0.0.1:%d", ports[2])
 	return text + fmt.Sprintf(`sluice:
   nats: {url: "nats://127.0.0.1:%d"}
-  bucket_store: {address: %q, metrics_port: %d}
+  bucket_store: {address: "127.0.0.1:%d", metrics_port: %d}
   replicator: {address: "127.0.0.1:%d", metrics_port: %d}
   compactor: {address: "127.0.0.1:%d", metrics_port: %d%s}
   rules_evaluator: {metrics_port: %d}
   gateway: {metrics_port: %d}
-`, ports[0], strings.Join(addresses, ","), storeMetrics, replicators, replicatorMetrics, ports[1], ports[2], interval, evaluators, gateways)
+`, ports[0], ports[1], ports[3], replicators, replicatorMetrics, ports[2], ports[4], interval, evaluators, gateways)
 }
 
 func encodedKey() string { return base64.RawURLEncoding.EncodeToString(signingKey) }
