@@ -8,7 +8,8 @@ CONFIG   ?= powersync.yaml
 DATA     ?= data
 REPLICAS ?= 1
 FUZZTIME ?= 20s
-SIM_N    ?= 1000
+STORAGE  ?= embedded
+SIM_N    ?= 2000
 IMAGE    ?= sluice:local
 PLATFORMS ?= linux/$(shell go env GOARCH)
 
@@ -93,14 +94,15 @@ test: client ## every test once, with -race, against real servers
 	go test -race -timeout 20m $(MODULES)
 	go test -run 'TestStore//(LargeBucket|ManyBuckets)$$' ./services/bucket-store/internal/...
 	go test -race -timeout 40m -p 1 ./e2e/...
+	go test ./e2e/sim -sim.n=$(SIM_N)
 
 race: test ## the same as test
 
 unit: ## the tests that need no server, without -race
 	go test -short $(EVERY)
 
-e2e: client ## the suites against real servers and the real client SDK
-	go test -race -timeout 40m -p 1 -v ./e2e/...
+e2e: client ## the suites against real servers and the real client SDK; STORAGE=postgresql keeps the data there
+	SLUICE_E2E_STORAGE=$(STORAGE) go test -race -timeout 60m -p 1 -v ./e2e/...
 
 sim: ## the deterministic simulation; SIM_N=100000 widens it
 	go test ./e2e/sim -sim.n=$(SIM_N)

@@ -12,7 +12,7 @@ import (
 )
 
 // committed checks what the store has just committed, and that it has.
-func (w *World) committed(before model.StreamHead, c *ledger.Commit) {
+func (w *stream) committed(before model.StreamHead, c *ledger.Commit) {
 	after := w.head()
 	if c.Head.Epoch != before.Epoch {
 		w.failf("D5: a commit of epoch %d was taken, the stream's is %d", c.Head.Epoch, before.Epoch)
@@ -46,7 +46,7 @@ func (w *World) committed(before model.StreamHead, c *ledger.Commit) {
 	w.count("commits")
 }
 
-func (w *World) unchanged(before model.StreamHead, what string) {
+func (w *stream) unchanged(before model.StreamHead, what string) {
 	if after := w.head(); after != before {
 		w.failf("D3: %s changed the head from %+v to %+v", what, before, after)
 	}
@@ -54,11 +54,12 @@ func (w *World) unchanged(before model.StreamHead, what string) {
 }
 
 // published checks a checkpoint as a new client would see it.
-func (w *World) published(c model.Checkpoint) {
+func (w *stream) published(c model.Checkpoint) {
 	if n := len(w.checkpoints); n > 0 && (c.Op < w.checkpoints[n-1].Op || c.Position < w.checkpoints[n-1].Position) && len(w.writers) == 1 {
 		w.failf("INV-3: checkpoint %+v after %+v", c, w.checkpoints[n-1])
 	}
 	w.checkpoints = append(w.checkpoints, c)
+	w.count("checkpoints")
 	if head := w.head(); head.Checkpoint != c {
 		return // told late, by a writer that is not the only one
 	}
@@ -75,7 +76,7 @@ func (w *World) published(c model.Checkpoint) {
 }
 
 // checkBucket: D1, D7, INV-10, INV-16.
-func (w *World) checkBucket(name string, c model.Checkpoint, want map[objectKey]string) {
+func (w *stream) checkBucket(name string, c model.Checkpoint, want map[objectKey]string) {
 	h := held{rows: map[objectKey]model.Op{}}
 	var state model.BucketState
 	for op, err := range w.opsOf(name, 0, c.Op) {
@@ -87,7 +88,7 @@ func (w *World) checkBucket(name string, c model.Checkpoint, want map[objectKey]
 		state.Checksum += op.Checksum
 		state.Count++
 	}
-	got, err := w.store.Checksums(w.ctx, streamID, c.Op, []string{name})
+	got, err := w.store.Checksums(w.ctx, w.id, c.Op, []string{name})
 	w.must(err, "checksums")
 	if got[0] != state {
 		w.failf("D7: bucket %s at %d: reported %+v, the ops make %+v", name, c.Op, got[0], state)
@@ -95,7 +96,7 @@ func (w *World) checkBucket(name string, c model.Checkpoint, want map[objectKey]
 	w.sameContent(want, h.rows, "D1: bucket %s at checkpoint %d (%s)", name, c.Op, c.Position)
 }
 
-func (w *World) checkLookups(c model.Checkpoint) {
+func (w *stream) checkLookups(c model.Checkpoint) {
 	s := w.source.at(indexOf(c.Position))
 	for u := range users {
 		user := string(rune('a' + u))
@@ -105,7 +106,7 @@ func (w *World) checkLookups(c model.Checkpoint) {
 		for _, b := range buckets.Buckets {
 			got[b.ID] = true
 		}
-		if want := bucketsFor(streamID, s, user, w.served); !maps.Equal(got, want) {
+		if want := w.bucketsFor(s, user, w.served); !maps.Equal(got, want) {
 			w.failf("D1: user %s at checkpoint %d (%s): buckets %v, want %v", user, c.Op, c.Position, sorted(got), sorted(want))
 		}
 	}
@@ -113,7 +114,7 @@ func (w *World) checkLookups(c model.Checkpoint) {
 
 // bucketStates are the checksum and rows of a bucket at the present checkpoint
 // and at the end.
-func (w *World) bucketStates(name string) map[model.OpID]*held {
+func (w *stream) bucketStates(name string) map[model.OpID]*held {
 	head := w.head()
 	states := map[model.OpID]*held{}
 	for _, c := range []model.OpID{head.Checkpoint.Op, head.Persisted} {
@@ -128,7 +129,7 @@ func (w *World) bucketStates(name string) map[model.OpID]*held {
 }
 
 // sameStates: INV-17, INV-20, after one step of a compaction.
-func (w *World) sameStates(name string, from model.OpID, before map[model.OpID]*held) {
+func (w *stream) sameStates(name string, from model.OpID, before map[model.OpID]*held) {
 	for c, got := range w.bucketStates(name) {
 		want := before[c]
 		if c < from {
@@ -140,10 +141,10 @@ func (w *World) sameStates(name string, from model.OpID, before map[model.OpID]*
 	}
 }
 
-func (w *World) contentAt(p model.Position) content {
+func (w *stream) contentAt(p model.Position) content {
 	c, ok := w.contents[p]
 	if !ok {
-		c = contentOf(streamID, w.source.at(indexOf(p)))
+		c = w.contentOf(w.source.at(indexOf(p)))
 		w.contents[p] = c
 	}
 	return c
@@ -176,9 +177,9 @@ func (w *World) sameContent(want map[objectKey]string, got map[objectKey]model.O
 
 // opsOf yields the ops of a bucket. The store's are valid until the next one
 // only, these for good.
-func (w *World) opsOf(bucket string, after, upTo model.OpID) iter.Seq2[model.Op, error] {
+func (w *stream) opsOf(bucket string, after, upTo model.OpID) iter.Seq2[model.Op, error] {
 	return func(yield func(model.Op, error) bool) {
-		for op, err := range w.store.Ops(w.ctx, streamID, bucket, after, upTo) {
+		for op, err := range w.store.Ops(w.ctx, w.id, bucket, after, upTo) {
 			op.ObjectType, op.ObjectID, op.Data = strings.Clone(op.ObjectType), strings.Clone(op.ObjectID), strings.Clone(op.Data)
 			if !yield(op, err) {
 				return

@@ -13,7 +13,7 @@ import (
 // compaction is a compactor's work on one bucket, one store call a step. It may
 // be dropped after any of them, and another may be at the same bucket.
 type compaction struct {
-	w          *World
+	w          *stream
 	bucket     string
 	checkpoint model.OpID
 	below      model.OpID // ops not read yet
@@ -25,10 +25,10 @@ type compaction struct {
 	done       bool
 }
 
-func (w *World) startCompaction() {
-	head, err := w.store.Head(w.ctx, streamID)
+func (w *stream) startCompaction() {
+	head, err := w.store.Head(w.ctx, w.id)
 	w.must(err, "head")
-	dirty, err := w.store.Dirtiest(w.ctx, streamID, store.DirtyQuery{Limit: 5, MinChanges: 1})
+	dirty, err := w.store.Dirtiest(w.ctx, w.id, store.DirtyQuery{Limit: 5, MinChanges: 1})
 	w.must(err, "dirtiest")
 	if len(dirty) == 0 || head.Checkpoint.Op == 0 {
 		return
@@ -57,7 +57,7 @@ func (c *compaction) step() {
 		c.replace(store.Replacement{}, moves)
 	case !c.read:
 		n := 1 + w.rnd.IntN(10)
-		for op, err := range w.store.Scan(w.ctx, streamID, c.bucket, 0, c.below-1, false) {
+		for op, err := range w.store.Scan(w.ctx, w.id, c.bucket, 0, c.below-1, false) {
 			w.must(err, "scan")
 			if op.ID >= c.below {
 				w.failf("scan of %s: op %d is not below %d", c.bucket, op.ID, c.below)
@@ -86,7 +86,7 @@ func (c *compaction) step() {
 
 // reemit asks for what a compaction has found worth to be put again: soon or
 // late, once or twice.
-func (w *World) reemit() {
+func (w *stream) reemit() {
 	if len(w.reemits) == 0 {
 		return
 	}
@@ -104,7 +104,7 @@ func (c *compaction) replace(r store.Replacement, moves []compact.Move) {
 		r.Moves = append(r.Moves, store.Move(m))
 	}
 	before := w.bucketStates(c.bucket)
-	removed, err := w.store.Replace(w.ctx, streamID, r)
+	removed, err := w.store.Replace(w.ctx, w.id, r)
 	var overtaken *store.ReplaceError
 	if errors.As(err, &overtaken) && !c.alone {
 		w.count("overtaken compactions")
@@ -118,13 +118,13 @@ func (c *compaction) replace(r store.Replacement, moves []compact.Move) {
 }
 
 // compactLookups compacts the parameter index a little.
-func (w *World) compactLookups() {
-	head, err := w.store.Head(w.ctx, streamID)
+func (w *stream) compactLookups() {
+	head, err := w.store.Head(w.ctx, w.id)
 	w.must(err, "head")
 	if head.Checkpoint.Op == 0 {
 		return
 	}
-	_, next, err := w.store.CompactLookups(w.ctx, streamID, head.Checkpoint.Op, w.lookupsNext, 1+w.rnd.IntN(6))
+	_, next, err := w.store.CompactLookups(w.ctx, w.id, head.Checkpoint.Op, w.lookupsNext, 1+w.rnd.IntN(6))
 	w.must(err, "compact lookups")
 	w.lookupsNext = next
 	w.checkLookups(head.Checkpoint)

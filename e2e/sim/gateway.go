@@ -11,7 +11,7 @@ import (
 // connection is one stream of lines: a session, and the gateway's knowledge on
 // its behalf.
 type connection struct {
-	w      *World
+	w      *stream
 	client *client
 	served *served
 	s      *session.Session
@@ -30,6 +30,7 @@ type connection struct {
 	offered model.Checkpoint // of the last view that gave a line
 	chunk   []model.Op       // of the last chunk fetched
 	lines   []sent           // on the way to the client
+	ended   bool             // the stream's data is gone
 }
 
 // sent is a line, with the ops of a data line and the position of a checkpoint
@@ -40,7 +41,8 @@ type sent struct {
 	position model.Position
 }
 
-func (w *World) connect(c *client) {
+// connect opens a stream of lines from the stream of the source that is served.
+func (w *stream) connect(c *client) {
 	positions := map[string]model.OpID{}
 	for name, b := range c.buckets {
 		positions[name] = b.at
@@ -58,12 +60,12 @@ func (c *client) disconnect() {
 }
 
 // notify puts a notice on the way to every connection, or loses it.
-func (w *World) notify(n model.CheckpointNotice) {
+func (w *stream) notify(n model.CheckpointNotice) {
 	w.logf("checkpoint %d at %s: buckets %v lookups %v everything %v", n.Checkpoint.Op, n.Checkpoint.Position, n.Buckets, n.Lookups, n.Everything)
 	w.published(n.Checkpoint)
 	for _, c := range w.clients {
 		switch {
-		case c.conn == nil:
+		case c.conn == nil || c.conn.w != w:
 		case w.faults && w.rnd.IntN(20) == 0:
 			c.conn.gap = true
 		default:
@@ -73,9 +75,9 @@ func (w *World) notify(n model.CheckpointNotice) {
 }
 
 // everything tells every connection that it may have missed anything.
-func (w *World) everything() {
+func (w *stream) everything() {
 	for _, c := range w.clients {
-		if c.conn != nil {
+		if c.conn != nil && c.conn.w == w {
 			c.conn.everything, c.conn.told = true, true
 		}
 	}
@@ -110,8 +112,8 @@ func (g *connection) hear() bool {
 
 // work does the next thing that the session wants, if there is any.
 func (g *connection) work() bool {
-	if len(g.lines) > 3 {
-		return false // the client is slow
+	if len(g.lines) > 3 || g.ended {
+		return false // the client is slow, or has to go
 	}
 	switch a := g.s.Next(); a.Kind {
 	case session.Send:
@@ -141,8 +143,10 @@ func (g *connection) offer() bool {
 	at := g.newest
 	fresh := first || g.everything || g.s.Stale()
 	if fresh {
-		head, err := w.store.Head(w.ctx, streamID)
-		w.must(err, "head")
+		head, err := w.store.Head(w.ctx, w.id)
+		if g.invalidated(err, "head") {
+			return true
+		}
 		at = head.Checkpoint
 	}
 	if at.Position == "" || at.Op < g.s.Checkpoint() || at.Op == g.offered.Op && at.Position < g.offered.Position { // INV-3
@@ -178,14 +182,16 @@ func (g *connection) offer() bool {
 			}
 		}
 	}
-	states, err := w.store.Checksums(w.ctx, streamID, at.Op, ids)
+	states, err := w.store.Checksums(w.ctx, w.id, at.Op, ids)
 	if g.invalidated(err, "checksums") {
 		return true
 	}
 	for i, id := range ids {
 		v.Buckets = append(v.Buckets, session.Bucket{ID: id, Priority: priorities[id], State: states[i]})
 	}
-	v.WriteCheckpoint = w.reached(user, at.Position)
+	if v.WriteCheckpoint, err = w.reached(user, at.Position); g.invalidated(err, "reached") {
+		return true
+	}
 	g.forget()
 	due := g.s.Offer(v)
 	if due {
@@ -196,16 +202,18 @@ func (g *connection) offer() bool {
 }
 
 // reached is a user's write checkpoint at a position.
-func (w *World) reached(user string, at model.Position) uint64 {
+func (w *stream) reached(user string, at model.Position) (uint64, error) {
 	var ids []uint64
 	var err error
 	if w.custom {
-		ids, err = w.store.CustomReached(w.ctx, streamID, at, []string{user + "/c"})
+		ids, err = w.store.CustomReached(w.ctx, w.id, at, []string{user + "/c"})
 	} else {
-		ids, err = w.store.Reached(w.ctx, at, []string{user})
+		ids, err = w.store.Reached(w.ctx, model.PlaceIn(w.era, at), []string{user})
 	}
-	w.must(err, "reached")
-	return ids[0]
+	if err != nil {
+		return 0, err
+	}
+	return ids[0], nil
 }
 
 // invalidated: the checkpoint is dropped without a line, and everything is
@@ -213,6 +221,11 @@ func (w *World) reached(user string, at model.Position) uint64 {
 func (g *connection) invalidated(err error, what string) bool {
 	if err == nil {
 		return false
+	}
+	if errors.Is(err, store.ErrNoStream) && g.w.state == model.Terminated {
+		g.w.count("streams that end under a client")
+		g.ended = true
+		return true
 	}
 	if !errors.Is(err, store.ErrInvalidated) {
 		g.w.must(err, what)
@@ -249,6 +262,9 @@ func (g *connection) fetch(f session.Fetch) {
 			c.Invalid = true
 			w.count("invalid chunks")
 			break
+		}
+		if errors.Is(err, store.ErrNoStream) && g.invalidated(err, "ops") {
+			return
 		}
 		w.must(err, "ops")
 		if len(g.chunk) == n {

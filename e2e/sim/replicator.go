@@ -20,7 +20,7 @@ type batch struct {
 // replicator reads the source and publishes. It dies with its session; a new
 // one begins where the store is. A replaced one may live on for a while.
 type replicator struct {
-	w        *World
+	w        *stream
 	epoch    model.Epoch
 	cursor   model.Cursor // end of the last batch published
 	dead     bool
@@ -38,8 +38,8 @@ type snapshot struct {
 }
 
 // openSession starts the replicator as if its process came up now.
-func (w *World) openSession() *replicator {
-	head, err := w.store.OpenSession(w.ctx, streamID)
+func (w *stream) openSession() *replicator {
+	head, err := w.store.OpenSession(w.ctx, w.id)
 	w.must(err, "open session")
 	r := &replicator{w: w, epoch: head.Epoch, cursor: head.Applied}
 	switch {
@@ -50,7 +50,7 @@ func (w *World) openSession() *replicator {
 		r.snapshot = &snapshot{slot: w.source.head()}
 	default:
 		r.snapshot = &snapshot{slot: indexOf(head.Applied.Position)}
-		tables, err := w.store.Tables(w.ctx, streamID)
+		tables, err := w.store.Tables(w.ctx, w.id)
 		w.must(err, "tables")
 		done := map[model.TableID]model.TableProgress{}
 		for _, t := range tables {
@@ -155,7 +155,7 @@ type message struct {
 }
 
 // deliver evaluates a message, any one, and hands it to a writer.
-func (w *World) deliver() {
+func (w *stream) deliver() {
 	if len(w.queue) == 0 {
 		return
 	}
@@ -165,10 +165,10 @@ func (w *World) deliver() {
 		i = w.rnd.IntN(len(w.queue))
 	}
 	m := w.queue[i]
-	e := &model.EvaluatedBatch{Stream: streamID, Epoch: m.batch.epoch, Previous: m.batch.previous, End: m.batch.end, Meta: m.batch.meta}
+	e := &model.EvaluatedBatch{Stream: w.id, Epoch: m.batch.epoch, Previous: m.batch.previous, End: m.batch.end, Meta: m.batch.meta}
 	var out rules.RowResult
 	for _, c := range m.batch.changes {
-		e.Rows = append(e.Rows, evaluate(c, &out))
+		e.Rows = append(e.Rows, w.evaluate(c, &out))
 	}
 	if len(out.Errors) > 0 {
 		w.failf("evaluate: %v", out.Errors)
@@ -182,7 +182,7 @@ func (w *World) deliver() {
 }
 
 // acknowledge takes a message off the queue.
-func (w *World) acknowledge(m *message) {
+func (w *stream) acknowledge(m *message) {
 	for i, q := range w.queue {
 		if q == m {
 			w.queue = append(w.queue[:i], w.queue[i+1:]...)
@@ -192,7 +192,7 @@ func (w *World) acknowledge(m *message) {
 }
 
 // loseLease ends the session of an epoch.
-func (w *World) loseLease(epoch model.Epoch, reason string) {
+func (w *stream) loseLease(epoch model.Epoch, reason string) {
 	w.logf("epoch %d is broken: %s", epoch, reason)
 	for _, r := range w.replicators {
 		if r.epoch == epoch {

@@ -39,6 +39,10 @@ event_definitions:
       - SELECT owner AS user_id, 'c' AS client_id, CAST(substring(text, 2) AS integer) AS checkpoint FROM notes
 `
 
+// configs are config and one that shows other lists to all, and notes as what
+// they are.
+var configs = [2]string{config, strings.NewReplacer("public = '1'", "public = '0'", "notes AS todos", "notes").Replace(config)}
+
 var columns = [tableCount][]string{
 	lists:   {"id", "owner", "public", "name"},
 	todos:   {"id", "list", "owner", "other", "text"},
@@ -46,23 +50,39 @@ var columns = [tableCount][]string{
 	members: {"id", "member", "list"},
 }
 
-// plan is compiled once, for it is immutable.
-var plan = sync.OnceValue(func() *rules.Plan {
-	p, problems := rules.Compile(config, rules.Options{DefaultSchema: "public", Version: int64(streamID)})
+// deployed is a config as a stream has it.
+type deployed struct {
+	evaluators [tableCount]*rules.TableEvaluator // of the tables, in order
+	servings   []*served
+}
+
+type deployedKey struct {
+	id      model.StreamID
+	variant int
+}
+
+// deployments are made once for all worlds, for they are immutable.
+var deployments sync.Map // of func() *deployed by deployedKey
+
+func deployment(id model.StreamID, variant int) *deployed {
+	made, _ := deployments.LoadOrStore(deployedKey{id, variant}, sync.OnceValue(func() *deployed {
+		d := &deployed{servings: servings(id, configs[variant])}
+		for i := range d.evaluators {
+			t := sourceTable(i)
+			d.evaluators[i] = d.servings[0].plan.Table(&t)
+		}
+		return d
+	}))
+	return made.(func() *deployed)()
+}
+
+func compile(id model.StreamID, text string) *rules.Plan {
+	p, problems := rules.Compile(text, rules.Options{DefaultSchema: "public", Version: int64(id)})
 	if len(problems) > 0 {
 		panic(fmt.Sprintf("the sync config: %+v", problems))
 	}
 	return p
-})
-
-// evaluators are of the tables, in order.
-var evaluators = sync.OnceValue(func() (all [tableCount]*rules.TableEvaluator) {
-	for i := range all {
-		t := sourceTable(i)
-		all[i] = plan().Table(&t)
-	}
-	return all
-})
+}
 
 func tableID(table int) model.TableID { return model.UUID5([]byte(tableNames[table])) }
 
@@ -82,9 +102,9 @@ func sourceTable(table int) model.SourceTable {
 
 // bucketsOf is the oracle: the config written out by hand. It says which
 // buckets a row is in, as which object type.
-func bucketsOf(stream model.StreamID, table int, r row) (buckets []string, objectType string) {
+func (w *stream) bucketsOf(table int, r row) (buckets []string, objectType string) {
 	add := func(format string, args ...any) {
-		b := fmt.Sprintf("%d#", stream) + fmt.Sprintf(format, args...)
+		b := fmt.Sprintf("%d#", w.id) + fmt.Sprintf(format, args...)
 		for _, have := range buckets {
 			if have == b {
 				return
@@ -94,7 +114,7 @@ func bucketsOf(stream model.StreamID, table int, r row) (buckets []string, objec
 	}
 	switch table {
 	case lists:
-		if r[2] == "1" {
+		if r[2] == "1" == (w.variant == 0) {
 			add("global[]")
 		}
 		add("list[%q]", r[0])
@@ -105,6 +125,9 @@ func bucketsOf(stream model.StreamID, table int, r row) (buckets []string, objec
 		add("list[%q]", r[1])
 	case notes:
 		add("own[%q]", r[2])
+		if w.variant == 1 {
+			return buckets, "notes"
+		}
 	}
 	return buckets, "todos"
 }
@@ -120,7 +143,7 @@ func data(table int, r row) string {
 
 // evaluate makes the row that the rules-evaluator makes of a change. It keeps
 // out's memory.
-func evaluate(c change, out *rules.RowResult) model.EvaluatedRow {
+func (w *stream) evaluate(c change, out *rules.RowResult) model.EvaluatedRow {
 	e := model.EvaluatedRow{Key: key(c.table, c.row[0])}
 	switch c.op {
 	case model.Truncate:
@@ -141,7 +164,7 @@ func evaluate(c change, out *rules.RowResult) model.EvaluatedRow {
 		values[i] = model.TextValue(c.row[i])
 	}
 	puts, lookups := len(out.Puts), len(out.Lookups)
-	evaluators()[c.table].EvaluateRow(values, out)
+	w.config.evaluators[c.table].EvaluateRow(values, out)
 	e.Puts, e.Lookups = out.Puts[puts:len(out.Puts):len(out.Puts)], out.Lookups[lookups:len(out.Lookups):len(out.Lookups)]
 	return e
 }
@@ -192,7 +215,7 @@ type querierKey struct {
 
 // resolve says which buckets a user that is served by a config has at a
 // checkpoint, through the index in the store.
-func (w *World) resolve(user string, by *served, at model.OpID) (*rules.Buckets, error) {
+func (w *stream) resolve(user string, by *served, at model.OpID) (*rules.Buckets, error) {
 	k := querierKey{user, by}
 	q := w.queriers[k]
 	if q == nil {
@@ -203,7 +226,7 @@ func (w *World) resolve(user string, by *served, at model.OpID) (*rules.Buckets,
 		w.queriers[k] = q
 	}
 	return q.Resolve(func(keys []string) ([][]string, error) {
-		return w.store.Lookups(w.ctx, streamID, at, keys, 100)
+		return w.store.Lookups(w.ctx, w.id, at, keys, 100)
 	})
 }
 
@@ -224,10 +247,10 @@ type objectKey struct {
 // content is what the config makes of a state of the source: the oracle.
 type content map[string]map[objectKey]string
 
-func contentOf(stream model.StreamID, s state) content {
+func (w *stream) contentOf(s state) content {
 	c := content{}
 	for k, r := range s {
-		buckets, objectType := bucketsOf(stream, k.table, r)
+		buckets, objectType := w.bucketsOf(k.table, r)
 		for _, b := range buckets {
 			if c[b] == nil {
 				c[b] = map[objectKey]string{}
@@ -240,16 +263,16 @@ func contentOf(stream model.StreamID, s state) content {
 
 // bucketsFor is the oracle's answer to which buckets a user has that is served
 // by a config.
-func bucketsFor(stream model.StreamID, s state, user string, by *served) map[string]bool {
+func (w *stream) bucketsFor(s state, user string, by *served) map[string]bool {
 	all := map[string]bool{}
-	for _, b := range staticBuckets(stream, user) {
+	for _, b := range staticBuckets(w.id, user) {
 		all[b] = true
 	}
 	for k, r := range s {
 		if k.table == members && r[1] == user {
-			all[dynamicBucket(stream, r[2])] = true
+			all[dynamicBucket(w.id, r[2])] = true
 		}
 	}
-	maps.DeleteFunc(all, func(b string, _ bool) bool { return !by.gives(stream, b) })
+	maps.DeleteFunc(all, func(b string, _ bool) bool { return !by.gives(w.id, b) })
 	return all
 }

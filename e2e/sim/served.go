@@ -3,14 +3,13 @@ package sim
 import (
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
 )
 
 // served is a sync config by which clients are served. All of them need no more
-// than what is replicated, which is what config says.
+// than what is replicated.
 type served struct {
 	name string
 	plan *rules.Plan
@@ -18,15 +17,11 @@ type served struct {
 	without string
 }
 
-// servings are config itself and others in its place.
-var servings = sync.OnceValue(func() []*served {
-	all := []*served{{name: "all", plan: plan()}}
+// servings are a config of a stream itself and others in its place.
+func servings(id model.StreamID, config string) []*served {
+	all := []*served{{name: "all", plan: compile(id, config)}}
 	add := func(name, text, without string) {
-		p, problems := rules.Compile(text, rules.Options{DefaultSchema: "public", Version: int64(streamID)})
-		if len(problems) > 0 {
-			panic(fmt.Sprintf("the sync config %s: %+v", name, problems))
-		}
-		over, ok := p.Over(plan())
+		over, ok := compile(id, text).Over(all[0].plan)
 		if !ok {
 			panic(fmt.Sprintf("the sync config %s needs more than there is", name))
 		}
@@ -47,7 +42,7 @@ var servings = sync.OnceValue(func() []*served {
 	}
 	add("other priorities", strings.NewReplacer("priority: 1", "priority: 3", "priority: 3", "priority: 0").Replace(config), "")
 	return all
-})
+}
 
 // gives tells whether clients are given the bucket.
 func (s *served) gives(stream model.StreamID, bucket string) bool {
@@ -56,8 +51,8 @@ func (s *served) gives(stream model.StreamID, bucket string) bool {
 
 // serve deploys another config that needs nothing new. Gateways learn of it one
 // by one, and end the streams of the one before.
-func (w *World) serve() {
-	w.served = servings()[w.rnd.IntN(len(servings()))]
+func (w *stream) serve() {
+	w.served = w.config.servings[w.rnd.IntN(len(w.config.servings))]
 	w.logf("clients are served by %s", w.served.name)
 	w.count("configs served")
 }

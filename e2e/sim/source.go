@@ -55,6 +55,11 @@ func newSource(rnd *rand.Rand) *source {
 	return &source{rnd: rnd, log: []transaction{{after: state{}}}}
 }
 
+// fork is another history that is the same up to a transaction.
+func (s *source) fork(at int) *source {
+	return &source{rnd: s.rnd, log: slices.Clone(s.log[:at+1])}
+}
+
 func (s *source) head() int { return len(s.log) - 1 }
 
 func (s *source) at(i int) state { return s.log[i].after }

@@ -3,7 +3,9 @@
 // in one goroutine, with a model of everything around them. A seed decides all
 // that happens: what is written, how the log is cut into batches, which batch
 // is delivered when and how often, what fails, crashes, restarts, is compacted,
-// connects, disconnects and resumes.
+// connects, disconnects and resumes; which config is deployed, given up or rolled
+// back to, when a slot is lost or the source's history is another one, and when
+// the data of a stream that was replaced is cleared.
 //
 // What is checked, and where:
 //
@@ -13,12 +15,15 @@
 //     (committed, client.receive).
 //   - D3: a commit that is refused changes nothing; one that fails may have
 //     happened wholly (writer.work, unchanged).
+//   - INV-36: at most one stream is active and one processing, and none
+//     is made under an id that was used (change, statesChanged).
 //   - D4: batches are delivered twice, late and in any order; a gap ends the
 //     session, and the next one goes on (Settle).
 //   - D5: replaced replicators go on publishing, replaced writers go on
 //     committing.
 //   - D6: at each complete line a client holds exactly what the sync config
-//     gives for the source at that position (client.completed).
+//     of its stream gives for the source at that position (client.completed);
+//     in the end all are served what was deployed last (Settle).
 //   - D7: checksums and counts are those of the ops that a new client is sent
 //     (checkBucket), and what a client sums up is what it was told.
 //
@@ -42,37 +47,25 @@ import (
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
-// streamID is the one replication stream.
-const streamID model.StreamID = 1
-
 // World is everything there is. Not safe for concurrent use.
 type World struct {
 	ctx    context.Context
 	seed   uint64
 	rnd    *rand.Rand
-	source *source
+	source *source // its present history; streams of an earlier one keep that
+	era    uint32  // how often it was replaced
 	store  store.Store
 	faults bool // whether things may fail
 	custom bool // whether rows carry the write checkpoints
-	slot   int  // the transaction after which streaming begins
 	temper temperament
 
-	replicators []*replicator // the last one is current
-	queue       []*message    // in the buffer between replicator and evaluators
-	writers     []*writer     // the last one is current
-	compactions []*compaction
-	reemits     []ledger.Reemit // that compactions have proposed
-	clients     []*client
+	streams []*stream // by id
+	clients []*client
 
-	runs        uint64
-	checkpoints []model.Checkpoint                   // published, in order
-	writes      map[string]map[uint64]model.Position // write checkpoints by user
-	contents    map[model.Position]content           // of the oracle
-	chunks      map[chunkKey]cached                  // the gateways' cache
-	known       map[string]bool                      // every bucket that ever had an op
-	served      *served                              // by which clients that connect are served
-	queriers    map[querierKey]*rules.Querier
-	lookupsNext []byte
+	runs     uint64
+	writes   map[string]map[uint64]model.Position // places of write checkpoints by user
+	chunks   map[chunkKey]cached                  // the gateways' cache
+	queriers map[querierKey]*rules.Querier
 
 	history   []string
 	counts    map[string]int
@@ -96,15 +89,7 @@ func New(ctx context.Context, seed uint64, s store.Store) *World {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	w := &World{
 		ctx: ctx, seed: seed, rnd: rnd, source: newSource(rnd), store: s, faults: true, custom: seed%3 == 0,
-		writes: map[string]map[uint64]model.Position{}, contents: map[model.Position]content{},
-		chunks: map[chunkKey]cached{}, known: map[string]bool{}, served: servings()[0], queriers: map[querierKey]*rules.Querier{}, counts: map[string]int{},
-	}
-	made, err := s.Change(ctx, func([]model.Stream) store.Change {
-		return store.Change{New: &model.Stream{State: model.Processing, Config: config}, Prefix: "sim_"}
-	})
-	w.must(err, "make the stream")
-	if made.ID != streamID {
-		w.failf("the first stream is %d", made.ID)
+		writes: map[string]map[uint64]model.Position{}, chunks: map[chunkKey]cached{}, queriers: map[querierKey]*rules.Querier{}, counts: map[string]int{},
 	}
 	for range 1 + rnd.IntN(12) {
 		w.source.write(rnd.IntN(8))
@@ -112,19 +97,18 @@ func New(ctx context.Context, seed uint64, s store.Store) *World {
 	for id := range 1 + rnd.IntN(4) {
 		w.clients = append(w.clients, w.newClient(id))
 	}
-	w.writers = []*writer{w.newWriter()}
-	w.replicators = []*replicator{w.openSession()}
+	st := w.change(store.Change{New: newStream(0, 0)}, 0)
 	w.temper = newTemperament(rnd)
 	if rnd.IntN(4) > 0 {
-		w.warmUp()
+		st.warmUp()
 	}
 	return w
 }
 
 // warmUp replicates, undisturbed, until there is a checkpoint: what comes after
 // it is the larger part of life.
-func (w *World) warmUp() {
-	w.faults = false
+func (w *stream) warmUp() {
+	w.World.faults = false
 	for len(w.checkpoints) == 0 {
 		if w.source.write(0); w.current().dead {
 			w.replace()
@@ -134,7 +118,7 @@ func (w *World) warmUp() {
 		w.writers[0].work(false)
 	}
 	w.replicators = w.replicators[len(w.replicators)-1:]
-	w.faults = true
+	w.World.faults = true
 }
 
 // A seed also decides how often what happens: some worlds write a lot, some
@@ -152,18 +136,22 @@ type action struct {
 func newTemperament(rnd *rand.Rand) temperament {
 	t := temperament{actions: []action{
 		{60, (*World).writeSource},
-		{140, func(w *World) { w.anyReplicator().turn() }},
-		{170, (*World).deliver},
-		{170, func(w *World) { w.pickWriter().work(w.rnd.IntN(15) == 0) }},
-		{70, (*World).compact},
-		{12, (*World).startCompaction},
-		{12, (*World).reemit},
-		{10, (*World).compactLookups},
+		{140, func(w *World) { w.anyStream().anyReplicator().turn() }},
+		{170, func(w *World) { w.anyStream().deliver() }},
+		{170, func(w *World) { w.anyStream().pickWriter().work(w.rnd.IntN(15) == 0) }},
+		{70, serving((*stream).compact)},
+		{12, serving((*stream).startCompaction)},
+		{12, serving((*stream).reemit)},
+		{10, serving((*stream).compactLookups)},
 		{260, func(w *World) { w.gatewayTurn(w.anyClient()) }},
 		{60, func(w *World) { w.noticeTurn(w.anyClient()) }},
 		{220, func(w *World) { w.clientTurn(w.anyClient()) }},
 		{8, (*World).disaster},
-		{2, (*World).serve},
+		{2, serving((*stream).serve)},
+		{1, func(w *World) { w.deploy(w.rnd.IntN(2)) }},
+		{1, (*World).rollback},
+		{1, (*World).loseSlot},
+		{5, (*World).clear},
 	}}
 	for i := range t.actions {
 		a := &t.actions[i]
@@ -171,6 +159,15 @@ func newTemperament(rnd *rand.Rand) temperament {
 		t.total += a.weight
 	}
 	return t
+}
+
+// serving is an action on the stream that clients are served from.
+func serving(do func(*stream)) func(*World) {
+	return func(w *World) {
+		if st := w.serving(); st != nil {
+			do(st)
+		}
+	}
 }
 
 // Step does one thing.
@@ -187,7 +184,11 @@ func (w *World) Step() {
 // writeSource writes, unless the world is far behind: what comes late says
 // little.
 func (w *World) writeSource() {
-	if w.source.head()-indexOf(w.checkpoint().Position) > 40 {
+	st, seen := w.newest(), 0
+	if n := len(st.checkpoints); n > 0 {
+		seen = indexOf(st.checkpoints[n-1].Position)
+	}
+	if w.source.head()-max(st.slot, seen) > 40 {
 		return
 	}
 	size := w.rnd.IntN(5)
@@ -198,7 +199,7 @@ func (w *World) writeSource() {
 }
 
 // compact goes on with a compaction, by one step or by many.
-func (w *World) compact() {
+func (w *stream) compact() {
 	if len(w.compactions) == 0 {
 		w.startCompaction()
 		return
@@ -218,13 +219,18 @@ func (w *World) anyClient() *client { return w.clients[w.rnd.IntN(len(w.clients)
 func (w *World) gatewayTurn(c *client) {
 	switch {
 	case c.conn == nil:
-	case c.conn.served != w.served && w.rnd.IntN(4) == 0:
+	case c.conn.ended:
+		c.disconnect()
+	case c.conn.outdated() && w.rnd.IntN(8) == 0:
 		w.count("streams of a config before")
 		c.disconnect()
 	default:
 		c.conn.work()
 	}
 }
+
+// outdated: clients that connect now are served by another config.
+func (g *connection) outdated() bool { return g.w != g.w.serving() || g.served != g.w.served }
 
 func (w *World) noticeTurn(c *client) {
 	if c.conn != nil {
@@ -235,8 +241,8 @@ func (w *World) noticeTurn(c *client) {
 func (w *World) clientTurn(c *client) {
 	switch {
 	case c.conn == nil:
-		if len(w.checkpoints) > 0 {
-			w.connect(c)
+		if st := w.serving(); st != nil {
+			st.connect(c)
 		}
 	case w.rnd.IntN(40) == 0:
 		c.disconnect()
@@ -249,7 +255,7 @@ func (w *World) clientTurn(c *client) {
 
 func (r *replicator) turn() {
 	if r.dead {
-		if r == r.w.current() {
+		if r == r.w.current() && r.w.replicated() {
 			r.w.replace()
 		}
 		return
@@ -257,10 +263,10 @@ func (r *replicator) turn() {
 	r.publish()
 }
 
-func (w *World) current() *replicator { return w.replicators[len(w.replicators)-1] }
+func (w *stream) current() *replicator { return w.replicators[len(w.replicators)-1] }
 
 // replace starts a new replicator. The old one sometimes does not know.
-func (w *World) replace() {
+func (w *stream) replace() {
 	old := w.current()
 	r := w.openSession()
 	if old.dead || w.rnd.IntN(3) > 0 {
@@ -272,14 +278,14 @@ func (w *World) replace() {
 	w.replicators = append(w.replicators, r)
 }
 
-func (w *World) anyReplicator() *replicator {
+func (w *stream) anyReplicator() *replicator {
 	if w.rnd.IntN(4) == 0 {
 		return w.replicators[w.rnd.IntN(len(w.replicators))]
 	}
 	return w.current()
 }
 
-func (w *World) pickWriter() *writer {
+func (w *stream) pickWriter() *writer {
 	if w.rnd.IntN(4) == 0 {
 		return w.writers[w.rnd.IntN(len(w.writers))]
 	}
@@ -287,7 +293,7 @@ func (w *World) pickWriter() *writer {
 }
 
 // answered: a batch's fate is known. The acknowledgement may get lost.
-func (w *World) answered(m *message, r ledger.Result) {
+func (w *stream) answered(m *message, r ledger.Result) {
 	w.count("batches " + r.String())
 	if r == ledger.ResultRetry || w.faults && w.rnd.IntN(10) == 0 {
 		return
@@ -297,6 +303,14 @@ func (w *World) answered(m *message, r ledger.Result) {
 
 // disaster is what one hopes not to happen.
 func (w *World) disaster() {
+	st := w.newest()
+	if old := w.in(model.Active); old != nil && w.rnd.IntN(2) == 0 {
+		st = old
+	}
+	st.disaster()
+}
+
+func (w *stream) disaster() {
 	switch w.rnd.IntN(7) {
 	case 0:
 		w.logf("replicator restarts")
@@ -340,13 +354,14 @@ func (w *World) disaster() {
 // writeCheckpoint: the client has written, and asks for the number that tells
 // it when it sees that again.
 func (w *World) writeCheckpoint(c *client) {
-	if w.custom {
-		return // what it writes carries it
+	st := c.conn.w
+	if w.custom || st.state == model.Terminated {
+		return // what it writes carries it, or it does not get through
 	}
-	head := position(w.source.head())
-	storeHead, err := w.store.Head(w.ctx, streamID)
-	w.must(err, "head")
-	got, err := w.store.CreateWriteCheckpoints(w.ctx, storeHead.Checkpoint.Position, []store.WriteCheckpointRequest{{UserKey: c.user, Head: head}})
+	// The place is of the newest stream: one whose history the source has no more
+	// does not reach it.
+	head := model.PlaceIn(w.era, position(w.source.head()))
+	got, err := w.store.CreateWriteCheckpoints(w.ctx, model.PlaceIn(st.era, st.head().Checkpoint.Position), []store.WriteCheckpointRequest{{UserKey: c.user, Head: head}})
 	w.must(err, "create write checkpoint")
 	if w.writes[c.user] == nil {
 		w.writes[c.user] = map[uint64]model.Position{}
@@ -362,40 +377,24 @@ func (w *World) writeCheckpoint(c *client) {
 func (w *World) Settle() {
 	w.faults = false
 	w.source.write(0) // a heartbeat, so that write checkpoints are reached
-	w.writers = w.writers[len(w.writers)-1:]
-	w.replicators = w.replicators[len(w.replicators)-1:]
-	for _, c := range w.clients {
-		if c.conn == nil && len(w.checkpoints) > 0 {
-			w.connect(c)
-		}
+	w.statesChanged(nil)
+	for _, st := range w.streams {
+		st.writers = st.writers[max(0, len(st.writers)-1):]
+		st.replicators = st.replicators[max(0, len(st.replicators)-1):]
 	}
 	for round := 0; ; round++ {
+		st := w.newest()
 		if round > 20_000 {
-			w.failf("no end in sight: %d batches on the way, store at %s", len(w.queue), w.head().Applied)
+			w.failf("no end in sight: %d batches on the way, store at %s", len(st.queue), st.head().Applied)
 		}
-		r := w.current()
-		if r.dead || len(w.queue) == 0 && w.writers[0].pending == nil && r.caughtUp() && w.head().Applied != r.cursor {
-			w.replace() // it has noticed that its batches are gone
-			w.replicators = w.replicators[len(w.replicators)-1:]
-			continue
-		}
-		w.current().turn()
-		w.deliver()
-		for range 4 {
-			w.writers[0].work(false)
-		}
-		for _, c := range slices.Clone(w.compactions) {
-			c.step()
-		}
-		w.compactions = slices.DeleteFunc(w.compactions, func(c *compaction) bool { return c.done })
-		done := r.caughtUp() && w.head().Applied == r.cursor && len(w.queue) == 0 && len(w.compactions) == 0
+		done := st.settle() && st == w.serving()
 		for _, c := range w.clients {
-			if c.conn != nil && c.conn.served != w.served {
+			if c.conn != nil && c.conn.outdated() {
 				c.disconnect()
 			}
 			if c.conn == nil {
-				if len(w.checkpoints) > 0 {
-					w.connect(c)
+				if to := w.serving(); to != nil {
+					to.connect(c)
 				}
 				done = false
 				continue
@@ -411,9 +410,33 @@ func (w *World) Settle() {
 			done = done && !busy
 		}
 		if done {
-			break
+			st.settled()
+			return
 		}
 	}
+}
+
+// settle goes on with what is under way, and says whether nothing is.
+func (w *stream) settle() bool {
+	r := w.current()
+	if r.dead || len(w.queue) == 0 && w.writers[0].pending == nil && r.caughtUp() && w.head().Applied != r.cursor {
+		w.replace() // it has noticed that its batches are gone
+		w.replicators = w.replicators[len(w.replicators)-1:]
+		return false
+	}
+	w.current().turn()
+	w.deliver()
+	for range 4 {
+		w.writers[0].work(false)
+	}
+	for _, c := range slices.Clone(w.compactions) {
+		c.step()
+	}
+	w.compactions = slices.DeleteFunc(w.compactions, func(c *compaction) bool { return c.done })
+	return r.caughtUp() && w.head().Applied == r.cursor && len(w.queue) == 0 && len(w.compactions) == 0
+}
+
+func (w *stream) settled() {
 	head := w.head()
 	if head.Checkpoint.Position < position(w.source.head()) {
 		w.failf("INV-8: checkpoint at %s, source at %s", head.Checkpoint.Position, position(w.source.head()))
@@ -446,16 +469,8 @@ func (r *replicator) caughtUp() bool {
 	return !r.dead && r.snapshot == nil && r.next == len(r.w.source.log)
 }
 
-// checkpoint is the last one published.
-func (w *World) checkpoint() model.Checkpoint {
-	if len(w.checkpoints) == 0 {
-		return model.Checkpoint{Position: position(0)}
-	}
-	return w.checkpoints[len(w.checkpoints)-1]
-}
-
-func (w *World) head() model.StreamHead {
-	head, err := w.store.Head(w.ctx, streamID)
+func (w *stream) head() model.StreamHead {
+	head, err := w.store.Head(w.ctx, w.id)
 	w.must(err, "head")
 	return head
 }

@@ -9,7 +9,7 @@ import (
 // writer is a bucket-store process that believes to be the one that writes: a
 // ledger, what it is waiting for, and whom it owes an answer.
 type writer struct {
-	w       *World
+	w       *stream
 	run     uint64
 	ledger  *ledger.Ledger
 	pending ledger.Action // Load, LoadTable, LoadOps or *Commit under way
@@ -18,13 +18,13 @@ type writer struct {
 	waited  int // idle turns in which the ledger waited for a batch
 }
 
-func (w *World) newWriter() *writer {
+func (w *stream) newWriter() *writer {
 	streams, err := w.store.Streams(w.ctx)
 	w.must(err, "streams")
 	w.runs++
 	b := &writer{w: w, run: w.runs, tickets: map[uint64]*message{}}
 	for i := range streams {
-		if streams[i].ID == streamID {
+		if streams[i].ID == w.id {
 			// Small bounds, so that they are met.
 			b.ledger = ledger.New(&streams[i], ledger.Options{BufferBytes: 1500, GroupRows: 1 + w.rnd.IntN(30), TableRows: 1 + w.rnd.IntN(3), Listed: 1 + w.rnd.IntN(12)})
 		}
@@ -41,7 +41,7 @@ func (b *writer) arrived(m *message, e *model.EvaluatedBatch) {
 }
 
 func (b *writer) sessionOpened() {
-	head, err := b.w.store.Head(b.w.ctx, streamID)
+	head, err := b.w.store.Head(b.w.ctx, b.w.id)
 	b.w.must(err, "head")
 	b.step(ledger.SessionOpened{Head: head})
 }
@@ -61,11 +61,8 @@ func (b *writer) step(e ledger.Event) {
 			a.Notice.Run = b.run
 			w.notify(a.Notice)
 			if a.Activated {
-				for _, other := range w.writers {
-					if other != b {
-						other.step(ledger.StateChanged{State: model.Active})
-					}
-				}
+				w.count("activations")
+				w.statesChanged(b)
 			}
 		case ledger.Reemitted:
 			if a.Ops > 0 {
@@ -89,7 +86,7 @@ func (b *writer) work(fail bool) {
 	a := b.pending
 	b.pending = nil
 	failed := func() {
-		head, err := w.store.Head(w.ctx, streamID)
+		head, err := w.store.Head(w.ctx, w.id)
 		w.must(err, "head")
 		b.step(ledger.Failed{Head: head})
 	}
@@ -106,19 +103,19 @@ func (b *writer) work(fail bool) {
 			b.step(ledger.Stalled{})
 		}
 	case ledger.Load:
-		records, err := w.store.Records(w.ctx, streamID, a.Keys)
+		records, err := w.store.Records(w.ctx, w.id, a.Keys)
 		w.must(err, "records")
 		b.step(ledger.Loaded{Records: records})
 	case ledger.LoadTable:
-		rows, more, err := w.store.Table(w.ctx, streamID, a.Table, a.After, a.Limit)
+		rows, more, err := w.store.Table(w.ctx, w.id, a.Table, a.After, a.Limit)
 		w.must(err, "table")
 		b.step(ledger.TableLoaded{Rows: rows, More: more})
 	case ledger.LoadOps:
-		e, err := store.LoadOps(w.ctx, w.store, streamID, a)
+		e, err := store.LoadOps(w.ctx, w.store, w.id, a)
 		w.must(err, "ops")
 		b.step(e)
 	case *ledger.Commit:
-		before, err := w.store.Head(w.ctx, streamID)
+		before, err := w.store.Head(w.ctx, w.id)
 		w.must(err, "head")
 		err = w.store.Commit(w.ctx, a)
 		if err != nil {
