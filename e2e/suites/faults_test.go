@@ -35,7 +35,7 @@ func TestFaults(t *testing.T) { runFaults(t, newFaults(t, harness.Suite)) }
 
 // TestFaultsPostgresStorage breaks what touches storage on Postgres.
 func TestFaultsPostgresStorage(t *testing.T) {
-	runFaults(t, newFaults(t, harness.Suite, storage("postgresql")), "KillBucketStore", "CrashPostgres", "KillEverything")
+	runFaults(t, newFaults(t, harness.Suite, storage("postgresql")), "KillBucketStore", "KillCompactorAtWork", "KillReplicatorAndWipeNATS", "RestartPostgres", "CrashPostgres", "KillEverything")
 }
 
 // runFaults does all that is broken, or only what is named.

@@ -22,14 +22,12 @@ func TestDev(t *testing.T) { runSync(t, newWorld(t, harness.Dev, seed)) }
 
 func TestSuite(t *testing.T) { runSync(t, newWorld(t, harness.Suite, seed)) }
 
-// TestDevPostgresStorage runs what touches storage most with it on Postgres.
+// TestDevPostgresStorage is the same with storage on Postgres.
 func TestDevPostgresStorage(t *testing.T) {
-	runSync(t, newWorld(t, harness.Dev, seed, storage("postgresql")), "InitialSync", "LiveChanges", "MembershipThroughParameterTable", "WriteLoop",
-		"Truncate", "LargeTransactionIsAtomic", "CompactionWhileConnected", "DeployAnotherConfig")
+	runSync(t, newWorld(t, harness.Dev, seed, storage("postgresql")))
 }
 
-// runSync runs the tests, or only those named.
-func runSync(t *testing.T, w *world, only ...string) {
+func runSync(t *testing.T, w *world) {
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *world)
@@ -49,9 +47,6 @@ func runSync(t *testing.T, w *world, only ...string) {
 		{"TokenOfAnother", refusedToken},
 		{"DeployAnotherConfig", deploy}, // the last: it replaces the config of the others
 	} {
-		if len(only) > 0 && !slices.Contains(only, test.name) {
-			continue
-		}
 		if !w.run(t, test.name, func(t *testing.T) { test.run(t, w) }) && !alive(w) {
 			t.Fatalf("nothing after %s can work: the instance is gone", test.name)
 		}
