@@ -511,9 +511,10 @@ func (l *Ledger) stored(c *Commit) {
 }
 
 // is tells whether a head found in the store is that of c, which changed
-// something.
+// something. The time tells it apart from the commit of another writer that took
+// as many ops for something else: for another part of a truncated table, say.
 func (c *Commit) is(found model.StreamHead) bool {
-	return found.Applied == c.Head.Applied && found.Persisted == c.Head.Persisted && (c.Head.Applied != c.Previous || c.Head.Persisted != c.PreviousOp)
+	return found.Applied == c.Head.Applied && found.Persisted == c.Head.Persisted && found.StoredAt == c.Head.StoredAt && (c.Head.Applied != c.Previous || c.Head.Persisted != c.PreviousOp)
 }
 
 func (l *Ledger) committed() []Action {

@@ -126,6 +126,7 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) string {
 	case "elsewhere": // another writer commits up to a cursor
 		w.shelf.head.Applied = cursor(t, d.CmdArgs[0].Key)
 		w.shelf.head.Persisted += model.OpID(number(t, d.CmdArgs[1].Key))
+		w.shelf.head.StoredAt++
 	case "open":
 		w.shelf.head.Epoch++
 		w.step(SessionOpened{Head: w.shelf.head})
