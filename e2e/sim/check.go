@@ -14,6 +14,9 @@ import (
 // committed checks what the store has just committed, and that it has.
 func (w *stream) committed(before model.StreamHead, c *ledger.Commit) {
 	after := w.head()
+	if !w.replicated() {
+		w.failf("D5: stream %d is %s and took a commit", w.id, w.state)
+	}
 	if c.Head.Epoch != before.Epoch {
 		w.failf("D5: a commit of epoch %d was taken, the stream's is %d", c.Head.Epoch, before.Epoch)
 	}

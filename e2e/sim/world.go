@@ -63,6 +63,7 @@ type World struct {
 	clients []*client
 
 	runs     uint64
+	commits  model.Micros                         // tried; the time of each
 	writes   map[string]map[uint64]model.Position // places of write checkpoints by user
 	chunks   map[chunkKey]cached                  // the gateways' cache
 	queriers map[querierKey]*rules.Querier

@@ -117,6 +117,8 @@ func (b *writer) work(fail bool) {
 	case *ledger.Commit:
 		before, err := w.store.Head(w.ctx, w.id)
 		w.must(err, "head")
+		w.commits++
+		a.Head.StoredAt = w.commits
 		err = w.store.Commit(w.ctx, a)
 		if err != nil {
 			if !refused(err) {
