@@ -68,7 +68,7 @@ func (i *Import) Add(ctx context.Context, p *store.Part) error {
 	}
 	known := make(map[model.RowKey]string, len(p.Records)) // no row is there yet
 	for _, r := range p.Records {
-		w.c.Rows = append(w.c.Rows, ledger.RowWrite{Key: r.Key, Record: r.Record})
+		w.c.Rows = append(w.c.Rows, ledger.RowWrite(r))
 		known[r.Key] = ""
 	}
 	table := "users"

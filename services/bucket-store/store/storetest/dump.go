@@ -76,7 +76,7 @@ func (t *suite) dumpStream(b *strings.Builder, s store.Store, st *model.Stream, 
 	t.check(err)
 	for _, d := range buckets {
 		fmt.Fprintf(b, " bucket %+v", d)
-		for _, c := range []model.OpID{head.Persisted, head.Checkpoint.Op} {
+		for _, c := range []model.OpID{head.Persisted, head.Checkpoint.Op, head.Checkpoint.Op / 2} {
 			states, err := s.Checksums(t.ctx, st.ID, c, []string{d.Bucket})
 			if !errors.Is(err, store.ErrInvalidated) {
 				t.check(err)
