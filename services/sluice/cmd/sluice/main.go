@@ -30,7 +30,7 @@ type cli struct {
 	Deploy   deployCmd   `cmd:"" help:"Make the running instance use a sync config, and wait until it is active."`
 	Rollback rollbackCmd `cmd:"" help:"Go back to the sync config that was active before, or give up the one that is not active yet."`
 	Compact  compactCmd  `cmd:"" help:"Compact now, and wait until it is done."`
-	Storage  storageCmd  `cmd:"" help:"Back up the embedded store of the running instance, and restore a backup."`
+	Storage  storageCmd  `cmd:"" help:"Back up the embedded store of the running instance, restore a backup, and copy a storage into another."`
 	Status   statusCmd   `cmd:"" help:"Show the pipeline with its freshness by stage; fails if it is stale."`
 	Sessions sessionsCmd `cmd:"" help:"Show who is connected to each gateway, and how far behind."`
 	Doctor   doctorCmd   `cmd:"" help:"Check the source, storage, keys, clocks, services and the way of clients, and print what mends what is wrong."`

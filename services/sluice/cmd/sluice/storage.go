@@ -81,7 +81,7 @@ func (d *copyCmd) Run(c *cli, t terminal) error {
 	if err != nil {
 		return err
 	}
-	// Nothing but the file says what it is: variables are of the other one.
+	// By its path alone: what variables name is the other one.
 	to, err := config.Load(config.Options{Path: d.To, SyncBase64: c.SyncBase64})
 	if err != nil {
 		return err
