@@ -117,7 +117,7 @@ func (s *source) write(n int) {
 		}
 		old, exists := now[rowKey{table, id}]
 		switch k := s.rnd.IntN(12); {
-		case k == 0 && table != lists && s.rnd.IntN(6) == 0:
+		case k == 0 && table != lists && s.rnd.IntN(3) == 0:
 			changes = append(changes, change{op: model.Truncate, table: table})
 			for key := range now {
 				if key.table == table {

@@ -148,6 +148,7 @@ func newTemperament(rnd *rand.Rand) temperament {
 		{60, func(w *World) { w.noticeTurn(w.anyClient()) }},
 		{220, func(w *World) { w.clientTurn(w.anyClient()) }},
 		{8, (*World).disaster},
+		{4, (*World).failover},
 		{2, serving((*stream).serve)},
 		{1, func(w *World) { w.deploy(w.rnd.IntN(2)) }},
 		{1, (*World).rollback},
@@ -287,7 +288,7 @@ func (w *stream) anyReplicator() *replicator {
 }
 
 func (w *stream) pickWriter() *writer {
-	if w.rnd.IntN(4) == 0 {
+	if w.rnd.IntN(2) == 0 {
 		return w.writers[w.rnd.IntN(len(w.writers))]
 	}
 	return w.writers[len(w.writers)-1]
@@ -300,6 +301,17 @@ func (w *stream) answered(m *message, r ledger.Result) {
 		return
 	}
 	w.acknowledge(m)
+}
+
+// failover: another writer takes over, and the old one does not know it yet.
+func (w *World) failover() {
+	st := w.newest()
+	if old := w.in(model.Active); old != nil && w.rnd.IntN(2) == 0 {
+		st = old
+	}
+	w.logf("a writer takes over")
+	w.count("writers that live on")
+	st.writers = append(st.writers[len(st.writers)-1:], st.newWriter())
 }
 
 // disaster is what one hopes not to happen.
@@ -320,16 +332,8 @@ func (w *stream) disaster() {
 		w.logf("replicator crashes")
 		w.current().dead = true
 	case 2:
-		// The old writer is gone, or it does not know yet that it is replaced.
 		w.logf("writer restarts")
-		b := w.newWriter()
-		if w.rnd.IntN(2) == 0 {
-			w.writers = nil
-		} else {
-			w.count("writers that live on")
-			w.writers = w.writers[len(w.writers)-1:]
-		}
-		w.writers = append(w.writers, b)
+		w.writers = []*writer{w.newWriter()}
 	case 3:
 		// The replicator notices, sooner or later.
 		w.logf("the buffer of %d batches is wiped", len(w.queue))
