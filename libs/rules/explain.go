@@ -3,6 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -27,28 +28,50 @@ type Question struct {
 // String describes the whole plan.
 func (p *Plan) String() string { return p.plan.String() }
 
+// Answer is what Explain answers.
+type Answer struct {
+	// Text is for people.
+	Text string
+	// Given are the buckets of the request, Holding those of the row, each sorted.
+	Given, Holding []string
+}
+
+// Shared are the buckets by which the request gets the row.
+func (a *Answer) Shared() []string {
+	var both []string
+	for _, id := range a.Holding {
+		if slices.Contains(a.Given, id) {
+			both = append(both, id)
+		}
+	}
+	return both
+}
+
 // Explain says which buckets each definition gives to a request and a row, and
-// why not where it gives none. The text is for people.
-func (p *Plan) Explain(q Question) (string, error) {
+// why not where it gives none.
+func (p *Plan) Explain(q Question) (*Answer, error) {
 	e := &explainer{Plan: p, question: q, given: map[string]bool{}}
 	if q.Request != nil {
 		var err error
 		if e.querier, err = p.Querier(*q.Request); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
 	for i := range p.plan.Definitions {
 		if err := e.definition(i); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
+	slices.Sort(e.holding)
+	a := &Answer{Given: slices.Sorted(maps.Keys(e.given)), Holding: slices.Compact(e.holding)}
 	if q.Request != nil {
 		e.strays()
 	}
 	if q.Request != nil && q.Table != nil {
-		e.verdict()
+		e.verdict(a)
 	}
-	return e.out.String(), nil
+	a.Text = e.out.String()
+	return a, nil
 }
 
 type explainer struct {
@@ -79,17 +102,12 @@ func (e *explainer) strays() {
 }
 
 // verdict says whether the request gets the row.
-func (e *explainer) verdict() {
-	var both []string
-	for _, id := range e.holding {
-		if e.given[id] && !slices.Contains(both, id) {
-			both = append(both, id)
-		}
-	}
+func (e *explainer) verdict(a *Answer) {
+	both := a.Shared()
 	switch {
 	case len(both) > 0:
 		e.line(0, "the user gets the row, in %s", strings.Join(both, ", "))
-	case len(e.holding) > 0:
+	case len(a.Holding) > 0:
 		e.line(0, "the user does not get the row: none of the buckets that it is in is given to the user")
 	default:
 		e.line(0, "the user does not get the row: it is in no bucket")

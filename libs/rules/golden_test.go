@@ -127,9 +127,9 @@ func explainGolden(t *testing.T, p *Plan, d *datadriven.TestData) string {
 		}
 	}
 	q.Lookup = func(keys []string) ([][]string, error) { return [][]string{index[keys[0]]}, nil }
-	text, err := p.Explain(q)
+	answer, err := p.Explain(q)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return text
+	return answer.Text
 }

@@ -23,6 +23,7 @@ type explainCmd struct {
 	NoDefaults   bool     `name:"no-defaults" help:"The client wants no streams that are subscribed automatically."`
 	Table        string   `placeholder:"NAME" help:"The table of --row, with its schema or without."`
 	Row          string   `placeholder:"JSON" help:"A row of the source, its columns with the values that clients see."`
+	JSON         bool     `help:"JSON output, with the buckets."`
 	Index        []string `sep:"none" placeholder:"TABLE=JSON" help:"A further row of the source, for parameter queries, joins and subqueries to find."`
 }
 
@@ -69,14 +70,41 @@ func (x *explainCmd) Run(c *cli, t terminal) error {
 	if err != nil {
 		return fmt.Errorf("explain: %w", err)
 	}
-	fmt.Fprint(t.out, answer)
 	if missed {
 		notes = append(notes, "the source's own rows are not looked at; parameter queries, joins and subqueries find what --row and --index give")
 	}
+	if x.JSON {
+		return t.json(explanationOf(q, answer, notes))
+	}
+	fmt.Fprint(t.out, answer.Text)
 	for _, n := range notes {
 		fmt.Fprintf(t.out, "note: %s\n", n)
 	}
 	return nil
+}
+
+// explanation is an answer for programs. What was not asked is left out.
+type explanation struct {
+	Buckets    *[]string `json:"buckets,omitempty"`     // of the user
+	RowBuckets *[]string `json:"row_buckets,omitempty"` // of the row
+	GetsRow    *bool     `json:"gets_row,omitempty"`
+	Text       string    `json:"text"`
+	Notes      []string  `json:"notes"`
+}
+
+func explanationOf(q rules.Question, a *rules.Answer, notes []string) explanation {
+	x := explanation{Text: a.Text, Notes: append([]string{}, notes...)}
+	given, holding, gets := append([]string{}, a.Given...), append([]string{}, a.Holding...), len(a.Shared()) > 0
+	if q.Request != nil {
+		x.Buckets = &given
+	}
+	if q.Table != nil {
+		x.RowBuckets = &holding
+	}
+	if q.Request != nil && q.Table != nil {
+		x.GetsRow = &gets
+	}
+	return x
 }
 
 // question reads the flags, but for --index.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,6 +96,30 @@ note: the sync config does not read the table public.bad
 		code, out, stderr := sluice(append([]string{"explain", "-c", path}, c.args...)...)
 		if code != 0 || stderr != "" || out != c.want {
 			t.Errorf("%d %s\n%s\nexpected\n%s", code, stderr, out, c.want)
+		}
+	}
+}
+
+// For programs there are the buckets, and what was not asked is not there.
+func TestExplainJSON(t *testing.T) {
+	path := files(t, service, explained)
+	for _, c := range []struct {
+		args                  []string
+		buckets, row, getsRow string
+	}{
+		{[]string{"--token-claims", `{"sub":"u1","role":"admin"}`, "--table", "lists", "--row", `{"id":"l1","owner_id":"u1"}`},
+			`["audit|0[]","lists|0[\"u1\"]"]`, `["lists|0[\"u1\"]"]`, "true"},
+		{[]string{"--token-claims", `{"sub":"u2"}`, "--table", "lists", "--row", `{"id":"l1","owner_id":"u1"}`}, `["lists|0[\"u2\"]"]`, `["lists|0[\"u1\"]"]`, "false"},
+		{[]string{"--token-claims", `{"sub":"u1"}`, "--no-defaults"}, "[]", "", ""},
+		{[]string{"--table", "other", "--row", `{"id":"x"}`}, "", "[]", ""},
+	} {
+		code, out, stderr := sluice(append([]string{"explain", "--json", "-c", path}, c.args...)...)
+		var got map[string]json.RawMessage
+		if err := json.Unmarshal([]byte(out), &got); code != 0 || stderr != "" || err != nil {
+			t.Fatalf("%d %s %v\n%s", code, stderr, err, out)
+		}
+		if string(got["buckets"]) != c.buckets || string(got["row_buckets"]) != c.row || string(got["gets_row"]) != c.getsRow || len(got["text"]) < 20 || got["notes"] == nil {
+			t.Errorf("%q: %s", c.args, out)
 		}
 	}
 }
