@@ -21,6 +21,13 @@ func (c *Postgres) Redacted() string {
 	return (&url.URL{Scheme: "postgresql", Host: net.JoinHostPort(c.Hostname, strconv.Itoa(c.Port)), Path: "/" + c.Database}).String()
 }
 
+// ForDriver is the URI of c for a driver, with its credentials. Everything is given, so
+// that nothing is taken from PG* variables; TLS and Dialer are to be set beside it.
+func (c *Postgres) ForDriver() string {
+	return (&url.URL{Scheme: "postgres", Host: net.JoinHostPort(c.Hostname, strconv.Itoa(c.Port)),
+		User: url.UserPassword(c.Username, c.Password), Path: "/" + c.Database, RawQuery: "sslmode=disable"}).String()
+}
+
 // TLS is what sslmode and the certificates mean; nil: no TLS.
 func (c *Postgres) TLS() (*tls.Config, error) {
 	if c.SSLMode == "disable" {

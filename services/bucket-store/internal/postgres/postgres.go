@@ -26,7 +26,6 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -164,9 +163,7 @@ const connectTimeout = 30 * time.Second
 
 // connConfig is the driver's config.
 func connConfig(c *config.Postgres, schema string) (*pgx.ConnConfig, error) {
-	// Host and sslmode are given so that nothing is taken from PG* variables.
-	p, err := pgx.ParseConfig((&url.URL{Scheme: "postgres", Host: net.JoinHostPort(c.Hostname, strconv.Itoa(c.Port)),
-		User: url.UserPassword(c.Username, c.Password), Path: "/" + c.Database, RawQuery: "sslmode=disable"}).String())
+	p, err := pgx.ParseConfig(c.ForDriver())
 	if err != nil {
 		return nil, errs.New(errs.S1109, "connection options cannot be used") // err may quote them
 	}

@@ -4,9 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"io"
-	"net"
-	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,9 +31,7 @@ const readBuffer = 128 << 10
 // connConfig is the driver's config. Values are asked for in the text form that
 // converter knows, whatever the server's or role's defaults are.
 func connConfig(c *config.Postgres) (*pgx.ConnConfig, error) {
-	// Host and sslmode are given so that nothing is taken from PG* variables.
-	p, err := pgx.ParseConfig((&url.URL{Scheme: "postgres", Host: net.JoinHostPort(c.Hostname, strconv.Itoa(c.Port)),
-		User: url.UserPassword(c.Username, c.Password), Path: "/" + c.Database, RawQuery: "sslmode=disable"}).String())
+	p, err := pgx.ParseConfig(c.ForDriver())
 	if err != nil {
 		return nil, errs.New(errs.S1109, "connection options cannot be used") // err may quote them
 	}
