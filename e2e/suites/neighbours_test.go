@@ -1,6 +1,8 @@
 package suites
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -83,9 +85,13 @@ func TestNeighbours(t *testing.T) {
 	if out, err := w.sluice.CLI("storage", "backup", "b"); err == nil || !strings.Contains(out, "PSYNC_S9012") || !strings.Contains(out, "older version") {
 		t.Errorf("a backup that the store does not know: %v\n%s", err, out)
 	}
-	if out, err := w.sluice.CLI("status"); err != nil {
-		t.Errorf("%v\n%s", err, out)
-	}
+	harness.Eventually(t, soon, "the instance is healthy", func() error {
+		out, err := w.sluice.CLI("status")
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	})
 
 	for _, name := range []string{
 		"sluice.changes.1", "sluice.changes.2", "sluice.checkpoints.1", "sluice.checkpoints.2",
@@ -96,8 +102,11 @@ func TestNeighbours(t *testing.T) {
 		"/sluice.v1.WriteCheckpoints/Create", "/sluice.v1.Source/Position", "/sluice.v1.Source/Diagnose",
 		"/sluice.v1.Compaction/Dirtiest", "/sluice.v1.Compaction/Scan", "/sluice.v1.Compaction/Replace", "/sluice.v1.Compactor/Compact",
 	} {
-		if later.Seen(name) == 0 {
-			t.Errorf("nobody has heard of a later version by %s", name)
-		}
+		harness.Eventually(t, soon, "somebody hears of a later version by "+name, func() error { // some come in the background
+			if later.Seen(name) == 0 {
+				return errors.New("nobody has")
+			}
+			return nil
+		})
 	}
 }
