@@ -3,6 +3,8 @@ package rules
 import (
 	"slices"
 	"strings"
+
+	"github.com/sluicesync/sluice/libs/model"
 )
 
 // Fate is what becomes of a definition when one config takes another's place.
@@ -43,6 +45,10 @@ type Difference struct {
 	// Fits: not the same, but all that the newer one needs is made for the older
 	// one already (see Plan.Over).
 	Fits bool
+	// Adds: all that the newer one needs besides can be made in addition to what is
+	// made for the older one, from the rows of Tables.
+	Adds   bool
+	Tables []model.TablePattern
 	// Definitions of both, by name.
 	Definitions []DefinitionFate
 	// Values: the source's values are converted differently, in all definitions.
@@ -57,6 +63,7 @@ func Diff(older, newer *Plan) *Difference {
 	if !d.Same {
 		_, d.Fits = newer.Over(older)
 		d.Fits = d.Fits && older.CustomCheckpoints() == newer.CustomCheckpoints()
+		d.add(older, newer)
 	}
 	was := map[string]*Definition{}
 	for i := range older.definitions {
@@ -79,4 +86,31 @@ func Diff(older, newer *Plan) *Difference {
 	}
 	slices.SortFunc(d.Definitions, func(a, b DefinitionFate) int { return strings.Compare(a.Name, b.Name) })
 	return d
+}
+
+// add finds whether what older lacks of newer can be added, as bucket-store does.
+func (d *Difference) add(older, newer *Plan) {
+	if d.Fits || d.Values || older.CustomCheckpoints() != newer.CustomCheckpoints() {
+		return
+	}
+	has := older.Parts()
+	tables := newer.PartTables()
+	for i, part := range newer.Parts() {
+		if slices.Contains(has, part) {
+			d.Adds = true // they have something in common
+			continue
+		}
+		if len(tables[i]) == 0 {
+			d.Adds, d.Tables = false, nil
+			return
+		}
+		for _, t := range tables[i] {
+			if !slices.Contains(d.Tables, t) {
+				d.Tables = append(d.Tables, t)
+			}
+		}
+	}
+	if !d.Adds {
+		d.Tables = nil
+	}
 }

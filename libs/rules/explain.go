@@ -300,7 +300,7 @@ func (e *explainer) source(source int) (read bool) {
 		found := false
 		err := newMatcher(r.Match, r.Each, src.Keys, b).run(s, func(keys []byte) error {
 			found = true
-			id := fmt.Sprintf("%s%s[%s]", e.prefix, src.Name, keys)
+			id := fmt.Sprintf("%s%s]", e.bucketPrefix(source), keys)
 			e.line(1, "the row is in %s", id)
 			e.holding = append(e.holding, id)
 			return nil

@@ -20,14 +20,18 @@ type Plan struct {
 	plan        *plan.Plan
 	language    eval.Options
 	prefix      string // of bucket ids
+	layer       string // of lookup keys, before the number of the index
 	tables      []model.TablePattern
 	values      model.ValueOptions
 	definitions []Definition
 	queriers    [][]boundQuerier // by definition
 	slots       requestSlots
-	// indexes are the numbers of the indexes in the plan whose data this one
-	// reads (see Over); nil: its own.
-	indexes []int
+	// buckets and lookups are what the names of the data begin with that others
+	// make and this plan reads (see Over), by source and by index; nil: its own.
+	buckets, lookups []string
+	// made are the parts that others make of rows (see Less), and no event is
+	// made; nil: this plan makes all of its own.
+	made map[string]bool
 }
 
 // Compile compiles a sync config. It reports everything that it finds; the
@@ -59,6 +63,11 @@ func newPlan(c *config.Config, compiled *plan.Plan, o Options) *Plan {
 	}
 	if o.Version != 0 {
 		p.prefix = strconv.FormatInt(o.Version, 10) + "#"
+	}
+	if o.Layer != 0 {
+		layer := strconv.FormatInt(int64(o.Layer), 10)
+		p.prefix = strconv.FormatInt(o.Version, 10) + "." + layer + "#"
+		p.layer = layer + "."
 	}
 	p.tables = compiled.Tables()
 	for i, d := range compiled.Definitions {

@@ -59,7 +59,7 @@ func (p *Plan) bindQuerier(definition int, q *plan.Querier) boundQuerier {
 	d := &p.plan.Definitions[definition]
 	out := boundQuerier{
 		definition: definition, priority: q.Priority, language: p.language,
-		prefix: p.prefix + p.plan.Sources[q.Source].Name + "[",
+		prefix: p.bucketPrefix(q.Source),
 	}
 	if d.Stream {
 		out.priority = d.Priority

@@ -135,12 +135,12 @@ func (p *Plan) Table(t *model.SourceTable) *TableEvaluator {
 		src := &p.plan.Sources[i]
 		for j := range src.Rows {
 			r := &src.Rows[j]
-			if !Matches(r.Table, t) {
+			if !Matches(r.Table, t) || p.made != nil && p.made[p.sourcePart(i)] {
 				continue
 			}
 			b := p.rowBinder(r.Table, t)
 			q := putQuery{
-				definition: p.plan.Definitions[src.Definition].Name, source: i, prefix: p.prefix + src.Name + "[",
+				definition: p.plan.Definitions[src.Definition].Name, source: i, prefix: p.bucketPrefix(i),
 				match: newMatcher(r.Match, r.Each, src.Keys, b),
 			}
 			if src.Keys == 0 {
@@ -161,7 +161,7 @@ func (p *Plan) Table(t *model.SourceTable) *TableEvaluator {
 	}
 	for i := range p.plan.Indexes {
 		x := &p.plan.Indexes[i]
-		if !Matches(x.Table, t) {
+		if !Matches(x.Table, t) || p.made != nil && p.made[p.indexPart(i)] {
 			continue
 		}
 		b := p.rowBinder(x.Table, t)
@@ -176,6 +176,9 @@ func (p *Plan) Table(t *model.SourceTable) *TableEvaluator {
 		te.indexes = append(te.indexes, q)
 	}
 	for i := range p.plan.Events {
+		if p.made != nil {
+			break
+		}
 		e := &p.plan.Events[i]
 		for j := range e.Payloads {
 			if r := &e.Payloads[j]; Matches(r.Table, t) {
@@ -214,11 +217,20 @@ func matchName(pattern, name string) bool {
 	return pattern == name
 }
 
-func (p *Plan) lookupPrefix(index int) string {
-	if p.indexes != nil {
-		index = p.indexes[index]
+// bucketPrefix is what the ids of a source's buckets begin with.
+func (p *Plan) bucketPrefix(source int) string {
+	if p.buckets != nil {
+		return p.buckets[source]
 	}
-	return strconv.FormatInt(int64(index), 36) + "["
+	return p.prefix + p.plan.Sources[source].Name + "["
+}
+
+// lookupPrefix is what the lookup keys of an index begin with.
+func (p *Plan) lookupPrefix(index int) string {
+	if p.lookups != nil {
+		return p.lookups[index]
+	}
+	return p.layer + strconv.FormatInt(int64(index), 36) + "["
 }
 
 // rowBinder finds columns by their place in the table.

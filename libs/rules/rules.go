@@ -35,6 +35,10 @@ type Options struct {
 	DefaultSchema string
 	// Version makes the prefix "<Version>#" of bucket ids; 0 = none.
 	Version int64
+	// Layer, of a Version, tells the buckets and lookups of the configs apart whose
+	// parts one replication stream makes: the prefix is "<Version>.<Layer>#"; 0 =
+	// the first.
+	Layer uint32
 	// Schema of the source, for warnings about unknown names; nil = unknown.
 	Schema *Schema
 }
