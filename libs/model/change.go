@@ -86,15 +86,23 @@ type TableProgress struct {
 	Rows     uint64 // copied so far
 	Estimate uint64 // rows in all, estimated; 0 = unknown
 	Done     bool
+	// Layer: the copy is, or was, for this layer alone; those before it have the
+	// table if they read it. If it is done for all layers at once, it is the last.
+	Layer uint32
 }
 
 // ChangeBatch is what the replicator publishes: changes in commit order that
 // lead from Previous to End. A batch has whole source transactions, or a part
 // of one, never both at once except that the last part of one transaction may
 // be followed by whole ones.
+//
+// Changes are for the layers of the stream up to Layer; if Alone is set, for that
+// one only: the others have these rows, and what they made of them stays.
 type ChangeBatch struct {
 	Stream   StreamID
 	Epoch    Epoch
+	Layer    uint32
+	Alone    bool
 	Previous Cursor
 	End      Cursor
 	Changes  []Change
@@ -110,6 +118,9 @@ type BatchMeta struct {
 	// made from NoCheckpointBefore on.
 	SnapshotDone       bool
 	NoCheckpointBefore Position
+	// Layer: with this batch the layers of the stream up to it are copied. 0 = as
+	// before.
+	Layer uint32
 	// Origin is that of the positions from here on, "" = as before.
 	Origin string
 	// Transactions that end in this batch, and their size in the source's bytes.

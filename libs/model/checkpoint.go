@@ -2,6 +2,7 @@ package model
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 )
 
@@ -47,8 +48,16 @@ func (s StreamState) String() string {
 	return "StreamState"
 }
 
-// Stream is a replication stream: one sync config version with its own
-// snapshot and its own buckets.
+// Layer is a config whose parts a stream makes beside those that it made before,
+// in buckets of its own: those of no earlier layer.
+type Layer struct {
+	Config string // its YAML
+	Parts  []string
+	Tables []TablePattern // that the parts read
+}
+
+// Stream is a replication stream: a sync config with its own snapshot and its own
+// buckets, and what was added to it.
 type Stream struct {
 	ID   StreamID
 	Name string // of the stream, and of its slot in Postgres
@@ -65,6 +74,14 @@ type Stream struct {
 	Edited        string
 	EditedContent string
 	Former        string
+	// Layers are what was added since, in order; as numbers they count from 1, and
+	// Config's is 0. The first Layered of them are copied: readers may see them.
+	Layers  []Layer
+	Layered uint32
+	// Next is the config to serve clients by, and NextContent what it means, once
+	// all Layers are copied; "" = none.
+	Next        string
+	NextContent string
 	// Tables that the config reads and how source values become SQLite values:
 	// what the replicator needs of a plan.
 	Tables  []TablePattern
@@ -109,6 +126,59 @@ func (s *Stream) Text() string { return cmp.Or(s.Edited, s.Config) }
 
 // Serves is what that means.
 func (s *Stream) Serves() string { return cmp.Or(s.EditedContent, s.Content) }
+
+// Edit makes text, which means content ("" = not known), the config that clients
+// are served by.
+func (s *Stream) Edit(text, content string) {
+	was, served := s.Text(), s.Serves()
+	if s.Edited = text; text == s.Config {
+		s.Edited = ""
+	}
+	if content != "" {
+		if s.EditedContent = content; content == s.Content || s.Edited == "" {
+			s.EditedContent = ""
+		}
+	}
+	if s.Serves() != served {
+		s.Former = was
+	}
+}
+
+// Copied says that the layers up to n are copied: if those are all, Next is what
+// clients are served by. It tells whether anything has changed.
+func (s *Stream) Copied(n uint32) bool {
+	if n <= s.Layered {
+		return false
+	}
+	s.Layered = n
+	if int(n) >= len(s.Layers) && s.Next != "" {
+		s.Edit(s.Next, s.NextContent)
+		s.Next, s.NextContent = "", ""
+	}
+	return true
+}
+
+// Reads are the tables that Config and all Layers read, each once.
+func (s *Stream) Reads() []TablePattern {
+	all := slices.Clone(s.Tables)
+	for _, l := range s.Layers {
+		for _, t := range l.Tables {
+			if !slices.Contains(all, t) {
+				all = append(all, t)
+			}
+		}
+	}
+	return all
+}
+
+// Makes are the parts that Config and the first n layers make.
+func (s *Stream) Makes(n uint32) []string {
+	all := slices.Clone(s.Parts)
+	for _, l := range s.Layers[:n] {
+		all = append(all, l.Parts...)
+	}
+	return all
+}
 
 // StreamHead is how far a stream is: the state that one commit moves.
 type StreamHead struct {

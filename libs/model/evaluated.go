@@ -29,6 +29,10 @@ const (
 	RowSnapshot
 	// RowTruncate: every row of Key.Table is gone.
 	RowTruncate
+	// RowLayer: the row is in these buckets and under these lookups besides. What
+	// is known of it stays: if that was made of another version of the row, the
+	// change that made the difference is yet to come.
+	RowLayer
 )
 
 // EvaluatedRow is a changed row after evaluation.

@@ -27,6 +27,8 @@ func EncodeChangeBatch(b *model.ChangeBatch) []byte {
 	m := &pb.ChangeBatch{
 		Stream:   int64(b.Stream),
 		Epoch:    uint64(b.Epoch),
+		Layer:    b.Layer,
+		Alone:    b.Alone,
 		Previous: Cursor(b.Previous),
 		End:      Cursor(b.End),
 		Meta:     BatchMeta(&b.Meta),
@@ -105,6 +107,8 @@ func DecodeChangeBatch(body []byte) (*model.ChangeBatch, error) {
 	b := &model.ChangeBatch{
 		Stream:   model.StreamID(m.GetStream()),
 		Epoch:    model.Epoch(m.GetEpoch()),
+		Layer:    m.GetLayer(),
+		Alone:    m.GetAlone(),
 		Previous: ModelCursor(m.GetPrevious()),
 		End:      ModelCursor(m.GetEnd()),
 	}

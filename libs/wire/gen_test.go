@@ -79,7 +79,7 @@ func (g gen) table() model.SourceTable {
 func (g gen) progress() []model.TableProgress {
 	var ps []model.TableProgress
 	for range g.IntN(3) {
-		p := model.TableProgress{Table: g.table(), Rows: g.Uint64(), Estimate: g.Uint64(), Done: g.IntN(2) == 0}
+		p := model.TableProgress{Table: g.table(), Rows: g.Uint64(), Estimate: g.Uint64(), Done: g.IntN(2) == 0, Layer: g.Uint32()}
 		if g.IntN(2) == 0 {
 			p.LastKey = []byte("k" + g.raw(9))
 		}
@@ -91,13 +91,13 @@ func (g gen) progress() []model.TableProgress {
 func (g gen) meta() model.BatchMeta {
 	return model.BatchMeta{
 		Progress: g.progress(), SnapshotDone: g.IntN(2) == 0, NoCheckpointBefore: model.Position(g.text(9)), Origin: g.text(9),
-		Transactions: g.Uint32(), SourceBytes: g.Uint64(),
+		Transactions: g.Uint32(), SourceBytes: g.Uint64(), Layer: g.Uint32(),
 		CommitTime: g.micros(), Heartbeat: g.micros(), PublishedAt: g.micros(), EvaluatedAt: g.micros(),
 	}
 }
 
 func (g gen) changeBatch() *model.ChangeBatch {
-	b := &model.ChangeBatch{Stream: model.StreamID(g.Int64()), Epoch: model.Epoch(g.Uint64()), Previous: g.cursor(), End: g.cursor(), Meta: g.meta()}
+	b := &model.ChangeBatch{Layer: g.Uint32(), Alone: g.IntN(2) == 0, Stream: model.StreamID(g.Int64()), Epoch: model.Epoch(g.Uint64()), Previous: g.cursor(), End: g.cursor(), Meta: g.meta()}
 	tables := []model.SourceTable{g.table(), g.table(), g.table()}
 	for range g.IntN(20) {
 		c := model.Change{Table: &tables[g.IntN(3)], Op: model.ChangeOp(1 + g.IntN(6))}
@@ -117,7 +117,7 @@ func (g gen) evaluatedBatch() *model.EvaluatedBatch {
 	tables := []model.TableID{{}, g.uuid(), g.uuid()}
 	names := []string{"", "1#global[]", "1#by_user[\"u1\"]", g.raw(30)}
 	for range g.IntN(20) {
-		r := model.EvaluatedRow{Kind: model.RowKind(1 + g.IntN(4)), Key: model.RowKey{Table: tables[g.IntN(3)], Row: g.uuid()}, Source: g.raw(60)}
+		r := model.EvaluatedRow{Kind: model.RowKind(1 + g.IntN(5)), Key: model.RowKey{Table: tables[g.IntN(3)], Row: g.uuid()}, Source: g.raw(60)}
 		if g.IntN(4) == 0 {
 			before := model.RowID(g.uuid())
 			r.Before = &before
@@ -165,7 +165,11 @@ func (g gen) head() model.StreamHead {
 func (g gen) stream() model.Stream {
 	s := model.Stream{
 		ID: model.StreamID(g.Int64()), Name: g.text(9), Config: g.text(50), Content: g.text(9), Edited: g.text(50), EditedContent: g.text(9), Former: g.text(50), Filed: g.text(9), Era: g.Uint32(), Activated: g.micros(), State: model.StreamState(1 + g.IntN(5)), Head: g.head(), Created: g.micros(), FromFile: g.IntN(2) == 0, DeployedBy: g.text(9), CustomCheckpoints: g.IntN(2) == 0,
-		Values: model.ValueOptions{ISO8601: g.IntN(2) == 0, MaxDigits: uint8(g.IntN(10)), CustomTypes: g.IntN(2) == 0},
+		Values:  model.ValueOptions{ISO8601: g.IntN(2) == 0, MaxDigits: uint8(g.IntN(10)), CustomTypes: g.IntN(2) == 0},
+		Layered: g.Uint32(), Next: g.text(50), NextContent: g.text(9),
+	}
+	for range g.IntN(3) {
+		s.Layers = append(s.Layers, model.Layer{Config: g.text(50), Parts: []string{g.text(9)}, Tables: []model.TablePattern{{Connection: g.text(5), Schema: g.text(5), Name: g.text(5)}}})
 	}
 	for range g.IntN(4) {
 		s.Parts = append(s.Parts, g.text(9))

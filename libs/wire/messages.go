@@ -56,6 +56,11 @@ func ModelTablePatterns(ps []*pb.TablePattern) []model.TablePattern {
 	return all(ps, ModelTablePattern)
 }
 
+// PartTables converts the tables of a config's parts.
+func PartTables(parts [][]model.TablePattern) []*pb.PartTables {
+	return all(parts, func(ts []model.TablePattern) *pb.PartTables { return &pb.PartTables{Tables: TablePatterns(ts)} })
+}
+
 // ValueOptions converts value options.
 func ValueOptions(o model.ValueOptions) *pb.ValueOptions {
 	return &pb.ValueOptions{Iso8601: o.ISO8601, MaxDigits: uint32(o.MaxDigits), CustomTypes: o.CustomTypes}
@@ -99,7 +104,7 @@ func ModelSourceTable(t *pb.SourceTable) (model.SourceTable, error) {
 
 // TableProgress converts a table's progress.
 func TableProgress(p *model.TableProgress) *pb.TableProgress {
-	return &pb.TableProgress{Table: SourceTable(&p.Table), LastKey: p.LastKey, Rows: p.Rows, Estimate: p.Estimate, Done: p.Done}
+	return &pb.TableProgress{Table: SourceTable(&p.Table), LastKey: p.LastKey, Rows: p.Rows, Estimate: p.Estimate, Done: p.Done, Layer: p.Layer}
 }
 
 // ModelTableProgress converts a table's progress.
@@ -108,7 +113,7 @@ func ModelTableProgress(p *pb.TableProgress) (model.TableProgress, error) {
 	if err != nil {
 		return model.TableProgress{}, err
 	}
-	return model.TableProgress{Table: t, LastKey: p.GetLastKey(), Rows: p.GetRows(), Estimate: p.GetEstimate(), Done: p.GetDone()}, nil
+	return model.TableProgress{Table: t, LastKey: p.GetLastKey(), Rows: p.GetRows(), Estimate: p.GetEstimate(), Done: p.GetDone(), Layer: p.GetLayer()}, nil
 }
 
 // TablesProgress converts several.
@@ -138,6 +143,7 @@ func BatchMeta(m *model.BatchMeta) *pb.BatchMeta {
 		SnapshotDone:       m.SnapshotDone,
 		NoCheckpointBefore: text(string(m.NoCheckpointBefore)),
 		Origin:             text(m.Origin),
+		Layer:              m.Layer,
 		Transactions:       m.Transactions,
 		SourceBytes:        m.SourceBytes,
 		CommitTime:         int64(m.CommitTime),
@@ -158,6 +164,7 @@ func ModelBatchMeta(m *pb.BatchMeta) (model.BatchMeta, error) {
 		SnapshotDone:       m.GetSnapshotDone(),
 		NoCheckpointBefore: model.Position(m.GetNoCheckpointBefore()),
 		Origin:             m.GetOrigin(),
+		Layer:              m.GetLayer(),
 		Transactions:       m.GetTransactions(),
 		SourceBytes:        m.GetSourceBytes(),
 		CommitTime:         model.Micros(m.GetCommitTime()),
@@ -242,6 +249,13 @@ func Stream(s *model.Stream) *pb.Stream {
 		Former:        text(s.Former),
 		Filed:         text(s.Filed),
 		Era:           s.Era,
+
+		Layers: all(s.Layers, func(l model.Layer) *pb.Layer {
+			return &pb.Layer{Config: text(l.Config), Parts: all(l.Parts, text), Tables: TablePatterns(l.Tables)}
+		}),
+		Layered:     s.Layered,
+		Next:        text(s.Next),
+		NextContent: text(s.NextContent),
 	}
 }
 
@@ -270,6 +284,13 @@ func ModelStream(s *pb.Stream) model.Stream {
 		Former:        s.GetFormer(),
 		Filed:         s.GetFiled(),
 		Era:           s.GetEra(),
+
+		Layers: all(s.GetLayers(), func(l *pb.Layer) model.Layer {
+			return model.Layer{Config: l.GetConfig(), Parts: l.GetParts(), Tables: ModelTablePatterns(l.GetTables())}
+		}),
+		Layered:     s.GetLayered(),
+		Next:        s.GetNext(),
+		NextContent: s.GetNextContent(),
 	}
 }
 

@@ -74,10 +74,11 @@ type Reemitted struct {
 // Notify tells readers that the checkpoint moved. The notice's reached ones are
 // custom write checkpoints; the shell adds run, sequence, time and, where they
 // are not custom, the write checkpoints reached. Activated: with this commit the
-// stream became the active one.
+// stream became the active one. Layer: that of the commit.
 type Notify struct {
 	Notice    model.CheckpointNotice
 	Activated bool
+	Layer     uint32
 }
 
 // Broken ends the session of an epoch: its chain has a gap or an overlap. The
@@ -103,6 +104,10 @@ type Commit struct {
 	// Activate: the stream becomes the active one, and every other active or
 	// errored one is stopped (INV-36).
 	Activate bool
+	// Layer: the layers of the stream up to it are copied (model.Stream.Copied); 0 =
+	// nothing new.
+	Layer  uint32
+	copied uint32 // of the ledger, once this is stored
 
 	Buckets  []BucketChange
 	Ops      []BucketOp // in op id order

@@ -112,6 +112,8 @@ func (b *builder) row(r *model.EvaluatedRow) {
 		}
 	case model.RowPut:
 		b.put(r)
+	case model.RowLayer:
+		b.putBeside(r)
 	default:
 		panic("ledger: unknown kind of row")
 	}
@@ -157,6 +159,36 @@ func (b *builder) put(r *model.EvaluatedRow) {
 	}
 	s.record = &Record{Buckets: slices.Clip(b.memberships[start:]), Lookups: r.Lookups, Source: r.Source}
 	s.dirty = true
+}
+
+// putBeside adds the row's puts and lookups to what is known of its key. What is
+// there is not put again: a change that made another version of it comes yet.
+func (b *builder) putBeside(r *model.EvaluatedRow) {
+	s := &b.rows[b.index[r.Key]]
+	record := &Record{Source: r.Source}
+	if s.record != nil {
+		*record = *s.record
+	}
+	buckets, lookups := len(record.Buckets), len(record.Lookups)
+	record.Buckets, record.Lookups = slices.Clip(record.Buckets), slices.Clip(record.Lookups)
+	for i := range r.Puts {
+		p := &r.Puts[i]
+		m := Membership{p.Bucket, p.ObjectType, p.ObjectID}
+		if slices.Contains(record.Buckets, m) {
+			continue
+		}
+		b.add(p.Bucket, model.Op{Kind: model.OpPut, Checksum: p.Checksum, Key: r.Key, ObjectType: p.ObjectType, ObjectID: p.ObjectID, Data: p.Data})
+		record.Buckets = append(record.Buckets, m)
+	}
+	for _, e := range r.Lookups {
+		if !slices.ContainsFunc(record.Lookups, func(known model.ParameterEntry) bool { return known.Lookup == e.Lookup }) {
+			b.entry(r.Key, e.Lookup, e.Values)
+			record.Lookups = append(record.Lookups, e)
+		}
+	}
+	if s.record == nil || len(record.Buckets) > buckets || len(record.Lookups) > lookups {
+		s.record, s.dirty = record, true
+	}
 }
 
 // remove takes the row out of all its buckets and lookups and forgets it.

@@ -15,6 +15,9 @@
 //     cursor past its row, and is reached by the checkpoints that have all of
 //     that row's transaction (TestTranscripts, TestAnyOrder).
 //   - D5: a batch of a lower epoch is dropped (TestTranscripts).
+//   - D1, D6: what is copied for a layer alone leaves what others made of the
+//     row, and the layer is said to be copied with a checkpoint that has all of it
+//     (TestTranscripts, TestAnyOrder).
 //   - D2, D6: what is put again is the newest of its row, under new op ids, in a
 //     commit of its own (TestTranscripts, TestAnyOrder).
 //   - INV-10, INV-11, INV-12, INV-15: after any interleaving, duplication or
@@ -76,6 +79,9 @@ type Ledger struct {
 	buffer []*pending // in order of Previous, not applied, not in the group
 	bytes  int        // of buffer
 
+	layered uint32 // layers that readers may see
+	copied  uint32 // layers that are copied, perhaps beyond the checkpoint
+
 	group  *group // being applied
 	reemit *reemission
 	// changed since the last notice.
@@ -107,7 +113,7 @@ type group struct {
 // New returns the ledger of a stream as the store has it.
 func New(stream *model.Stream, o Options) *Ledger {
 	o.defaults()
-	l := &Ledger{options: o, stream: stream.ID, state: stream.State, head: stream.Head}
+	l := &Ledger{options: o, stream: stream.ID, state: stream.State, head: stream.Head, layered: stream.Layered}
 	l.builder.init()
 	// What changed between the checkpoint and here is not known.
 	l.changed.everything = true
@@ -433,7 +439,7 @@ func (l *Ledger) commit(last bool) []Action {
 	head := l.head
 	head.Epoch = g.batches[0].batch.Epoch
 	head.Persisted = l.builder.op
-	c := &Commit{Stream: l.stream, Previous: l.head.Applied, PreviousOp: l.head.Persisted}
+	c := &Commit{Stream: l.stream, Previous: l.head.Applied, PreviousOp: l.head.Persisted, copied: l.copied}
 	if last {
 		for _, p := range g.batches {
 			m := &p.batch.Meta
@@ -445,6 +451,7 @@ func (l *Ledger) commit(last bool) []Action {
 			head.Heartbeat = max(head.Heartbeat, m.Heartbeat)
 			head.PublishedAt = max(head.PublishedAt, m.PublishedAt)
 			head.EvaluatedAt = max(head.EvaluatedAt, m.EvaluatedAt)
+			c.copied = max(c.copied, m.Layer)
 			c.Transactions += uint64(m.Transactions)
 			c.SourceBytes += m.SourceBytes
 			c.RowCount += len(p.batch.Rows)
@@ -457,6 +464,9 @@ func (l *Ledger) commit(last bool) []Action {
 			head.LastError, head.LastErrorAt = "", 0
 			c.Published = true
 			c.Activate = l.state == model.Processing
+			if c.copied > l.layered {
+				c.Layer = c.copied
+			}
 		}
 	} else {
 		// After a crash here the log may be cut into other batches, one of which
@@ -507,6 +517,7 @@ func (l *Ledger) stored(c *Commit) {
 	epoch := l.head.Epoch
 	l.head = c.Head
 	l.head.Epoch = max(epoch, l.head.Epoch) // a session may have been opened meanwhile
+	l.copied, l.layered = c.copied, max(l.layered, c.Layer)
 	l.changed.add(c, l.options.Listed)
 }
 
@@ -533,7 +544,7 @@ func (l *Ledger) committed() []Action {
 		l.state = model.Active
 	}
 	if c.Published {
-		out = append(out, Notify{Notice: l.changed.notice(l.stream, &c.Head), Activated: c.Activate})
+		out = append(out, Notify{Notice: l.changed.notice(l.stream, &c.Head), Activated: c.Activate, Layer: c.Layer})
 	}
 	for _, p := range g.batches {
 		out = answer(out, p, ResultCommitted, "")

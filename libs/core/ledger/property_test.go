@@ -94,8 +94,8 @@ func drawSource(t *rapid.T) *source {
 // position is the source position after n transactions.
 func position(n int) model.Position { return model.Position(fmt.Sprintf("%04d", n)) }
 
-// after is what readers should see after n transactions.
-func (s *source) after(n int) (buckets, lookups state) {
+// rows are those of the source after n transactions.
+func (s *source) rows(n int) map[model.RowKey]model.EvaluatedRow {
 	rows := map[model.RowKey]model.EvaluatedRow{}
 	changes := s.changes
 	if n == 0 {
@@ -116,8 +116,13 @@ func (s *source) after(n int) (buckets, lookups state) {
 			rows[r.Key] = r
 		}
 	}
+	return rows
+}
+
+// after is what readers should see after n transactions.
+func (s *source) after(n int) (buckets, lookups state) {
 	buckets, lookups = state{}, state{}
-	for k, r := range rows {
+	for k, r := range s.rows(n) {
 		for _, p := range r.Puts {
 			buckets[fmt.Sprint(p.Bucket, " ", keyText(k), " ", p.ObjectID)] = p.Data
 		}
@@ -420,4 +425,172 @@ func noticed(t *rapid.T, s *shelf, n *model.CheckpointNotice, last model.Checkpo
 			t.Fatalf("INV-29: lookup %s changed by %s, the notice says %q", e.Lookup, e.ID, n.Lookups)
 		}
 	}
+}
+
+// ofLayer is what one of two layers makes of a row: the second one bucket and one
+// lookup, the first the others.
+func ofLayer(r model.EvaluatedRow, layer int) model.EvaluatedRow {
+	second := func(name string) bool { return (name == "b2" || name == "l1") != (layer == 1) }
+	r.Puts = slices.DeleteFunc(slices.Clone(r.Puts), func(p model.Put) bool { return second(p.Bucket) })
+	r.Lookups = slices.DeleteFunc(slices.Clone(r.Lookups), func(e model.ParameterEntry) bool { return second(e.Lookup) })
+	return r
+}
+
+// TestLayer: a layer is added when some transactions are stored, and the rows are
+// copied for it between those that follow, each piece as it is at a later time, in
+// any pieces, with crashes and failed commits. At every checkpoint the first layer
+// shows what it shows without that, and from the one on that says so, the second
+// one all of its own (D1, D6).
+func TestLayer(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		src := drawSource(t)
+		var keys []model.RowKey
+		for table := range tables {
+			for row := range rowsOf {
+				keys = append(keys, rowKey(table, row))
+			}
+		}
+		store := newShelf(model.StreamHead{})
+		stream := &model.Stream{ID: 1, State: model.Processing}
+		var l *Ledger
+		layered := false // a checkpoint has said that the second one is copied
+		check := func(at model.Checkpoint) {
+			n := 0
+			for n < len(src.ends) && position(n+1) <= at.Position {
+				n++
+			}
+			want := &source{changes: src.changes, ends: src.ends}
+			if !layered {
+				want = &source{ends: src.ends}
+				for _, r := range src.changes {
+					want.changes = append(want.changes, ofLayer(r, 0))
+				}
+			}
+			buckets, lookups := store.visible(at.Op)
+			wantBuckets, wantLookups := want.after(n)
+			if !layered { // of the other one anything may be there
+				maps.DeleteFunc(buckets, func(k, _ string) bool { return k[:2] == "b2" })
+				maps.DeleteFunc(lookups, func(k, _ string) bool { return k[:2] == "l1" })
+			}
+			if !maps.Equal(buckets, wantBuckets) || !maps.Equal(lookups, wantLookups) {
+				t.Fatalf("at %v (%d transactions, layered %v) there is\n%v\n%v\nwant\n%v\n%v", at, n, layered, buckets, lookups, wantBuckets, wantLookups)
+			}
+		}
+		restart := func() {
+			store.head.Epoch++
+			stream.Head = store.head
+			l = New(stream, Options{TableRows: 2})
+		}
+		// apply hands in a batch, and tells whether it is stored: else there was a
+		// crash.
+		apply := func(b *model.EvaluatedBatch) bool {
+			queue := []Event{Arrived{Ticket: 1, Batch: b}}
+			for len(queue) > 0 {
+				e := queue[0]
+				queue = queue[1:]
+				for _, a := range l.Step(e) {
+					switch a := a.(type) {
+					case Load, LoadTable:
+						queue = append(queue, store.load(a))
+					case *Commit:
+						what := rapid.IntRange(0, 9).Draw(t, "commit")
+						if what == 0 { // crashes before
+							restart()
+							return false
+						}
+						if !store.commit(a) {
+							t.Fatal("a commit is refused")
+						}
+						layered = layered || a.Layer == 1
+						stream.Copied(a.Layer)
+						if a.Activate {
+							stream.State = model.Active
+						}
+						switch what {
+						case 1: // crashes after
+							restart()
+							return false
+						case 2: // fails, but is stored
+							queue = append(queue, Failed{Head: store.head})
+						default:
+							queue = append(queue, Committed{})
+						}
+					case Notify:
+						check(a.Notice.Checkpoint)
+					case Answer:
+						if a.Result == ResultRetry {
+							return false
+						}
+						if a.Result != ResultCommitted {
+							t.Fatalf("%s: %s", a.Result, a.Message)
+						}
+					case Broken:
+						t.Fatal(a.Reason)
+					}
+				}
+			}
+			return true
+		}
+		before := rapid.IntRange(0, len(src.ends)).Draw(t, "before")
+		restart()
+		copied, until := 0, 0 // keys that are copied, as they were after so many transactions at most
+		for store.head.Checkpoint.Position != position(len(src.ends)) || !layered {
+			at := store.head.Applied
+			done := 0
+			for done < len(src.ends) && position(done+1) <= at.Position {
+				done++
+			}
+			adding := done >= before
+			if adding && len(stream.Layers) == 0 { // deployed
+				stream.Layers = []model.Layer{{Config: "more"}}
+				restart()
+			}
+			b := &model.EvaluatedBatch{Stream: 1, Epoch: store.head.Epoch, Previous: at, Meta: model.BatchMeta{SnapshotDone: true}}
+			within := model.Cursor{Position: at.Position, Offset: at.Offset + 1}
+			switch {
+			case adding && !layered && done > 0 && copied < len(keys) && (done == len(src.ends) || rapid.Bool().Draw(t, "piece")):
+				// A session after a crash may begin at any place that is stored.
+				from := rapid.IntRange(0, copied).Draw(t, "from")
+				to := rapid.IntRange(copied, len(keys)).Draw(t, "to")
+				when := rapid.IntRange(done, len(src.ends)).Draw(t, "when")
+				rows := src.rows(when)
+				for _, k := range keys[from:to] {
+					if r, there := rows[k]; there {
+						r = ofLayer(r, 1)
+						r.Kind, r.Before = model.RowLayer, nil
+						b.Rows = append(b.Rows, r)
+					}
+				}
+				b.End = within
+				until = max(until, when) // perhaps it is stored
+				if apply(b) {
+					copied = to
+				}
+			case adding && !layered && copied == len(keys) && (done == len(src.ends) || rapid.Bool().Draw(t, "say")):
+				// Said again after a crash: it is not known whether it was heard.
+				b.End = within
+				b.Meta.Layer, b.Meta.NoCheckpointBefore = 1, position(until)
+				apply(b)
+				if done == len(src.ends) { // the log goes on
+					src.ends = append(src.ends, len(src.changes))
+				}
+			case done == len(src.ends):
+				src.ends = append(src.ends, len(src.changes))
+			default:
+				start := 0
+				if done > 0 {
+					start = src.ends[done-1]
+				}
+				b.End = model.Cursor{Position: position(done + 1)}
+				for _, r := range src.changes[start:src.ends[done]] {
+					if !adding {
+						r = ofLayer(r, 0)
+					}
+					b.Rows = append(b.Rows, r)
+				}
+				apply(b)
+			}
+		}
+		check(store.head.Checkpoint)
+	})
 }

@@ -17,14 +17,14 @@ import (
 // compares what they do with the recorded transcripts.
 //
 //	stream [state=] [snapshot-done] [buffer=BYTES] [table-rows=N] [listed=N] [group-rows=N]
-//	arrive TICKET epoch=E FROM TO [size=N]   rows follow, one a line
+//	arrive TICKET epoch=E FROM TO [size=N] [layer=N] rows follow, one a line
 //	commit [fails | persists]                lets the commit under way end
 //	run                                      lets commits end until nothing is under way
 //	reemit TICKET BUCKET checkpoint=OP [bytes=N] OP...
 //	open | stalled | state NAME | buckets | lookups
 //
 // A cursor is POSITION+OFFSET. A row is put KEY [from KEY] (BUCKET/ID=DATA |
-// ?LOOKUP=VALUES)..., snapshot ..., delete KEY or truncate TABLE; a key is
+// ?LOOKUP=VALUES)..., snapshot ..., layer ..., delete KEY or truncate TABLE; a key is
 // TABLE:ROW. A line "checkpoint USER=ID" is a custom write checkpoint.
 func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/transcripts", func(t *testing.T, path string) {
@@ -92,6 +92,8 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) string {
 				size = number(t, a.Vals[0])
 			case a.Key == "snapshot-done":
 				b.Meta.SnapshotDone = true
+			case a.Key == "layer":
+				b.Meta.Layer = uint32(number(t, a.Vals[0]))
 			case a.Key == "not-before":
 				b.Meta.NoCheckpointBefore = model.Position(a.Vals[0])
 			case ticket == 0:
@@ -197,6 +199,9 @@ func (w *world) step(e Event) {
 			if a.Activate {
 				w.out.WriteString(" activate")
 			}
+			if a.Layer > 0 {
+				fmt.Fprintf(&w.out, " layer %d", a.Layer)
+			}
 			w.out.WriteByte('\n')
 		case Answer:
 			fmt.Fprintf(&w.out, "answer %d %s", a.Ticket, a.Result)
@@ -274,7 +279,7 @@ func keyText(k model.RowKey) string {
 func parseRow(t *testing.T, line string) model.EvaluatedRow {
 	t.Helper()
 	words := strings.Fields(line)
-	kinds := map[string]model.RowKind{"put": model.RowPut, "snapshot": model.RowSnapshot, "delete": model.RowDelete, "truncate": model.RowTruncate}
+	kinds := map[string]model.RowKind{"put": model.RowPut, "snapshot": model.RowSnapshot, "layer": model.RowLayer, "delete": model.RowDelete, "truncate": model.RowTruncate}
 	r := model.EvaluatedRow{Kind: kinds[words[0]], Key: parseKey(t, words[1])}
 	if r.Kind == 0 {
 		t.Fatalf("unknown row %q", line)

@@ -369,7 +369,8 @@ type OpenSessionReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Head          *StreamHead            `protobuf:"bytes,2,opt,name=head,proto3" json:"head,omitempty"`
-	Tables        []*TableProgress       `protobuf:"bytes,3,rep,name=tables,proto3" json:"tables,omitempty"` // every source table known to the stream
+	Tables        []*TableProgress       `protobuf:"bytes,3,rep,name=tables,proto3" json:"tables,omitempty"`         // every source table known to the stream
+	Definition    *Stream                `protobuf:"bytes,4,opt,name=definition,proto3" json:"definition,omitempty"` // what the session replicates; what is added later is of the next
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -421,6 +422,13 @@ func (x *OpenSessionReply) GetHead() *StreamHead {
 func (x *OpenSessionReply) GetTables() []*TableProgress {
 	if x != nil {
 		return x.Tables
+	}
+	return nil
+}
+
+func (x *OpenSessionReply) GetDefinition() *Stream {
+	if x != nil {
+		return x.Definition
 	}
 	return nil
 }
@@ -1090,8 +1098,10 @@ type DeployRequest struct {
 	// What the config means: equal for configs that differ in nothing that matters.
 	Content string `protobuf:"bytes,8,opt,name=content,proto3" json:"content,omitempty"`
 	// What it makes of rows. One whose parts a live stream has is served from that
-	// stream's data.
+	// stream's data; the active one is given those that it has not, if it can be.
 	Parts []string `protobuf:"bytes,10,rep,name=parts,proto3" json:"parts,omitempty"`
+	// The tables that each of parts reads; none for one that cannot be added.
+	PartTables []*PartTables `protobuf:"bytes,13,rep,name=part_tables,json=partTables,proto3" json:"part_tables,omitempty"`
 	// Change nothing, and reply what would be.
 	DryRun        bool   `protobuf:"varint,11,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	DeployedBy    string `protobuf:"bytes,9,opt,name=deployed_by,json=deployedBy,proto3" json:"deployed_by,omitempty"` // see Stream
@@ -1192,6 +1202,13 @@ func (x *DeployRequest) GetParts() []string {
 	return nil
 }
 
+func (x *DeployRequest) GetPartTables() []*PartTables {
+	if x != nil {
+		return x.PartTables
+	}
+	return nil
+}
+
 func (x *DeployRequest) GetDryRun() bool {
 	if x != nil {
 		return x.DryRun
@@ -1206,6 +1223,50 @@ func (x *DeployRequest) GetDeployedBy() string {
 	return ""
 }
 
+type PartTables struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tables        []*TablePattern        `protobuf:"bytes,1,rep,name=tables,proto3" json:"tables,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartTables) Reset() {
+	*x = PartTables{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartTables) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartTables) ProtoMessage() {}
+
+func (x *PartTables) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartTables.ProtoReflect.Descriptor instead.
+func (*PartTables) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PartTables) GetTables() []*TablePattern {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
 type DeployReply struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Stream  *Stream                `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
@@ -1214,15 +1275,20 @@ type DeployReply struct {
 	// stream is of another that was deployed by hand since.
 	Kept bool `protobuf:"varint,3,opt,name=kept,proto3" json:"kept,omitempty"`
 	// Clients are served by another config than before, from the same data.
-	Served        bool    `protobuf:"varint,4,opt,name=served,proto3" json:"served,omitempty"`
-	Replaced      *Stream `protobuf:"bytes,5,opt,name=replaced,proto3" json:"replaced,omitempty"` // that was to become the active one, and is given up
+	Served   bool    `protobuf:"varint,4,opt,name=served,proto3" json:"served,omitempty"`
+	Replaced *Stream `protobuf:"bytes,5,opt,name=replaced,proto3" json:"replaced,omitempty"` // that was to become the active one, and is given up
+	// Clients will be served by it once these tables are copied, for what the stream
+	// lacks.
+	Added         bool            `protobuf:"varint,6,opt,name=added,proto3" json:"added,omitempty"`
+	Tables        []*TablePattern `protobuf:"bytes,7,rep,name=tables,proto3" json:"tables,omitempty"`
+	Reason        string          `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"` // why a new stream is made although one is active; "" if none is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeployReply) Reset() {
 	*x = DeployReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[21]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1300,7 @@ func (x *DeployReply) String() string {
 func (*DeployReply) ProtoMessage() {}
 
 func (x *DeployReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[21]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1313,7 @@ func (x *DeployReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeployReply.ProtoReflect.Descriptor instead.
 func (*DeployReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{21}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeployReply) GetStream() *Stream {
@@ -1285,6 +1351,27 @@ func (x *DeployReply) GetReplaced() *Stream {
 	return nil
 }
 
+func (x *DeployReply) GetAdded() bool {
+	if x != nil {
+		return x.Added
+	}
+	return false
+}
+
+func (x *DeployReply) GetTables() []*TablePattern {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+func (x *DeployReply) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1293,7 +1380,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[22]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1392,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[22]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1405,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{22}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{23}
 }
 
 type WatchReply struct {
@@ -1330,7 +1417,7 @@ type WatchReply struct {
 
 func (x *WatchReply) Reset() {
 	*x = WatchReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[23]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1429,7 @@ func (x *WatchReply) String() string {
 func (*WatchReply) ProtoMessage() {}
 
 func (x *WatchReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[23]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1442,7 @@ func (x *WatchReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchReply.ProtoReflect.Descriptor instead.
 func (*WatchReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{23}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchReply) GetStreams() []*Stream {
@@ -1374,7 +1461,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[24]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1473,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[24]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1486,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{24}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListRequest) GetIncludeTerminated() bool {
@@ -1420,7 +1507,7 @@ type ListReply struct {
 
 func (x *ListReply) Reset() {
 	*x = ListReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[25]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1519,7 @@ func (x *ListReply) String() string {
 func (*ListReply) ProtoMessage() {}
 
 func (x *ListReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[25]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1532,7 @@ func (x *ListReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReply.ProtoReflect.Descriptor instead.
 func (*ListReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{25}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListReply) GetStreams() []*Stream {
@@ -1478,7 +1565,7 @@ type TableProgressList struct {
 
 func (x *TableProgressList) Reset() {
 	*x = TableProgressList{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[26]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1577,7 @@ func (x *TableProgressList) String() string {
 func (*TableProgressList) ProtoMessage() {}
 
 func (x *TableProgressList) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[26]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1590,7 @@ func (x *TableProgressList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableProgressList.ProtoReflect.Descriptor instead.
 func (*TableProgressList) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{26}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TableProgressList) GetTables() []*TableProgress {
@@ -1524,7 +1611,7 @@ type StorageSize struct {
 
 func (x *StorageSize) Reset() {
 	*x = StorageSize{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[27]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1623,7 @@ func (x *StorageSize) String() string {
 func (*StorageSize) ProtoMessage() {}
 
 func (x *StorageSize) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[27]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1636,7 @@ func (x *StorageSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageSize.ProtoReflect.Descriptor instead.
 func (*StorageSize) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{27}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StorageSize) GetOperationsBytes() uint64 {
@@ -1582,7 +1669,7 @@ type HeadRequest struct {
 
 func (x *HeadRequest) Reset() {
 	*x = HeadRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[28]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1681,7 @@ func (x *HeadRequest) String() string {
 func (*HeadRequest) ProtoMessage() {}
 
 func (x *HeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[28]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1694,7 @@ func (x *HeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeadRequest.ProtoReflect.Descriptor instead.
 func (*HeadRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{28}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HeadRequest) GetStream() int64 {
@@ -1628,7 +1715,7 @@ type HeadReply struct {
 
 func (x *HeadReply) Reset() {
 	*x = HeadReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[29]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +1727,7 @@ func (x *HeadReply) String() string {
 func (*HeadReply) ProtoMessage() {}
 
 func (x *HeadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[29]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +1740,7 @@ func (x *HeadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeadReply.ProtoReflect.Descriptor instead.
 func (*HeadReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{29}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HeadReply) GetHead() *StreamHead {
@@ -1689,7 +1776,7 @@ type LookupsRequest struct {
 
 func (x *LookupsRequest) Reset() {
 	*x = LookupsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[30]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1788,7 @@ func (x *LookupsRequest) String() string {
 func (*LookupsRequest) ProtoMessage() {}
 
 func (x *LookupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[30]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1801,7 @@ func (x *LookupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupsRequest.ProtoReflect.Descriptor instead.
 func (*LookupsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{30}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LookupsRequest) GetStream() int64 {
@@ -1756,7 +1843,7 @@ type LookupsReply struct {
 
 func (x *LookupsReply) Reset() {
 	*x = LookupsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[31]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1855,7 @@ func (x *LookupsReply) String() string {
 func (*LookupsReply) ProtoMessage() {}
 
 func (x *LookupsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[31]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1868,7 @@ func (x *LookupsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupsReply.ProtoReflect.Descriptor instead.
 func (*LookupsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{31}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LookupsReply) GetResults() []*LookupValues {
@@ -1807,7 +1894,7 @@ type LookupValues struct {
 
 func (x *LookupValues) Reset() {
 	*x = LookupValues{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[32]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1906,7 @@ func (x *LookupValues) String() string {
 func (*LookupValues) ProtoMessage() {}
 
 func (x *LookupValues) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[32]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1919,7 @@ func (x *LookupValues) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupValues.ProtoReflect.Descriptor instead.
 func (*LookupValues) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{32}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LookupValues) GetValues() []string {
@@ -1853,7 +1940,7 @@ type ChecksumsRequest struct {
 
 func (x *ChecksumsRequest) Reset() {
 	*x = ChecksumsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[33]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1952,7 @@ func (x *ChecksumsRequest) String() string {
 func (*ChecksumsRequest) ProtoMessage() {}
 
 func (x *ChecksumsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[33]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +1965,7 @@ func (x *ChecksumsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChecksumsRequest.ProtoReflect.Descriptor instead.
 func (*ChecksumsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{33}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ChecksumsRequest) GetStream() int64 {
@@ -1915,7 +2002,7 @@ type ChecksumsReply struct {
 
 func (x *ChecksumsReply) Reset() {
 	*x = ChecksumsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[34]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +2014,7 @@ func (x *ChecksumsReply) String() string {
 func (*ChecksumsReply) ProtoMessage() {}
 
 func (x *ChecksumsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[34]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +2027,7 @@ func (x *ChecksumsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChecksumsReply.ProtoReflect.Descriptor instead.
 func (*ChecksumsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{34}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ChecksumsReply) GetChecksums() []uint32 {
@@ -1978,7 +2065,7 @@ type OpsRequest struct {
 
 func (x *OpsRequest) Reset() {
 	*x = OpsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[35]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2077,7 @@ func (x *OpsRequest) String() string {
 func (*OpsRequest) ProtoMessage() {}
 
 func (x *OpsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[35]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2090,7 @@ func (x *OpsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsRequest.ProtoReflect.Descriptor instead.
 func (*OpsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{35}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OpsRequest) GetStream() int64 {
@@ -2058,7 +2145,7 @@ type BucketPosition struct {
 
 func (x *BucketPosition) Reset() {
 	*x = BucketPosition{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[36]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2157,7 @@ func (x *BucketPosition) String() string {
 func (*BucketPosition) ProtoMessage() {}
 
 func (x *BucketPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[36]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2170,7 @@ func (x *BucketPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BucketPosition.ProtoReflect.Descriptor instead.
 func (*BucketPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{36}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BucketPosition) GetBucket() string {
@@ -2116,7 +2203,7 @@ type OpsChunk struct {
 
 func (x *OpsChunk) Reset() {
 	*x = OpsChunk{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[37]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2215,7 @@ func (x *OpsChunk) String() string {
 func (*OpsChunk) ProtoMessage() {}
 
 func (x *OpsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[37]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2228,7 @@ func (x *OpsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsChunk.ProtoReflect.Descriptor instead.
 func (*OpsChunk) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{37}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OpsChunk) GetBucket() string {
@@ -2211,7 +2298,7 @@ type CreateWriteCheckpointsRequest struct {
 
 func (x *CreateWriteCheckpointsRequest) Reset() {
 	*x = CreateWriteCheckpointsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[38]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2310,7 @@ func (x *CreateWriteCheckpointsRequest) String() string {
 func (*CreateWriteCheckpointsRequest) ProtoMessage() {}
 
 func (x *CreateWriteCheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[38]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2323,7 @@ func (x *CreateWriteCheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWriteCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*CreateWriteCheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{38}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateWriteCheckpointsRequest) GetStream() int64 {
@@ -2272,7 +2359,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[39]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2371,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[39]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2384,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{39}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CheckpointRequest) GetUserKey() string {
@@ -2323,7 +2410,7 @@ type CreateWriteCheckpointsReply struct {
 
 func (x *CreateWriteCheckpointsReply) Reset() {
 	*x = CreateWriteCheckpointsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[40]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +2422,7 @@ func (x *CreateWriteCheckpointsReply) String() string {
 func (*CreateWriteCheckpointsReply) ProtoMessage() {}
 
 func (x *CreateWriteCheckpointsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[40]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +2435,7 @@ func (x *CreateWriteCheckpointsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWriteCheckpointsReply.ProtoReflect.Descriptor instead.
 func (*CreateWriteCheckpointsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{40}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateWriteCheckpointsReply) GetIds() []uint64 {
@@ -2369,7 +2456,7 @@ type ReachedRequest struct {
 
 func (x *ReachedRequest) Reset() {
 	*x = ReachedRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[41]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2381,7 +2468,7 @@ func (x *ReachedRequest) String() string {
 func (*ReachedRequest) ProtoMessage() {}
 
 func (x *ReachedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[41]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2394,7 +2481,7 @@ func (x *ReachedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachedRequest.ProtoReflect.Descriptor instead.
 func (*ReachedRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{41}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReachedRequest) GetStream() int64 {
@@ -2427,7 +2514,7 @@ type ReachedReply struct {
 
 func (x *ReachedReply) Reset() {
 	*x = ReachedReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[42]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2526,7 @@ func (x *ReachedReply) String() string {
 func (*ReachedReply) ProtoMessage() {}
 
 func (x *ReachedReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[42]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2539,7 @@ func (x *ReachedReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachedReply.ProtoReflect.Descriptor instead.
 func (*ReachedReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{42}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReachedReply) GetIds() []uint64 {
@@ -2476,7 +2563,7 @@ type DirtiestRequest struct {
 
 func (x *DirtiestRequest) Reset() {
 	*x = DirtiestRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[43]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +2575,7 @@ func (x *DirtiestRequest) String() string {
 func (*DirtiestRequest) ProtoMessage() {}
 
 func (x *DirtiestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[43]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +2588,7 @@ func (x *DirtiestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtiestRequest.ProtoReflect.Descriptor instead.
 func (*DirtiestRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{43}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DirtiestRequest) GetStream() int64 {
@@ -2556,7 +2643,7 @@ type DirtiestReply struct {
 
 func (x *DirtiestReply) Reset() {
 	*x = DirtiestReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2568,7 +2655,7 @@ func (x *DirtiestReply) String() string {
 func (*DirtiestReply) ProtoMessage() {}
 
 func (x *DirtiestReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +2668,7 @@ func (x *DirtiestReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtiestReply.ProtoReflect.Descriptor instead.
 func (*DirtiestReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{44}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DirtiestReply) GetCheckpoint() uint64 {
@@ -2609,7 +2696,7 @@ type DirtyBucket struct {
 
 func (x *DirtyBucket) Reset() {
 	*x = DirtyBucket{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2621,7 +2708,7 @@ func (x *DirtyBucket) String() string {
 func (*DirtyBucket) ProtoMessage() {}
 
 func (x *DirtyBucket) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2721,7 @@ func (x *DirtyBucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtyBucket.ProtoReflect.Descriptor instead.
 func (*DirtyBucket) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{45}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DirtyBucket) GetBucket() string {
@@ -2672,7 +2759,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2771,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2784,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{46}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ScanRequest) GetStream() int64 {
@@ -2752,7 +2839,7 @@ type ScanReply struct {
 
 func (x *ScanReply) Reset() {
 	*x = ScanReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2851,7 @@ func (x *ScanReply) String() string {
 func (*ScanReply) ProtoMessage() {}
 
 func (x *ScanReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2864,7 @@ func (x *ScanReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanReply.ProtoReflect.Descriptor instead.
 func (*ScanReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{47}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ScanReply) GetOps() []byte {
@@ -2811,7 +2898,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +2910,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +2923,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{48}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReplaceRequest) GetStream() int64 {
@@ -2891,7 +2978,7 @@ type MoveOp struct {
 
 func (x *MoveOp) Reset() {
 	*x = MoveOp{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2903,7 +2990,7 @@ func (x *MoveOp) String() string {
 func (*MoveOp) ProtoMessage() {}
 
 func (x *MoveOp) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2916,7 +3003,7 @@ func (x *MoveOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOp.ProtoReflect.Descriptor instead.
 func (*MoveOp) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{49}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *MoveOp) GetId() uint64 {
@@ -2942,7 +3029,7 @@ type ReplaceReply struct {
 
 func (x *ReplaceReply) Reset() {
 	*x = ReplaceReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3041,7 @@ func (x *ReplaceReply) String() string {
 func (*ReplaceReply) ProtoMessage() {}
 
 func (x *ReplaceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3054,7 @@ func (x *ReplaceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceReply.ProtoReflect.Descriptor instead.
 func (*ReplaceReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{50}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ReplaceReply) GetCleared() uint64 {
@@ -2992,7 +3079,7 @@ type ReemitRequest struct {
 
 func (x *ReemitRequest) Reset() {
 	*x = ReemitRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3004,7 +3091,7 @@ func (x *ReemitRequest) String() string {
 func (*ReemitRequest) ProtoMessage() {}
 
 func (x *ReemitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3017,7 +3104,7 @@ func (x *ReemitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReemitRequest.ProtoReflect.Descriptor instead.
 func (*ReemitRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{51}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ReemitRequest) GetStream() int64 {
@@ -3067,7 +3154,7 @@ type ReemitReply struct {
 
 func (x *ReemitReply) Reset() {
 	*x = ReemitReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3166,7 @@ func (x *ReemitReply) String() string {
 func (*ReemitReply) ProtoMessage() {}
 
 func (x *ReemitReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3179,7 @@ func (x *ReemitReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReemitReply.ProtoReflect.Descriptor instead.
 func (*ReemitReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{52}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ReemitReply) GetOps() uint32 {
@@ -3135,7 +3222,7 @@ type CompactLookupsRequest struct {
 
 func (x *CompactLookupsRequest) Reset() {
 	*x = CompactLookupsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3234,7 @@ func (x *CompactLookupsRequest) String() string {
 func (*CompactLookupsRequest) ProtoMessage() {}
 
 func (x *CompactLookupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3247,7 @@ func (x *CompactLookupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactLookupsRequest.ProtoReflect.Descriptor instead.
 func (*CompactLookupsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{53}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CompactLookupsRequest) GetStream() int64 {
@@ -3201,7 +3288,7 @@ type CompactLookupsReply struct {
 
 func (x *CompactLookupsReply) Reset() {
 	*x = CompactLookupsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3300,7 @@ func (x *CompactLookupsReply) String() string {
 func (*CompactLookupsReply) ProtoMessage() {}
 
 func (x *CompactLookupsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3313,7 @@ func (x *CompactLookupsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactLookupsReply.ProtoReflect.Descriptor instead.
 func (*CompactLookupsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{54}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CompactLookupsReply) GetRemoved() uint64 {
@@ -3255,7 +3342,7 @@ type ExpireRequestsRequest struct {
 
 func (x *ExpireRequestsRequest) Reset() {
 	*x = ExpireRequestsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3354,7 @@ func (x *ExpireRequestsRequest) String() string {
 func (*ExpireRequestsRequest) ProtoMessage() {}
 
 func (x *ExpireRequestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3367,7 @@ func (x *ExpireRequestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireRequestsRequest.ProtoReflect.Descriptor instead.
 func (*ExpireRequestsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{55}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ExpireRequestsRequest) GetStream() int64 {
@@ -3321,7 +3408,7 @@ type ExpireRequestsReply struct {
 
 func (x *ExpireRequestsReply) Reset() {
 	*x = ExpireRequestsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3333,7 +3420,7 @@ func (x *ExpireRequestsReply) String() string {
 func (*ExpireRequestsReply) ProtoMessage() {}
 
 func (x *ExpireRequestsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3346,7 +3433,7 @@ func (x *ExpireRequestsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireRequestsReply.ProtoReflect.Descriptor instead.
 func (*ExpireRequestsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{56}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ExpireRequestsReply) GetRemoved() uint64 {
@@ -3372,7 +3459,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[57]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3471,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[57]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3484,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{57}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *BackupRequest) GetName() string {
@@ -3418,7 +3505,7 @@ type BackupReply struct {
 
 func (x *BackupReply) Reset() {
 	*x = BackupReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[58]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3430,7 +3517,7 @@ func (x *BackupReply) String() string {
 func (*BackupReply) ProtoMessage() {}
 
 func (x *BackupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[58]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3443,7 +3530,7 @@ func (x *BackupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupReply.ProtoReflect.Descriptor instead.
 func (*BackupReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{58}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *BackupReply) GetPath() string {
@@ -3490,11 +3577,14 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x12OpenSessionRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x15\n" +
-	"\x06ttl_ms\x18\x03 \x01(\x03R\x05ttlMs\"\x85\x01\n" +
+	"\x06ttl_ms\x18\x03 \x01(\x03R\x05ttlMs\"\xb8\x01\n" +
 	"\x10OpenSessionReply\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12)\n" +
 	"\x04head\x18\x02 \x01(\v2\x15.sluice.v1.StreamHeadR\x04head\x120\n" +
-	"\x06tables\x18\x03 \x03(\v2\x18.sluice.v1.TableProgressR\x06tables\"p\n" +
+	"\x06tables\x18\x03 \x03(\v2\x18.sluice.v1.TableProgressR\x06tables\x121\n" +
+	"\n" +
+	"definition\x18\x04 \x01(\v2\x11.sluice.v1.StreamR\n" +
+	"definition\"p\n" +
 	"\x11RenewLeaseRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x14\n" +
@@ -3526,7 +3616,7 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x0eTerminateReply\"\x11\n" +
 	"\x0fTeardownRequest\"<\n" +
 	"\rTeardownReply\x12+\n" +
-	"\astreams\x18\x01 \x03(\v2\x11.sluice.v1.StreamR\astreams\"\xf6\x02\n" +
+	"\astreams\x18\x01 \x03(\v2\x11.sluice.v1.StreamR\astreams\"\xae\x03\n" +
 	"\rDeployRequest\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\tR\x06config\x12/\n" +
 	"\x06tables\x18\x02 \x03(\v2\x17.sluice.v1.TablePatternR\x06tables\x12/\n" +
@@ -3538,16 +3628,24 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x12custom_checkpoints\x18\a \x01(\bR\x11customCheckpoints\x12\x18\n" +
 	"\acontent\x18\b \x01(\tR\acontent\x12\x14\n" +
 	"\x05parts\x18\n" +
-	" \x03(\tR\x05parts\x12\x17\n" +
+	" \x03(\tR\x05parts\x126\n" +
+	"\vpart_tables\x18\r \x03(\v2\x15.sluice.v1.PartTablesR\n" +
+	"partTables\x12\x17\n" +
 	"\adry_run\x18\v \x01(\bR\x06dryRun\x12\x1f\n" +
 	"\vdeployed_by\x18\t \x01(\tR\n" +
-	"deployedBy\"\xad\x01\n" +
+	"deployedBy\"=\n" +
+	"\n" +
+	"PartTables\x12/\n" +
+	"\x06tables\x18\x01 \x03(\v2\x17.sluice.v1.TablePatternR\x06tables\"\x8c\x02\n" +
 	"\vDeployReply\x12)\n" +
 	"\x06stream\x18\x01 \x01(\v2\x11.sluice.v1.StreamR\x06stream\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\x12\x12\n" +
 	"\x04kept\x18\x03 \x01(\bR\x04kept\x12\x16\n" +
 	"\x06served\x18\x04 \x01(\bR\x06served\x12-\n" +
-	"\breplaced\x18\x05 \x01(\v2\x11.sluice.v1.StreamR\breplaced\"\x0e\n" +
+	"\breplaced\x18\x05 \x01(\v2\x11.sluice.v1.StreamR\breplaced\x12\x14\n" +
+	"\x05added\x18\x06 \x01(\bR\x05added\x12/\n" +
+	"\x06tables\x18\a \x03(\v2\x17.sluice.v1.TablePatternR\x06tables\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\x0e\n" +
 	"\fWatchRequest\"9\n" +
 	"\n" +
 	"WatchReply\x12+\n" +
@@ -3768,7 +3866,7 @@ func file_sluice_v1_bucketstore_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_bucketstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(ApplyResult)(0),                      // 0: sluice.v1.ApplyResult
 	(*ApplyRequest)(nil),                  // 1: sluice.v1.ApplyRequest
@@ -3792,134 +3890,139 @@ var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(*TeardownRequest)(nil),               // 19: sluice.v1.TeardownRequest
 	(*TeardownReply)(nil),                 // 20: sluice.v1.TeardownReply
 	(*DeployRequest)(nil),                 // 21: sluice.v1.DeployRequest
-	(*DeployReply)(nil),                   // 22: sluice.v1.DeployReply
-	(*WatchRequest)(nil),                  // 23: sluice.v1.WatchRequest
-	(*WatchReply)(nil),                    // 24: sluice.v1.WatchReply
-	(*ListRequest)(nil),                   // 25: sluice.v1.ListRequest
-	(*ListReply)(nil),                     // 26: sluice.v1.ListReply
-	(*TableProgressList)(nil),             // 27: sluice.v1.TableProgressList
-	(*StorageSize)(nil),                   // 28: sluice.v1.StorageSize
-	(*HeadRequest)(nil),                   // 29: sluice.v1.HeadRequest
-	(*HeadReply)(nil),                     // 30: sluice.v1.HeadReply
-	(*LookupsRequest)(nil),                // 31: sluice.v1.LookupsRequest
-	(*LookupsReply)(nil),                  // 32: sluice.v1.LookupsReply
-	(*LookupValues)(nil),                  // 33: sluice.v1.LookupValues
-	(*ChecksumsRequest)(nil),              // 34: sluice.v1.ChecksumsRequest
-	(*ChecksumsReply)(nil),                // 35: sluice.v1.ChecksumsReply
-	(*OpsRequest)(nil),                    // 36: sluice.v1.OpsRequest
-	(*BucketPosition)(nil),                // 37: sluice.v1.BucketPosition
-	(*OpsChunk)(nil),                      // 38: sluice.v1.OpsChunk
-	(*CreateWriteCheckpointsRequest)(nil), // 39: sluice.v1.CreateWriteCheckpointsRequest
-	(*CheckpointRequest)(nil),             // 40: sluice.v1.CheckpointRequest
-	(*CreateWriteCheckpointsReply)(nil),   // 41: sluice.v1.CreateWriteCheckpointsReply
-	(*ReachedRequest)(nil),                // 42: sluice.v1.ReachedRequest
-	(*ReachedReply)(nil),                  // 43: sluice.v1.ReachedReply
-	(*DirtiestRequest)(nil),               // 44: sluice.v1.DirtiestRequest
-	(*DirtiestReply)(nil),                 // 45: sluice.v1.DirtiestReply
-	(*DirtyBucket)(nil),                   // 46: sluice.v1.DirtyBucket
-	(*ScanRequest)(nil),                   // 47: sluice.v1.ScanRequest
-	(*ScanReply)(nil),                     // 48: sluice.v1.ScanReply
-	(*ReplaceRequest)(nil),                // 49: sluice.v1.ReplaceRequest
-	(*MoveOp)(nil),                        // 50: sluice.v1.MoveOp
-	(*ReplaceReply)(nil),                  // 51: sluice.v1.ReplaceReply
-	(*ReemitRequest)(nil),                 // 52: sluice.v1.ReemitRequest
-	(*ReemitReply)(nil),                   // 53: sluice.v1.ReemitReply
-	(*CompactLookupsRequest)(nil),         // 54: sluice.v1.CompactLookupsRequest
-	(*CompactLookupsReply)(nil),           // 55: sluice.v1.CompactLookupsReply
-	(*ExpireRequestsRequest)(nil),         // 56: sluice.v1.ExpireRequestsRequest
-	(*ExpireRequestsReply)(nil),           // 57: sluice.v1.ExpireRequestsReply
-	(*BackupRequest)(nil),                 // 58: sluice.v1.BackupRequest
-	(*BackupReply)(nil),                   // 59: sluice.v1.BackupReply
-	nil,                                   // 60: sluice.v1.ListReply.TablesEntry
-	(*EvaluatedBatch)(nil),                // 61: sluice.v1.EvaluatedBatch
-	(*Cursor)(nil),                        // 62: sluice.v1.Cursor
-	(*StreamHead)(nil),                    // 63: sluice.v1.StreamHead
-	(*TableProgress)(nil),                 // 64: sluice.v1.TableProgress
-	(*Stream)(nil),                        // 65: sluice.v1.Stream
-	(*TablePattern)(nil),                  // 66: sluice.v1.TablePattern
-	(*ValueOptions)(nil),                  // 67: sluice.v1.ValueOptions
+	(*PartTables)(nil),                    // 22: sluice.v1.PartTables
+	(*DeployReply)(nil),                   // 23: sluice.v1.DeployReply
+	(*WatchRequest)(nil),                  // 24: sluice.v1.WatchRequest
+	(*WatchReply)(nil),                    // 25: sluice.v1.WatchReply
+	(*ListRequest)(nil),                   // 26: sluice.v1.ListRequest
+	(*ListReply)(nil),                     // 27: sluice.v1.ListReply
+	(*TableProgressList)(nil),             // 28: sluice.v1.TableProgressList
+	(*StorageSize)(nil),                   // 29: sluice.v1.StorageSize
+	(*HeadRequest)(nil),                   // 30: sluice.v1.HeadRequest
+	(*HeadReply)(nil),                     // 31: sluice.v1.HeadReply
+	(*LookupsRequest)(nil),                // 32: sluice.v1.LookupsRequest
+	(*LookupsReply)(nil),                  // 33: sluice.v1.LookupsReply
+	(*LookupValues)(nil),                  // 34: sluice.v1.LookupValues
+	(*ChecksumsRequest)(nil),              // 35: sluice.v1.ChecksumsRequest
+	(*ChecksumsReply)(nil),                // 36: sluice.v1.ChecksumsReply
+	(*OpsRequest)(nil),                    // 37: sluice.v1.OpsRequest
+	(*BucketPosition)(nil),                // 38: sluice.v1.BucketPosition
+	(*OpsChunk)(nil),                      // 39: sluice.v1.OpsChunk
+	(*CreateWriteCheckpointsRequest)(nil), // 40: sluice.v1.CreateWriteCheckpointsRequest
+	(*CheckpointRequest)(nil),             // 41: sluice.v1.CheckpointRequest
+	(*CreateWriteCheckpointsReply)(nil),   // 42: sluice.v1.CreateWriteCheckpointsReply
+	(*ReachedRequest)(nil),                // 43: sluice.v1.ReachedRequest
+	(*ReachedReply)(nil),                  // 44: sluice.v1.ReachedReply
+	(*DirtiestRequest)(nil),               // 45: sluice.v1.DirtiestRequest
+	(*DirtiestReply)(nil),                 // 46: sluice.v1.DirtiestReply
+	(*DirtyBucket)(nil),                   // 47: sluice.v1.DirtyBucket
+	(*ScanRequest)(nil),                   // 48: sluice.v1.ScanRequest
+	(*ScanReply)(nil),                     // 49: sluice.v1.ScanReply
+	(*ReplaceRequest)(nil),                // 50: sluice.v1.ReplaceRequest
+	(*MoveOp)(nil),                        // 51: sluice.v1.MoveOp
+	(*ReplaceReply)(nil),                  // 52: sluice.v1.ReplaceReply
+	(*ReemitRequest)(nil),                 // 53: sluice.v1.ReemitRequest
+	(*ReemitReply)(nil),                   // 54: sluice.v1.ReemitReply
+	(*CompactLookupsRequest)(nil),         // 55: sluice.v1.CompactLookupsRequest
+	(*CompactLookupsReply)(nil),           // 56: sluice.v1.CompactLookupsReply
+	(*ExpireRequestsRequest)(nil),         // 57: sluice.v1.ExpireRequestsRequest
+	(*ExpireRequestsReply)(nil),           // 58: sluice.v1.ExpireRequestsReply
+	(*BackupRequest)(nil),                 // 59: sluice.v1.BackupRequest
+	(*BackupReply)(nil),                   // 60: sluice.v1.BackupReply
+	nil,                                   // 61: sluice.v1.ListReply.TablesEntry
+	(*EvaluatedBatch)(nil),                // 62: sluice.v1.EvaluatedBatch
+	(*Cursor)(nil),                        // 63: sluice.v1.Cursor
+	(*StreamHead)(nil),                    // 64: sluice.v1.StreamHead
+	(*TableProgress)(nil),                 // 65: sluice.v1.TableProgress
+	(*Stream)(nil),                        // 66: sluice.v1.Stream
+	(*TablePattern)(nil),                  // 67: sluice.v1.TablePattern
+	(*ValueOptions)(nil),                  // 68: sluice.v1.ValueOptions
 }
 var file_sluice_v1_bucketstore_proto_depIdxs = []int32{
-	61, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
+	62, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
 	0,  // 1: sluice.v1.ApplyReply.result:type_name -> sluice.v1.ApplyResult
-	62, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
-	63, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
-	64, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
-	63, // 5: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
-	65, // 6: sluice.v1.TeardownReply.streams:type_name -> sluice.v1.Stream
-	66, // 7: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
-	67, // 8: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
-	65, // 9: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
-	65, // 10: sluice.v1.DeployReply.replaced:type_name -> sluice.v1.Stream
-	65, // 11: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
-	65, // 12: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
-	60, // 13: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
-	28, // 14: sluice.v1.ListReply.size:type_name -> sluice.v1.StorageSize
-	64, // 15: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
-	63, // 16: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
-	33, // 17: sluice.v1.LookupsReply.results:type_name -> sluice.v1.LookupValues
-	37, // 18: sluice.v1.OpsRequest.positions:type_name -> sluice.v1.BucketPosition
-	40, // 19: sluice.v1.CreateWriteCheckpointsRequest.requests:type_name -> sluice.v1.CheckpointRequest
-	46, // 20: sluice.v1.DirtiestReply.buckets:type_name -> sluice.v1.DirtyBucket
-	50, // 21: sluice.v1.ReplaceRequest.moves:type_name -> sluice.v1.MoveOp
-	27, // 22: sluice.v1.ListReply.TablesEntry.value:type_name -> sluice.v1.TableProgressList
-	1,  // 23: sluice.v1.Appender.Apply:input_type -> sluice.v1.ApplyRequest
-	3,  // 24: sluice.v1.Appender.PreviousRows:input_type -> sluice.v1.PreviousRowsRequest
-	5,  // 25: sluice.v1.Replication.OpenSession:input_type -> sluice.v1.OpenSessionRequest
-	7,  // 26: sluice.v1.Replication.RenewLease:input_type -> sluice.v1.RenewLeaseRequest
-	9,  // 27: sluice.v1.Replication.CloseSession:input_type -> sluice.v1.CloseSessionRequest
-	11, // 28: sluice.v1.Replication.Committed:input_type -> sluice.v1.CommittedRequest
-	13, // 29: sluice.v1.Replication.ReportError:input_type -> sluice.v1.ReportErrorRequest
-	15, // 30: sluice.v1.Replication.Restart:input_type -> sluice.v1.RestartRequest
-	17, // 31: sluice.v1.Replication.Terminate:input_type -> sluice.v1.TerminateRequest
-	21, // 32: sluice.v1.Catalog.Deploy:input_type -> sluice.v1.DeployRequest
-	23, // 33: sluice.v1.Catalog.Watch:input_type -> sluice.v1.WatchRequest
-	25, // 34: sluice.v1.Catalog.List:input_type -> sluice.v1.ListRequest
-	19, // 35: sluice.v1.Catalog.Teardown:input_type -> sluice.v1.TeardownRequest
-	29, // 36: sluice.v1.Reader.Head:input_type -> sluice.v1.HeadRequest
-	31, // 37: sluice.v1.Reader.Lookups:input_type -> sluice.v1.LookupsRequest
-	34, // 38: sluice.v1.Reader.Checksums:input_type -> sluice.v1.ChecksumsRequest
-	36, // 39: sluice.v1.Reader.Ops:input_type -> sluice.v1.OpsRequest
-	39, // 40: sluice.v1.WriteCheckpoints.Create:input_type -> sluice.v1.CreateWriteCheckpointsRequest
-	42, // 41: sluice.v1.WriteCheckpoints.Reached:input_type -> sluice.v1.ReachedRequest
-	44, // 42: sluice.v1.Compaction.Dirtiest:input_type -> sluice.v1.DirtiestRequest
-	47, // 43: sluice.v1.Compaction.Scan:input_type -> sluice.v1.ScanRequest
-	49, // 44: sluice.v1.Compaction.Replace:input_type -> sluice.v1.ReplaceRequest
-	52, // 45: sluice.v1.Compaction.Reemit:input_type -> sluice.v1.ReemitRequest
-	54, // 46: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
-	56, // 47: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
-	58, // 48: sluice.v1.Storage.Backup:input_type -> sluice.v1.BackupRequest
-	2,  // 49: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
-	4,  // 50: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
-	6,  // 51: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
-	8,  // 52: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
-	10, // 53: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
-	12, // 54: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
-	14, // 55: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
-	16, // 56: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
-	18, // 57: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
-	22, // 58: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
-	24, // 59: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
-	26, // 60: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
-	20, // 61: sluice.v1.Catalog.Teardown:output_type -> sluice.v1.TeardownReply
-	30, // 62: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
-	32, // 63: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
-	35, // 64: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
-	38, // 65: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
-	41, // 66: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
-	43, // 67: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
-	45, // 68: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
-	48, // 69: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
-	51, // 70: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
-	53, // 71: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
-	55, // 72: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
-	57, // 73: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
-	59, // 74: sluice.v1.Storage.Backup:output_type -> sluice.v1.BackupReply
-	49, // [49:75] is the sub-list for method output_type
-	23, // [23:49] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	63, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
+	64, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
+	65, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
+	66, // 5: sluice.v1.OpenSessionReply.definition:type_name -> sluice.v1.Stream
+	64, // 6: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
+	66, // 7: sluice.v1.TeardownReply.streams:type_name -> sluice.v1.Stream
+	67, // 8: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
+	68, // 9: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
+	22, // 10: sluice.v1.DeployRequest.part_tables:type_name -> sluice.v1.PartTables
+	67, // 11: sluice.v1.PartTables.tables:type_name -> sluice.v1.TablePattern
+	66, // 12: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
+	66, // 13: sluice.v1.DeployReply.replaced:type_name -> sluice.v1.Stream
+	67, // 14: sluice.v1.DeployReply.tables:type_name -> sluice.v1.TablePattern
+	66, // 15: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
+	66, // 16: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
+	61, // 17: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
+	29, // 18: sluice.v1.ListReply.size:type_name -> sluice.v1.StorageSize
+	65, // 19: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
+	64, // 20: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
+	34, // 21: sluice.v1.LookupsReply.results:type_name -> sluice.v1.LookupValues
+	38, // 22: sluice.v1.OpsRequest.positions:type_name -> sluice.v1.BucketPosition
+	41, // 23: sluice.v1.CreateWriteCheckpointsRequest.requests:type_name -> sluice.v1.CheckpointRequest
+	47, // 24: sluice.v1.DirtiestReply.buckets:type_name -> sluice.v1.DirtyBucket
+	51, // 25: sluice.v1.ReplaceRequest.moves:type_name -> sluice.v1.MoveOp
+	28, // 26: sluice.v1.ListReply.TablesEntry.value:type_name -> sluice.v1.TableProgressList
+	1,  // 27: sluice.v1.Appender.Apply:input_type -> sluice.v1.ApplyRequest
+	3,  // 28: sluice.v1.Appender.PreviousRows:input_type -> sluice.v1.PreviousRowsRequest
+	5,  // 29: sluice.v1.Replication.OpenSession:input_type -> sluice.v1.OpenSessionRequest
+	7,  // 30: sluice.v1.Replication.RenewLease:input_type -> sluice.v1.RenewLeaseRequest
+	9,  // 31: sluice.v1.Replication.CloseSession:input_type -> sluice.v1.CloseSessionRequest
+	11, // 32: sluice.v1.Replication.Committed:input_type -> sluice.v1.CommittedRequest
+	13, // 33: sluice.v1.Replication.ReportError:input_type -> sluice.v1.ReportErrorRequest
+	15, // 34: sluice.v1.Replication.Restart:input_type -> sluice.v1.RestartRequest
+	17, // 35: sluice.v1.Replication.Terminate:input_type -> sluice.v1.TerminateRequest
+	21, // 36: sluice.v1.Catalog.Deploy:input_type -> sluice.v1.DeployRequest
+	24, // 37: sluice.v1.Catalog.Watch:input_type -> sluice.v1.WatchRequest
+	26, // 38: sluice.v1.Catalog.List:input_type -> sluice.v1.ListRequest
+	19, // 39: sluice.v1.Catalog.Teardown:input_type -> sluice.v1.TeardownRequest
+	30, // 40: sluice.v1.Reader.Head:input_type -> sluice.v1.HeadRequest
+	32, // 41: sluice.v1.Reader.Lookups:input_type -> sluice.v1.LookupsRequest
+	35, // 42: sluice.v1.Reader.Checksums:input_type -> sluice.v1.ChecksumsRequest
+	37, // 43: sluice.v1.Reader.Ops:input_type -> sluice.v1.OpsRequest
+	40, // 44: sluice.v1.WriteCheckpoints.Create:input_type -> sluice.v1.CreateWriteCheckpointsRequest
+	43, // 45: sluice.v1.WriteCheckpoints.Reached:input_type -> sluice.v1.ReachedRequest
+	45, // 46: sluice.v1.Compaction.Dirtiest:input_type -> sluice.v1.DirtiestRequest
+	48, // 47: sluice.v1.Compaction.Scan:input_type -> sluice.v1.ScanRequest
+	50, // 48: sluice.v1.Compaction.Replace:input_type -> sluice.v1.ReplaceRequest
+	53, // 49: sluice.v1.Compaction.Reemit:input_type -> sluice.v1.ReemitRequest
+	55, // 50: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
+	57, // 51: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
+	59, // 52: sluice.v1.Storage.Backup:input_type -> sluice.v1.BackupRequest
+	2,  // 53: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
+	4,  // 54: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
+	6,  // 55: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
+	8,  // 56: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
+	10, // 57: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
+	12, // 58: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
+	14, // 59: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
+	16, // 60: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
+	18, // 61: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
+	23, // 62: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
+	25, // 63: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
+	27, // 64: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
+	20, // 65: sluice.v1.Catalog.Teardown:output_type -> sluice.v1.TeardownReply
+	31, // 66: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
+	33, // 67: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
+	36, // 68: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
+	39, // 69: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
+	42, // 70: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
+	44, // 71: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
+	46, // 72: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
+	49, // 73: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
+	52, // 74: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
+	54, // 75: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
+	56, // 76: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
+	58, // 77: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
+	60, // 78: sluice.v1.Storage.Backup:output_type -> sluice.v1.BackupReply
+	53, // [53:79] is the sub-list for method output_type
+	27, // [27:53] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_bucketstore_proto_init() }
@@ -3934,7 +4037,7 @@ func file_sluice_v1_bucketstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_bucketstore_proto_rawDesc), len(file_sluice_v1_bucketstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   60,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -458,6 +458,7 @@ type TableProgress struct {
 	Rows          uint64                 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
 	Estimate      uint64                 `protobuf:"varint,4,opt,name=estimate,proto3" json:"estimate,omitempty"`
 	Done          bool                   `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	Layer         uint32                 `protobuf:"varint,6,opt,name=layer,proto3" json:"layer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -527,6 +528,13 @@ func (x *TableProgress) GetDone() bool {
 	return false
 }
 
+func (x *TableProgress) GetLayer() uint32 {
+	if x != nil {
+		return x.Layer
+	}
+	return 0
+}
+
 // BatchMeta is model.BatchMeta. Times are microseconds since 1970 UTC.
 type BatchMeta struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
@@ -540,6 +548,7 @@ type BatchMeta struct {
 	PublishedAt        int64                  `protobuf:"varint,8,opt,name=published_at,json=publishedAt,proto3" json:"published_at,omitempty"`
 	EvaluatedAt        int64                  `protobuf:"varint,9,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
 	Origin             string                 `protobuf:"bytes,10,opt,name=origin,proto3" json:"origin,omitempty"`
+	Layer              uint32                 `protobuf:"varint,11,opt,name=layer,proto3" json:"layer,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -644,6 +653,13 @@ func (x *BatchMeta) GetOrigin() string {
 	return ""
 }
 
+func (x *BatchMeta) GetLayer() uint32 {
+	if x != nil {
+		return x.Layer
+	}
+	return 0
+}
+
 // ChangeBatch is the body of a JetStream message.
 type ChangeBatch struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -655,6 +671,8 @@ type ChangeBatch struct {
 	Tables   []*SourceTable         `protobuf:"bytes,6,rep,name=tables,proto3" json:"tables,omitempty"`
 	// Changes in libs/wire's change block form; they name tables by their index.
 	Changes       []byte `protobuf:"bytes,7,opt,name=changes,proto3" json:"changes,omitempty"`
+	Layer         uint32 `protobuf:"varint,8,opt,name=layer,proto3" json:"layer,omitempty"`
+	Alone         bool   `protobuf:"varint,9,opt,name=alone,proto3" json:"alone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -736,6 +754,20 @@ func (x *ChangeBatch) GetChanges() []byte {
 		return x.Changes
 	}
 	return nil
+}
+
+func (x *ChangeBatch) GetLayer() uint32 {
+	if x != nil {
+		return x.Layer
+	}
+	return 0
+}
+
+func (x *ChangeBatch) GetAlone() bool {
+	if x != nil {
+		return x.Alone
+	}
+	return false
 }
 
 // EvaluatedBatch is a ChangeBatch after evaluation.
@@ -1124,6 +1156,10 @@ type Stream struct {
 	Former            string   `protobuf:"bytes,17,opt,name=former,proto3" json:"former,omitempty"`                                    // text by which clients were served before edited
 	Filed             string   `protobuf:"bytes,18,opt,name=filed,proto3" json:"filed,omitempty"`                                      // what the last config meant that came from a file
 	Era               uint32   `protobuf:"varint,19,opt,name=era,proto3" json:"era,omitempty"`                                         // of the source's history
+	Layers            []*Layer `protobuf:"bytes,20,rep,name=layers,proto3" json:"layers,omitempty"`
+	Layered           uint32   `protobuf:"varint,21,opt,name=layered,proto3" json:"layered,omitempty"` // layers that are copied
+	Next              string   `protobuf:"bytes,22,opt,name=next,proto3" json:"next,omitempty"`        // text to serve clients by when all are
+	NextContent       string   `protobuf:"bytes,23,opt,name=next_content,json=nextContent,proto3" json:"next_content,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1291,6 +1327,95 @@ func (x *Stream) GetEra() uint32 {
 	return 0
 }
 
+func (x *Stream) GetLayers() []*Layer {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+func (x *Stream) GetLayered() uint32 {
+	if x != nil {
+		return x.Layered
+	}
+	return 0
+}
+
+func (x *Stream) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *Stream) GetNextContent() string {
+	if x != nil {
+		return x.NextContent
+	}
+	return ""
+}
+
+// Layer is what a deployed config added to a stream (model.Layer).
+type Layer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Config        string                 `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
+	Parts         []string               `protobuf:"bytes,2,rep,name=parts,proto3" json:"parts,omitempty"`
+	Tables        []*TablePattern        `protobuf:"bytes,3,rep,name=tables,proto3" json:"tables,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Layer) Reset() {
+	*x = Layer{}
+	mi := &file_sluice_v1_model_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Layer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Layer) ProtoMessage() {}
+
+func (x *Layer) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_model_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Layer.ProtoReflect.Descriptor instead.
+func (*Layer) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_model_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Layer) GetConfig() string {
+	if x != nil {
+		return x.Config
+	}
+	return ""
+}
+
+func (x *Layer) GetParts() []string {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *Layer) GetTables() []*TablePattern {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
 // CheckpointNotice is published on NATS subject sluice.checkpoints.<stream id>.
 type CheckpointNotice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1311,7 +1436,7 @@ type CheckpointNotice struct {
 
 func (x *CheckpointNotice) Reset() {
 	*x = CheckpointNotice{}
-	mi := &file_sluice_v1_model_proto_msgTypes[14]
+	mi := &file_sluice_v1_model_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1448,7 @@ func (x *CheckpointNotice) String() string {
 func (*CheckpointNotice) ProtoMessage() {}
 
 func (x *CheckpointNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_model_proto_msgTypes[14]
+	mi := &file_sluice_v1_model_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1461,7 @@ func (x *CheckpointNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointNotice.ProtoReflect.Descriptor instead.
 func (*CheckpointNotice) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_model_proto_rawDescGZIP(), []int{14}
+	return file_sluice_v1_model_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CheckpointNotice) GetStream() int64 {
@@ -1451,13 +1576,14 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\x06schema\x18\x03 \x01(\tR\x06schema\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12+\n" +
 	"\acolumns\x18\x05 \x03(\v2\x11.sluice.v1.ColumnR\acolumns\x12#\n" +
-	"\rcomplete_rows\x18\x06 \x01(\bR\fcompleteRows\"\x9c\x01\n" +
+	"\rcomplete_rows\x18\x06 \x01(\bR\fcompleteRows\"\xb2\x01\n" +
 	"\rTableProgress\x12,\n" +
 	"\x05table\x18\x01 \x01(\v2\x16.sluice.v1.SourceTableR\x05table\x12\x19\n" +
 	"\blast_key\x18\x02 \x01(\fR\alastKey\x12\x12\n" +
 	"\x04rows\x18\x03 \x01(\x04R\x04rows\x12\x1a\n" +
 	"\bestimate\x18\x04 \x01(\x04R\bestimate\x12\x12\n" +
-	"\x04done\x18\x05 \x01(\bR\x04done\"\xfc\x02\n" +
+	"\x04done\x18\x05 \x01(\bR\x04done\x12\x14\n" +
+	"\x05layer\x18\x06 \x01(\rR\x05layer\"\x92\x03\n" +
 	"\tBatchMeta\x124\n" +
 	"\bprogress\x18\x01 \x03(\v2\x18.sluice.v1.TableProgressR\bprogress\x12#\n" +
 	"\rsnapshot_done\x18\x02 \x01(\bR\fsnapshotDone\x120\n" +
@@ -1470,7 +1596,8 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\fpublished_at\x18\b \x01(\x03R\vpublishedAt\x12!\n" +
 	"\fevaluated_at\x18\t \x01(\x03R\vevaluatedAt\x12\x16\n" +
 	"\x06origin\x18\n" +
-	" \x01(\tR\x06origin\"\x83\x02\n" +
+	" \x01(\tR\x06origin\x12\x14\n" +
+	"\x05layer\x18\v \x01(\rR\x05layer\"\xaf\x02\n" +
 	"\vChangeBatch\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +
@@ -1478,7 +1605,9 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\x03end\x18\x04 \x01(\v2\x11.sluice.v1.CursorR\x03end\x12(\n" +
 	"\x04meta\x18\x05 \x01(\v2\x14.sluice.v1.BatchMetaR\x04meta\x12.\n" +
 	"\x06tables\x18\x06 \x03(\v2\x16.sluice.v1.SourceTableR\x06tables\x12\x18\n" +
-	"\achanges\x18\a \x01(\fR\achanges\"\x8f\x02\n" +
+	"\achanges\x18\a \x01(\fR\achanges\x12\x14\n" +
+	"\x05layer\x18\b \x01(\rR\x05layer\x12\x14\n" +
+	"\x05alone\x18\t \x01(\bR\x05alone\"\x8f\x02\n" +
 	"\x0eEvaluatedBatch\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12-\n" +
@@ -1515,7 +1644,7 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\f \x01(\tR\tlastError\x12\"\n" +
 	"\rlast_error_at\x18\r \x01(\x03R\vlastErrorAt\x12\x16\n" +
-	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xd3\x04\n" +
+	"\x06origin\x18\x0e \x01(\tR\x06origin\"\xce\x05\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1537,7 +1666,15 @@ const file_sluice_v1_model_proto_rawDesc = "" +
 	"\x0eedited_content\x18\x10 \x01(\tR\reditedContent\x12\x16\n" +
 	"\x06former\x18\x11 \x01(\tR\x06former\x12\x14\n" +
 	"\x05filed\x18\x12 \x01(\tR\x05filed\x12\x10\n" +
-	"\x03era\x18\x13 \x01(\rR\x03era\"\xf5\x02\n" +
+	"\x03era\x18\x13 \x01(\rR\x03era\x12(\n" +
+	"\x06layers\x18\x14 \x03(\v2\x10.sluice.v1.LayerR\x06layers\x12\x18\n" +
+	"\alayered\x18\x15 \x01(\rR\alayered\x12\x12\n" +
+	"\x04next\x18\x16 \x01(\tR\x04next\x12!\n" +
+	"\fnext_content\x18\x17 \x01(\tR\vnextContent\"f\n" +
+	"\x05Layer\x12\x16\n" +
+	"\x06config\x18\x01 \x01(\tR\x06config\x12\x14\n" +
+	"\x05parts\x18\x02 \x03(\tR\x05parts\x12/\n" +
+	"\x06tables\x18\x03 \x03(\v2\x17.sluice.v1.TablePatternR\x06tables\"\xf5\x02\n" +
 	"\x10CheckpointNotice\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\x04R\x03run\x12\x1a\n" +
@@ -1577,7 +1714,7 @@ func file_sluice_v1_model_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_sluice_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_sluice_v1_model_proto_goTypes = []any{
 	(StreamState)(0),         // 0: sluice.v1.StreamState
 	(*Cursor)(nil),           // 1: sluice.v1.Cursor
@@ -1594,7 +1731,8 @@ var file_sluice_v1_model_proto_goTypes = []any{
 	(*WriteCheckpoint)(nil),  // 12: sluice.v1.WriteCheckpoint
 	(*StreamHead)(nil),       // 13: sluice.v1.StreamHead
 	(*Stream)(nil),           // 14: sluice.v1.Stream
-	(*CheckpointNotice)(nil), // 15: sluice.v1.CheckpointNotice
+	(*Layer)(nil),            // 15: sluice.v1.Layer
+	(*CheckpointNotice)(nil), // 16: sluice.v1.CheckpointNotice
 }
 var file_sluice_v1_model_proto_depIdxs = []int32{
 	5,  // 0: sluice.v1.SourceTable.columns:type_name -> sluice.v1.Column
@@ -1614,13 +1752,15 @@ var file_sluice_v1_model_proto_depIdxs = []int32{
 	4,  // 14: sluice.v1.Stream.values:type_name -> sluice.v1.ValueOptions
 	0,  // 15: sluice.v1.Stream.state:type_name -> sluice.v1.StreamState
 	13, // 16: sluice.v1.Stream.head:type_name -> sluice.v1.StreamHead
-	2,  // 17: sluice.v1.CheckpointNotice.checkpoint:type_name -> sluice.v1.Checkpoint
-	12, // 18: sluice.v1.CheckpointNotice.reached:type_name -> sluice.v1.WriteCheckpoint
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	15, // 17: sluice.v1.Stream.layers:type_name -> sluice.v1.Layer
+	3,  // 18: sluice.v1.Layer.tables:type_name -> sluice.v1.TablePattern
+	2,  // 19: sluice.v1.CheckpointNotice.checkpoint:type_name -> sluice.v1.Checkpoint
+	12, // 20: sluice.v1.CheckpointNotice.reached:type_name -> sluice.v1.WriteCheckpoint
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_model_proto_init() }
@@ -1634,7 +1774,7 @@ func file_sluice_v1_model_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_model_proto_rawDesc), len(file_sluice_v1_model_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -39,6 +39,7 @@ func (c *Change) Alter(s *model.Stream) {
 	}
 	if e, ok := c.Edited[s.ID]; ok {
 		s.Edited, s.EditedContent, s.Former, s.Filed, s.FromFile = e.Text, e.Content, e.Former, e.Filed, e.FromFile
+		s.Layers, s.Next, s.NextContent = e.Layers, e.Next, e.NextContent
 	}
 }
 

@@ -61,17 +61,21 @@ type Change struct {
 	Prefix, Suffix string
 }
 
-// Edit is the config that clients are served by from now on: the fields Edited,
-// EditedContent, Former, Filed and FromFile of model.Stream.
+// Edit is the config that clients are served by from now on, or once its layers
+// are copied: the fields Edited, EditedContent, Former, Filed, FromFile, Layers,
+// Next and NextContent of model.Stream.
 type Edit struct {
 	Text, Content, Former, Filed string
 	FromFile                     bool
+	Layers                       []model.Layer
+	Next, NextContent            string
 }
 
 // Ledger is what the writer of a stream needs.
 type Ledger interface {
 	// Commit does all of c in one atomic step (D3). A stream that it makes the
-	// active one is Activated at c.Head.StoredAt. If the stream's epoch is
+	// active one is Activated at c.Head.StoredAt, and one whose layers it says to be
+	// copied is changed as model.Stream.Copied says. If the stream's epoch is
 	// another it fails with a *FencedError (D5); if its applied cursor or
 	// highest op id is another, with a *MovedError; if the stream is not
 	// replicated any more, with ErrNotReplicated; all of them change nothing.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -57,8 +58,17 @@ func (r *replication) OpenSession(ctx context.Context, m *pb.OpenSessionRequest)
 	if err != nil {
 		return nil, mapped(err)
 	}
+	// After the epoch is raised: whatever is added from here on is for the next one.
+	streams, err := r.Store.Streams(ctx)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	i := slices.IndexFunc(streams, func(s model.Stream) bool { return s.ID == id })
+	if i < 0 {
+		return nil, mapped(store.ErrNoStream)
+	}
 	r.Log.Info("replication session opened", "stream", id, "holder", m.GetHolder(), "epoch", head.Epoch, "position", head.Applied)
-	return &pb.OpenSessionReply{Epoch: uint64(head.Epoch), Head: wire.StreamHead(&head), Tables: wire.TablesProgress(tables)}, nil
+	return &pb.OpenSessionReply{Epoch: uint64(head.Epoch), Head: wire.StreamHead(&head), Tables: wire.TablesProgress(tables), Definition: wire.Stream(&streams[i])}, nil
 }
 
 // RenewLease extends the lease.
@@ -176,7 +186,7 @@ func (r *replication) Restart(ctx context.Context, m *pb.RestartRequest) (*pb.Re
 			return c
 		}
 		c.New = &model.Stream{
-			Config: old.Config, Content: old.Content, Parts: old.Parts, Edited: old.Edited, EditedContent: old.EditedContent, Former: old.Former, Tables: old.Tables, Values: old.Values, CustomCheckpoints: old.CustomCheckpoints,
+			Config: old.Config, Content: old.Content, Parts: old.Parts, Edited: old.Edited, EditedContent: old.EditedContent, Former: old.Former, Layers: old.Layers, Next: old.Next, NextContent: old.NextContent, Tables: old.Tables, Values: old.Values, CustomCheckpoints: old.CustomCheckpoints,
 			State: model.Processing, Created: model.Micros(r.Now().UnixMicro()), DeployedBy: old.DeployedBy,
 		}
 		if c.New.Era = old.Era; m.GetOtherHistory() {

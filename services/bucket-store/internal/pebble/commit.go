@@ -23,7 +23,7 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	if err := s.disk.room(); err != nil {
 		return fmt.Errorf("commit stream %d: %w", c.Stream, err)
 	}
-	if c.Activate {
+	if c.Activate || c.Layer > 0 {
 		s.catalog.Lock()
 		defer s.catalog.Unlock()
 	} else {
@@ -73,8 +73,8 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	w.take(s, streamKey(kindCustom, c.Stream), store.CustomRequests(c), was.Checkpoint.Position)
 	w.set(streamKey(kindHead, c.Stream), appendHead(nil, now))
 	var moved map[*stream]*model.Stream
-	if c.Activate {
-		if moved, err = s.activate(batch, c); err != nil {
+	if c.Activate || c.Layer > 0 {
+		if moved, err = s.redefine(batch, c); err != nil {
 			return err
 		}
 	}
@@ -89,28 +89,34 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 		// Clone: the name may share memory with a whole batch.
 		s.states.put(stateKey{c.Stream, c.Buckets[i].Bucket}.clone(), states[i])
 	}
+	// After the states: whoever sees this checkpoint sees its states. And before
+	// the definitions: who is to be served by another config is from here on.
+	st.head.Store(now)
 	for st, def := range moved {
 		st.definition.Store(def)
 	}
-	st.head.Store(now) // last: whoever sees this checkpoint sees its states
 	s.noteSoon()
 	return nil
 }
 
-// activate is setDefinitions where c makes its stream the active one.
-func (s *Store) activate(batch *pebble.Batch, c *ledger.Commit) (map[*stream]*model.Stream, error) {
+// redefine is setDefinitions where c makes its stream the active one or says that
+// its layers are copied.
+func (s *Store) redefine(batch *pebble.Batch, c *ledger.Commit) (map[*stream]*model.Stream, error) {
 	ids := []model.StreamID{c.Stream}
 	for _, d := range s.list() {
-		if d.ID != c.Stream && (d.State == model.Active || d.State == model.Errored) {
+		if c.Activate && d.ID != c.Stream && (d.State == model.Active || d.State == model.Errored) {
 			ids = append(ids, d.ID)
 		}
 	}
 	return s.setDefinitions(batch, ids, func(d *model.Stream) {
-		if d.ID == c.Stream {
-			d.State, d.Activated = model.Active, c.Head.StoredAt
-		} else {
+		switch {
+		case d.ID != c.Stream:
 			d.State = model.Stopped
+			return
+		case c.Activate:
+			d.State, d.Activated = model.Active, c.Head.StoredAt
 		}
+		d.Copied(c.Layer)
 	})
 }
 

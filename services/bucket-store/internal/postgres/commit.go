@@ -88,6 +88,7 @@ type commit struct {
 	c  *ledger.Commit
 
 	was     head
+	stream  model.Stream   // its definition, if c.Layer is not 0
 	buckets []int32        // id of each of c.Buckets
 	hashes  []hash         // of each of c.Buckets
 	ids     map[hash]int32 // that were not known
@@ -118,9 +119,18 @@ func (w *commit) begin(ctx context.Context, conn *pgx.Conn) error {
 
 	var b pgx.Batch
 	w.s.begin(&b)
-	if c.Activate {
+	if c.Activate || c.Layer > 0 {
 		b.Queue(changing)
 		b.Queue(`SELECT FROM heads ORDER BY stream FOR UPDATE`)
+	}
+	if c.Layer > 0 {
+		b.Queue(`SELECT definition FROM streams WHERE id = $1`, int64(c.Stream)).QueryRow(func(row pgx.Row) error {
+			var def []byte
+			if err := row.Scan(&def); err != nil {
+				return fmt.Errorf("read definition: %w", err)
+			}
+			return json.Unmarshal(def, &w.stream)
+		})
 	}
 	var refused error // by the head; what comes after it does not matter then
 	b.Queue(`SELECT `+headColumns+` FROM heads WHERE stream = $1 FOR UPDATE`, int64(c.Stream)).QueryRow(func(row pgx.Row) error {
@@ -321,6 +331,14 @@ func (w *commit) end(ctx context.Context, conn *pgx.Conn) error {
 		now.state = model.Active
 		b.Queue(`UPDATE streams SET activated = $2 WHERE id = $1`, int64(c.Stream), int64(now.StoredAt))
 		b.Queue(`UPDATE heads SET state = $2 WHERE stream <> $1 AND state IN ($3, $4)`, int64(c.Stream), int16(model.Stopped), int16(model.Active), int16(model.Errored))
+		b.Queue(catalogChanged)
+	}
+	if w.stream.Copied(c.Layer) {
+		value, err := definition(&w.stream)
+		if err != nil {
+			return err
+		}
+		b.Queue(`UPDATE streams SET definition = $2 WHERE id = $1`, int64(c.Stream), value)
 		b.Queue(catalogChanged)
 	}
 	b.Queue(replaceHead, now.arguments(c.Stream)...)

@@ -410,6 +410,10 @@ func (w *Writer) step(e ledger.Event) {
 				w.hub.StatesChanged()
 				w.hub.options.Catalog()
 			}
+			if a.Layer > 0 {
+				w.hub.options.Log.Info("what was added to the stream is copied", "stream", w.id, "layers", a.Layer, "checkpoint", a.Notice.Checkpoint.Op, "position", a.Notice.Checkpoint.Position)
+				w.hub.options.Catalog()
+			}
 		case ledger.Broken:
 			w.hub.options.Log.Error("the chain of batches is broken, replication begins again from what is applied", "stream", w.id, "position", w.ledger.Head().Applied, "reason", a.Reason)
 			w.hub.options.Revoke(w.id, a.Epoch)

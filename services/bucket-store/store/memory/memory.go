@@ -269,6 +269,7 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 		}
 		st.State, st.Activated = model.Active, c.Head.StoredAt
 	}
+	st.Copied(c.Layer)
 	if failure == FailsPersisted {
 		return ErrFailed
 	}

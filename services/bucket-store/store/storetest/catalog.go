@@ -3,11 +3,13 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
@@ -94,6 +96,81 @@ func testCatalog(t *suite) {
 	}
 	if _, err := t.s.Head(t.ctx, 42); !errors.Is(err, store.ErrNoStream) {
 		t.Errorf("no such stream: %v", err)
+	}
+}
+
+// testLayers: layers are kept, with how far their tables are copied, and the commit
+// that says that all are copied makes the config serve that was to, in the same
+// step.
+func testLayers(t *suite) {
+	st := t.deploy()
+	st.tx(1, put(1, "x", "a"))
+	layer := func(name string) model.Layer {
+		return model.Layer{Config: name, Parts: []string{name}, Tables: []model.TablePattern{{Connection: "c", Schema: "s", Name: name}}}
+	}
+	layers := []model.Layer{layer("first"), layer("second")}
+	_, err := t.s.Change(t.ctx, func([]model.Stream) store.Change {
+		return store.Change{Edited: map[model.StreamID]store.Edit{st.id: {Former: "former", Layers: layers, Next: "next", NextContent: "meant"}}}
+	})
+	t.check(err)
+	st.open()
+	show := func() string {
+		t.Helper()
+		streams, err := t.s.Streams(t.ctx)
+		t.check(err)
+		s := streams[0]
+		if !reflect.DeepEqual(s.Layers, layers) {
+			t.Errorf("layers %+v", s.Layers)
+		}
+		return fmt.Sprintf("%d copied at %s, serves %q %q, before %q, next %q %q", s.Layered, s.Head.Checkpoint.Position, s.Edited, s.EditedContent, s.Former, s.Next, s.NextContent)
+	}
+	batch := func(end model.Cursor, meta model.BatchMeta, rows ...model.EvaluatedRow) {
+		t.Helper()
+		st.applyBatch(&model.EvaluatedBatch{Stream: st.id, Epoch: st.epoch, Previous: st.at, End: end, Rows: rows, Meta: meta})
+	}
+	// Row 1 is in the layer, too.
+	beside := put(1, "x", "layer")
+	beside.Kind = model.RowLayer
+	progress := []model.TableProgress{{Table: model.SourceTable{ID: model.TableID{7}}, LastKey: []byte("k"), Rows: 1, Layer: 1}}
+	batch(model.Cursor{Position: position(1), Offset: 1}, model.BatchMeta{Progress: progress}, beside)
+	batch(model.Cursor{Position: position(1), Offset: 2}, model.BatchMeta{Layer: 1, NoCheckpointBefore: position(3)})
+	waits := fmt.Sprintf(`0 copied at %s, serves "" "", before "former", next "next" "meant"`, position(1))
+	if got := show(); got != waits {
+		t.Errorf("copied, and not shown yet: %s", got)
+	}
+	st.tx(2)
+	if got := show(); got != waits {
+		t.Errorf("before the checkpoint: %s", got)
+	}
+	st.tx(3)
+	if got, want := show(), fmt.Sprintf(`1 copied at %s, serves "" "", before "former", next "next" "meant"`, position(3)); got != want {
+		t.Errorf("one of two: %s", got)
+	}
+	tables, err := t.s.Tables(t.ctx, st.id)
+	t.check(err)
+	if !reflect.DeepEqual(tables, progress) {
+		t.Errorf("progress %+v", tables)
+	}
+	batch(model.Cursor{Position: position(3), Offset: 1}, model.BatchMeta{Layer: 2})
+	now := st.tx(4, put(1, "y", "a", "layer"))
+	want := fmt.Sprintf(`2 copied at %s, serves "next" "meant", before "config", next "" ""`, position(4))
+	if got := show(); got != want {
+		t.Errorf("all: %s", got)
+	}
+	st.wantOps("layer", 0, now, "2 PUT 1 x; 4 PUT 1 y")
+	st.wantOps("a", 0, now, "1 PUT 1 x; 3 PUT 1 y")
+	st.wantSums(now, "a", "layer")
+	t.reopen()
+	if got := show(); got != want {
+		t.Errorf("all, after a restart: %s", got)
+	}
+	// It is one step with the commit: of a stale one nothing is left.
+	late := &ledger.Commit{Stream: st.id, Previous: st.at, PreviousOp: now, Published: true, Layer: 9, Head: model.StreamHead{Epoch: st.epoch - 1}}
+	if err := t.s.Commit(t.ctx, late); err == nil {
+		t.Error("D5: a commit of another epoch is taken")
+	}
+	if got := show(); got != want {
+		t.Errorf("after a commit that was refused: %s", got)
 	}
 }
 

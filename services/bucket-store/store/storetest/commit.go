@@ -46,7 +46,7 @@ func testCommit(t *suite) {
 		}
 		tables, err := t.s.Tables(t.ctx, st.id)
 		t.check(err)
-		if got := fmt.Sprintf("%+v", tables); got != "[{Table:{ID:[7 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0] Connection:default Schema:s Name:n Columns:[{Name:c Type:25 Key:true}] CompleteRows:true} LastKey:[0 255] Rows:3 Estimate:4 Done:true}]" {
+		if got := fmt.Sprintf("%+v", tables); got != "[{Table:{ID:[7 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0] Connection:default Schema:s Name:n Columns:[{Name:c Type:25 Key:true}] CompleteRows:true} LastKey:[0 255] Rows:3 Estimate:4 Done:true Layer:0}]" {
 			t.Errorf("tables %s", got)
 		}
 		head, err := t.s.Head(t.ctx, st.id)

@@ -43,7 +43,7 @@ func Run(t *testing.T, open func(*testing.T) Instance) {
 		name string
 		test func(*suite)
 	}{
-		{"Catalog", testCatalog}, {"Clear", testClear}, {"Fencing", testFencing}, {"Deploys", testDeploys},
+		{"Catalog", testCatalog}, {"Layers", testLayers}, {"Clear", testClear}, {"Fencing", testFencing}, {"Deploys", testDeploys},
 		{"Commit", testCommit}, {"Refused", testRefused}, {"Redelivered", testRedelivered}, {"LongTransaction", testLongTransaction},
 		{"Records", testRecords}, {"Table", testTable}, {"Checksums", testChecksums}, {"Ops", testOps},
 		{"Lookups", testLookups}, {"Versions", testVersions}, {"CompactLookups", testCompactLookups},
