@@ -29,7 +29,7 @@ func BenchmarkBatch(b *testing.B) {
 		"byOwner": "bucket_definitions:\n  mine:\n    parameters: SELECT request.user_id() AS owner\n    data: [SELECT * FROM todos WHERE owner = bucket.owner]\n",
 	} {
 		b.Run(name, func(b *testing.B) {
-			plan := Compile(&model.Stream{ID: 1, Config: config}, "public")
+			plan := Compile(&model.Stream{ID: 1, Config: config}, "public").Plan(0, false)
 			if plan.Err != nil {
 				b.Fatal(plan.Err)
 			}

@@ -7,7 +7,8 @@
 //   - A batch is evaluated with the sync config of its own stream, and a stream
 //     that the catalog has not heard of is asked for, never taken for empty
 //     (TestUnknownStream).
-//   - A stream's plan is compiled once: streams never change their config.
+//   - A layer's plan is compiled once: layers never change their config, and what is
+//     added to a stream is another layer. A batch says for which it is.
 //   - A bad sync config is reported with positions and keeps the old one
 //     (TestDeployInvalid).
 package catalog
@@ -40,13 +41,13 @@ type Catalog struct {
 	defaultSchema string
 	log           *slog.Logger
 
-	mu    sync.Mutex
-	plans map[model.StreamID]*Plan // guarded by mu
+	mu      sync.Mutex
+	streams map[model.StreamID]*Stream // guarded by mu
 }
 
 // New returns a Catalog without streams; Run fills it.
 func New(client pb.CatalogClient, defaultSchema string, log *slog.Logger) *Catalog {
-	return &Catalog{client: client, defaultSchema: defaultSchema, log: log, plans: map[model.StreamID]*Plan{}}
+	return &Catalog{client: client, defaultSchema: defaultSchema, log: log, streams: map[model.StreamID]*Stream{}}
 }
 
 // Run keeps the catalog up to date until ctx ends. watching is told when the
@@ -92,37 +93,41 @@ func (c *Catalog) set(streams []*pb.Stream) {
 			continue
 		}
 		live[s.ID] = true
-		c.plan(&s)
+		c.stream(&s)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for id := range c.plans {
+	for id := range c.streams {
 		if !live[id] {
-			delete(c.plans, id)
+			delete(c.streams, id)
 		}
 	}
 }
 
-// plan returns the plan of s, compiling it if it is new.
-func (c *Catalog) plan(s *model.Stream) *Plan {
+// stream returns s with the plans of all its layers, compiling those that are new.
+func (c *Catalog) stream(s *model.Stream) *Stream {
 	c.mu.Lock()
-	p := c.plans[s.ID]
+	known := c.streams[s.ID]
 	c.mu.Unlock()
-	if p != nil {
-		return p
+	if known != nil && len(known.layers) > len(s.Layers) {
+		return known
 	}
-	p = Compile(s, c.defaultSchema)
-	p.Saw(s.Head.Heartbeat) // what is stored was evaluated, if by another process
-	if p.Err != nil {
-		c.log.Error("the sync config of a stream does not compile; its changes wait", "stream", s.ID, "error", p.Err)
+	fresh := Compile(s, c.defaultSchema)
+	for i, l := range fresh.layers {
+		if l.err != nil && (known == nil || i >= len(known.layers)) {
+			c.log.Error("the sync config of a stream does not compile; its changes wait", "stream", s.ID, "layer", i, "error", l.err)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if first := c.plans[s.ID]; first != nil {
-		return first
+	if first := c.streams[s.ID]; first != nil {
+		if len(first.layers) >= len(fresh.layers) {
+			return first
+		}
+		fresh.beat = first.beat
 	}
-	c.plans[s.ID] = p
-	return p
+	c.streams[s.ID] = fresh
+	return fresh
 }
 
 // Beats are the newest heartbeats that were evaluated of the live streams.
@@ -130,20 +135,21 @@ func (c *Catalog) Beats() []freshness.Beat {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []freshness.Beat
-	for id, p := range c.plans {
-		all = append(all, freshness.Beat{Stage: freshness.Evaluated, Stream: int64(id), At: p.beat.Load()})
+	for id, s := range c.streams {
+		all = append(all, freshness.Beat{Stage: freshness.Evaluated, Stream: int64(id), At: s.beat.Load()})
 	}
 	return all
 }
 
-// Plan returns the plan of a stream, asking the catalog if it is not known. It
-// is nil if the stream is not replicated any more.
-func (c *Catalog) Plan(ctx context.Context, id model.StreamID) (*Plan, error) {
+// Plan returns the plan of a stream for batches of these layers (see
+// model.ChangeBatch), asking the catalog if it is not known. It is nil if the
+// stream is not replicated any more.
+func (c *Catalog) Plan(ctx context.Context, id model.StreamID, layer uint32, alone bool) (*Plan, error) {
 	c.mu.Lock()
-	p := c.plans[id]
+	known := c.streams[id]
 	c.mu.Unlock()
-	if p != nil {
-		return p, nil
+	if known != nil && int(layer) < len(known.layers) {
+		return known.Plan(layer, alone), nil
 	}
 	r, err := c.client.List(ctx, &pb.ListRequest{})
 	if err != nil {
@@ -157,17 +163,86 @@ func (c *Catalog) Plan(ctx context.Context, id model.StreamID) (*Plan, error) {
 	if s.State == model.Stopped || s.State == model.Terminated {
 		return nil, nil
 	}
-	return c.plan(&s), nil
+	known = c.stream(&s)
+	if int(layer) >= len(known.layers) {
+		return nil, fmt.Errorf("stream %d has no layer %d", id, layer)
+	}
+	return known.Plan(layer, alone), nil
 }
 
-// Plan is the compiled sync config of one stream, with the tables that it has
-// met. It is safe for concurrent use.
-type Plan struct {
-	// Err is set if the config does not compile: it did when it was deployed, so
-	// the newer of two versions of Sluice is needed here.
-	Err   error
+// Stream has the plans of one stream's layers. It is safe for concurrent use.
+type Stream struct {
+	layers []compiled    // by number
+	beat   *atomic.Int64 // newest heartbeat evaluated, µs
+
+	mu    sync.Mutex
+	plans map[which]*Plan // guarded by mu
+}
+
+// compiled is a layer's plan, or why there is none: there was one when it was
+// deployed, so the newer of two versions of Sluice is needed here.
+type compiled struct {
 	rules *rules.Plan
-	beat  atomic.Int64 // newest heartbeat evaluated, µs
+	err   error
+}
+
+// which layers a batch is for.
+type which struct {
+	layer uint32
+	alone bool
+}
+
+// Compile compiles the sync configs of s.
+func Compile(s *model.Stream, defaultSchema string) *Stream {
+	out := &Stream{plans: map[which]*Plan{}, beat: new(atomic.Int64)}
+	out.beat.Store(int64(s.Head.Heartbeat)) // what is stored was evaluated, if by another process
+	texts := []string{s.Config}
+	for i := range s.Layers {
+		texts = append(texts, s.Layers[i].Config)
+	}
+	var before []*rules.Plan
+	for i, text := range texts {
+		p, diagnostics := rules.Compile(text, rules.Options{DefaultSchema: defaultSchema, Version: int64(s.ID), Layer: uint32(i)})
+		if err := fatal(diagnostics); err != nil {
+			out.layers = append(out.layers, compiled{err: err})
+			continue
+		}
+		made := p
+		if i > 0 {
+			made = p.Less(before...)
+		}
+		before = append(before, p)
+		out.layers = append(out.layers, compiled{rules: made})
+	}
+	return out
+}
+
+// Plan returns the plan for batches of these layers.
+func (s *Stream) Plan(layer uint32, alone bool) *Plan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.plans[which{layer, alone}]
+	if p == nil {
+		p = &Plan{beat: s.beat, tables: map[model.TableID]*table{}}
+		for i, l := range s.layers[:layer+1] {
+			if l.err != nil { // the layers after it do not know what it makes
+				p.Err = l.err
+			} else if !alone || i == int(layer) {
+				p.layers = append(p.layers, l.rules)
+			}
+		}
+		s.plans[which{layer, alone}] = p
+	}
+	return p
+}
+
+// Plan is what some layers of one stream make, with the tables that it has met. It
+// is safe for concurrent use.
+type Plan struct {
+	// Err is set if one of them does not compile.
+	Err    error
+	layers []*rules.Plan
+	beat   *atomic.Int64 // of the stream
 
 	mu     sync.RWMutex
 	tables map[model.TableID]*table // guarded by mu
@@ -179,13 +254,13 @@ type table struct {
 	compiled *evaluate.Table
 }
 
-// Compile compiles the sync config of s.
-func Compile(s *model.Stream, defaultSchema string) *Plan {
-	p, diagnostics := rules.Compile(s.Config, rules.Options{DefaultSchema: defaultSchema, Version: int64(s.ID)})
-	if err := fatal(diagnostics); err != nil {
-		return &Plan{Err: err}
+// layered evaluates rows for several layers.
+type layered []*rules.TableEvaluator
+
+func (l layered) EvaluateRow(row []model.Value, out *rules.RowResult) {
+	for _, e := range l {
+		e.EvaluateRow(row, out)
 	}
-	return &Plan{rules: p, tables: map[model.TableID]*table{}}
 }
 
 // Saw says that the heartbeat of a batch was evaluated; 0 = it has none.
@@ -206,9 +281,19 @@ func (p *Plan) Table(t *model.SourceTable) *evaluate.Table {
 		return known.compiled
 	}
 	fresh := &table{source: *t}
-	var rows evaluate.Evaluator
-	if e := p.rules.Table(&fresh.source); e != nil {
-		rows = e
+	var all layered
+	for _, l := range p.layers {
+		if e := l.Table(&fresh.source); e != nil {
+			all = append(all, e)
+		}
+	}
+	var rows evaluate.Evaluator // nil = none
+	switch len(all) {
+	case 0:
+	case 1:
+		rows = all[0]
+	default:
+		rows = all
 	}
 	fresh.compiled = evaluate.NewTable(&fresh.source, rows)
 	p.mu.Lock()

@@ -119,7 +119,7 @@ func (c *Catalog) deploy(ctx context.Context, name, content string, s Source) er
 			return nil
 		}
 		if err == nil {
-			c.log.Info("sync config deployed", "path", name, "stream", r.GetStream().GetId(), "new", r.GetCreated(), "served", r.GetServed())
+			c.log.Info("sync config deployed", "path", name, "stream", r.GetStream().GetId(), "new", r.GetCreated(), "served", r.GetServed(), "added", r.GetAdded())
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -151,6 +151,7 @@ func (c *Catalog) call(ctx context.Context, content string, plan *rules.Plan, s 
 		CustomCheckpoints: plan.CustomCheckpoints(),
 		Content:           fmt.Sprintf("%x", plan.Identity()),
 		Parts:             plan.Parts(),
+		PartTables:        wire.PartTables(plan.PartTables()),
 	}, grpc.WaitForReady(true))
 }
 

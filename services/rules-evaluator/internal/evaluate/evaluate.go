@@ -340,7 +340,7 @@ func (e *evaluation) remove(i int, err error) {
 	p := Problem{Table: c.Table, Key: keyText(c), Err: err}
 	if r.flags&known != 0 {
 		p.Removed = true
-		e.add(model.RowPut, i)
+		e.add(e.kind(c), i)
 	}
 	e.report(p)
 	if e.batch.former != nil {
@@ -348,6 +348,17 @@ func (e *evaluation) remove(i int, err error) {
 		// version before this change would be the wrong one.
 		e.forget(model.RowKey{Table: c.Table.ID, Row: r.id})
 	}
+}
+
+// kind is what a change that has a row becomes.
+func (e *evaluation) kind(c *model.Change) model.RowKind {
+	switch {
+	case e.batch.Alone:
+		return model.RowLayer
+	case c.Op == model.SnapshotRow:
+		return model.RowSnapshot
+	}
+	return model.RowPut
 }
 
 func (e *evaluation) forget(k model.RowKey) {
@@ -404,12 +415,8 @@ func (e *evaluation) change(i int) {
 	if r.flags&incomplete != 0 {
 		missing = e.complete(c, r)
 	}
-	kind := model.RowPut
-	if c.Op == model.SnapshotRow {
-		kind = model.RowSnapshot
-	}
 	size := rowSize(c.Row)
-	s := e.add(kind, i)
+	s := e.add(e.kind(c), i)
 	switch {
 	case missing != nil:
 		e.report(Problem{Table: c.Table, Key: keyText(c), Removed: true, Err: missing})

@@ -105,6 +105,26 @@ func data(r model.EvaluatedRow) string {
 	return strings.Join(out, ";")
 }
 
+// TestAlone: what is copied for a layer alone is never taken for all that the row
+// is in, whatever becomes of it.
+func TestAlone(t *testing.T) {
+	table := sourceTable("t", "id", "v")
+	b := &model.ChangeBatch{Layer: 2, Alone: true}
+	for _, v := range []any{"x", "panic", strings.Repeat("x", MaxRow+1)} {
+		b.Changes = append(b.Changes, model.Change{Table: table, Op: model.SnapshotRow, Row: row(len(b.Changes), v)})
+	}
+	p := Prepare(b, plan{unused: "unused"})
+	rows := new(Worker).Evaluate(p, plan{unused: "unused"}, func(Problem) {})
+	if len(rows) != 3 || len(rows[0].Puts) != 1 || len(rows[1].Puts) != 0 || len(rows[2].Puts) != 0 {
+		t.Fatalf("rows %+v", rows)
+	}
+	for _, r := range rows {
+		if r.Kind != model.RowLayer {
+			t.Errorf("row %+v", r)
+		}
+	}
+}
+
 func TestKinds(t *testing.T) {
 	todos, unused := sourceTable("todos", "id", "title"), sourceTable("unused", "id")
 	rows, problems := run(t, nil,

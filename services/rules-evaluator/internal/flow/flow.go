@@ -86,7 +86,7 @@ type Observer struct {
 
 // Plans finds the plan of a stream; nil if it is not replicated any more.
 type Plans interface {
-	Plan(ctx context.Context, id model.StreamID) (*catalog.Plan, error)
+	Plan(ctx context.Context, id model.StreamID, layer uint32, alone bool) (*catalog.Plan, error)
 }
 
 // Flow is one evaluator's share of the pipeline.
@@ -408,7 +408,7 @@ func (f *Flow) prepare(ctx context.Context, h *message) (*evaluate.Batch, *catal
 		return nil, nil
 	}
 	pctx, cancel := context.WithTimeout(ctx, planTimeout)
-	plan, err := f.plans.Plan(pctx, b.Stream)
+	plan, err := f.plans.Plan(pctx, b.Stream, b.Layer, b.Alone)
 	cancel()
 	switch {
 	case err != nil:
