@@ -156,6 +156,9 @@ func (j *job) session(ctx context.Context) error {
 	}
 	epoch := model.Epoch(opened.GetEpoch())
 	stream := j.stream
+	if d := opened.GetDefinition(); d != nil {
+		stream = wire.ModelStream(d)
+	}
 	stream.Head = wire.ModelStreamHead(opened.GetHead())
 	known, err := wire.ModelTablesProgress(opened.GetTables())
 	if err != nil {
@@ -276,6 +279,8 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 	if err := fatal(problems); err != nil {
 		return err
 	}
+	tables := stream.Tables
+	stream.Tables = stream.Reads()
 	j.warn(ctx, stream)
 	log, err := j.r.src.Open(ctx, stream)
 	if err != nil {
@@ -289,11 +294,16 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 	start, created := log.Start()
 	applied := stream.Head.Applied
 	chain := publish.NewChain(publisher, stream.ID, epoch, applied, start, known, j.observer())
+	chain.Layered(uint32(len(stream.Layers)))
 	chain.Copied(stream.Head.NoCheckpointBefore)
 	if o := log.Origin(); o != stream.Head.Origin {
 		chain.From(o)
 	}
-	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Parallel: j.r.src.Parallel(), Rows: j.r.metrics.snapshotRows}
+	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Parallel: j.r.src.Parallel(), Rows: j.r.metrics.snapshotRows, Layer: uint32(len(stream.Layers))}
+	layers := &snapshot.Layers{Snapshot: snap, All: stream.Layers, Done: stream.Layered, Mark: j.r.head.Mark, Failed: func(err error) {
+		j.log.Warn("cannot copy what was added to the stream; trying again", "error", errs.Cause(err))
+		j.report(ctx, epoch, fmt.Errorf("copy what was added: %w", err))
+	}}
 	j.publisher.Store(publisher)
 	j.reader.Store(&log)
 
@@ -328,15 +338,21 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 			if err := snap.All(ctx); err != nil {
 				return err
 			}
-		} else if err := catchUp(ctx, log, chain, snap); err != nil {
-			return err
+			layers.Done = snap.Layer
+		} else {
+			if err := layers.Begin(ctx, tables); err != nil {
+				return err
+			}
+			if err := catchUp(ctx, log, chain, snap); err != nil {
+				return err
+			}
 		}
 		// Whatever was put into the chain becomes a checkpoint only at the end of
 		// a transaction.
 		j.r.head.Mark()
 		j.moved.Store(time.Now().UnixNano())
 		j.reading.Store(true)
-		return log.Read(ctx, sink{Chain: chain, snap: snap, mark: j.r.head.Mark})
+		return log.Read(ctx, sink{Chain: chain, snap: snap, layers: layers, mark: j.r.head.Mark})
 	})
 	return eg.Wait()
 }
@@ -389,10 +405,10 @@ func catchUp(ctx context.Context, log source.Log, chain *publish.Chain, snap *sn
 	}
 	for i := range tables {
 		p := chain.Known()[tables[i].ID]
-		if p != nil && p.Done && string(p.LastKey) != string(source.Dropped) {
-			continue
+		if p != nil && (p.Done || p.Layer > 0) && string(p.LastKey) != string(source.Dropped) {
+			continue // or it is copied for a layer alone
 		}
-		if p == nil && replaces(chain.Known(), &tables[i]) {
+		if p == nil && snapshot.Replaces(chain.Known(), &tables[i]) {
 			continue // the log will say when it became this one
 		}
 		if err := snap.Table(ctx, &tables[i]); err != nil {
@@ -402,23 +418,20 @@ func catchUp(ctx context.Context, log source.Log, chain *publish.Chain, snap *sn
 	return nil
 }
 
-func replaces(known map[model.TableID]*model.TableProgress, t *source.Table) bool {
-	for _, p := range known {
-		if p.Table.Schema == t.Schema && p.Table.Name == t.Name && string(p.LastKey) != string(source.Dropped) {
-			return true
-		}
-		if len(p.LastKey) >= 4 && string(p.LastKey[:4]) == string(t.Place[:4]) {
-			return true
-		}
-	}
-	return false
-}
-
 // sink is a chain that can copy tables in between.
 type sink struct {
 	*publish.Chain
-	snap *snapshot.Snapshot
-	mark func() // makes the log move on soon
+	snap   *snapshot.Snapshot
+	layers *snapshot.Layers
+	mark   func() // makes the log move on soon
+}
+
+// Commit ends the open transaction, and takes the time until the next one.
+func (s sink) Commit(ctx context.Context, t source.Transaction) error {
+	if err := s.Chain.Commit(ctx, t); err != nil {
+		return err
+	}
+	return s.layers.Step(ctx)
 }
 
 // Hold keeps checkpoints back until the log has passed position, which it soon
@@ -623,7 +636,7 @@ func (r *replicator) adjust(ctx context.Context, streams []model.Stream) {
 			ended = true
 		default:
 		}
-		if w == nil || j.stop != (w.State == model.Stopped) || ended {
+		if w == nil || j.stop != (w.State == model.Stopped) || len(w.Layers) != len(j.stream.Layers) || ended {
 			j.cancel()
 			<-j.done
 			r.jobs.mu.Lock()

@@ -62,6 +62,7 @@ type Chain struct {
 	out    transport
 	stream model.StreamID
 	epoch  model.Epoch
+	layer  uint32                                 // last one of the stream
 	known  map[model.TableID]*model.TableProgress // written under mu, read by the reader of the log
 	obs    Observer
 	now    func() time.Time
@@ -119,6 +120,10 @@ func newChain(out transport, stream model.StreamID, epoch model.Epoch, applied m
 	}
 	return c
 }
+
+// Layered says how many layers the stream has. It is called before anything is
+// published.
+func (c *Chain) Layered(layers uint32) { c.layer = layers }
 
 // Restart makes the chain go on at start, a place further on: what came before
 // was copied from a log that is gone.
@@ -291,6 +296,15 @@ func (c *Chain) flush() {
 // says of them. rows is reset. It may be called concurrently while no
 // transaction is open.
 func (c *Chain) Insert(ctx context.Context, rows *source.Rows, meta model.BatchMeta) error {
+	return c.insert(ctx, rows, meta, c.layer, false)
+}
+
+// InsertAlone is Insert of rows that were copied for one layer alone.
+func (c *Chain) InsertAlone(ctx context.Context, rows *source.Rows, meta model.BatchMeta, layer uint32) error {
+	return c.insert(ctx, rows, meta, layer, true)
+}
+
+func (c *Chain) insert(ctx context.Context, rows *source.Rows, meta model.BatchMeta, layer uint32, alone bool) error {
 	if err := c.out.Wait(ctx); err != nil {
 		return err
 	}
@@ -311,19 +325,24 @@ func (c *Chain) Insert(ctx context.Context, rows *source.Rows, meta model.BatchM
 		p := meta.Progress[i]
 		c.known[p.Table.ID] = &p
 	}
-	c.emit(rows.Changes, model.Cursor{Position: c.at, Offset: changes<<insertBits | c.inserts}, meta)
+	c.emitFor(layer, alone, rows.Changes, model.Cursor{Position: c.at, Offset: changes<<insertBits | c.inserts}, meta)
 	rows.Reset()
 	return nil
 }
 
 // emit publishes one batch. The caller holds mu.
 func (c *Chain) emit(changes []model.Change, end model.Cursor, meta model.BatchMeta) {
+	c.emitFor(c.layer, false, changes, end, meta)
+}
+
+// emitFor is emit of what is for one layer alone, or for all up to it.
+func (c *Chain) emitFor(layer uint32, alone bool, changes []model.Change, end model.Cursor, meta model.BatchMeta) {
 	meta.NoCheckpointBefore = max(meta.NoCheckpointBefore, c.hold)
 	meta.Origin = c.origin
 	c.hold, c.origin = "", ""
 	c.until = max(c.until, meta.NoCheckpointBefore)
 	meta.PublishedAt = model.Micros(c.now().UnixMicro())
-	b := model.ChangeBatch{Stream: c.stream, Epoch: c.epoch, Previous: c.prev, End: end, Changes: changes, Meta: meta}
+	b := model.ChangeBatch{Stream: c.stream, Epoch: c.epoch, Layer: layer, Alone: alone, Previous: c.prev, End: end, Changes: changes, Meta: meta}
 	var span *trace.Span
 	if len(changes) > 0 { // not of each heartbeat
 		span = c.obs.Trace.Root("publish batch", trace.Producer, "")

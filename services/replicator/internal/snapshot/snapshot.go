@@ -32,6 +32,8 @@ const (
 // Chain is where batches go.
 type Chain interface {
 	Insert(ctx context.Context, rows *source.Rows, meta model.BatchMeta) error
+	InsertAlone(ctx context.Context, rows *source.Rows, meta model.BatchMeta, layer uint32) error
+	Copied(until model.Position)
 	Known() map[model.TableID]*model.TableProgress
 	MaxRow() int
 }
@@ -47,6 +49,8 @@ type Snapshot struct {
 	Parallel int
 	// Rows is told of rows copied.
 	Rows func(n int)
+	// Layer is the last one of the stream.
+	Layer uint32
 }
 
 // All makes the initial copy: every table that the stream reads, less what the
@@ -106,7 +110,7 @@ func (s *Snapshot) All(ctx context.Context) error {
 		return err
 	}
 	s.Logger.Info("snapshot done", "tables", len(tables), "position", end)
-	return s.Chain.Insert(ctx, &source.Rows{}, model.BatchMeta{SnapshotDone: true, NoCheckpointBefore: end})
+	return s.Chain.Insert(ctx, &source.Rows{}, model.BatchMeta{SnapshotDone: true, NoCheckpointBefore: end, Layer: s.Layer})
 }
 
 // Reset removes all that was copied: it came from a log that is gone.
@@ -165,7 +169,7 @@ func (s *Snapshot) table(ctx context.Context, t *source.Table, p *model.TablePro
 			return err
 		}
 	}
-	c.progress.Done = true
+	c.progress.Done, c.progress.Layer = true, s.Layer
 	if err := c.Flush(ctx, t.Place); err != nil {
 		return err
 	}
@@ -178,6 +182,8 @@ type copier struct {
 	s        *Snapshot
 	t        *source.Table
 	inline   bool
+	alone    bool // for the layer of progress alone
+	stopped  bool // Copy has not come to the end
 	rows     source.Rows
 	extra    int // changes in rows that are not rows
 	progress model.TableProgress
@@ -187,6 +193,14 @@ type copier struct {
 func (c *copier) Rows() *source.Rows { return &c.rows }
 
 func (c *copier) Full() bool { return c.rows.Bytes >= batchBytes }
+
+// Paused ends the piece of a table that is copied between transactions of the log.
+func (c *copier) Paused(ctx context.Context, place []byte) (stop bool, err error) {
+	if c.stopped = c.alone; !c.stopped {
+		return false, nil
+	}
+	return true, c.Flush(ctx, place)
+}
 
 func (c *copier) Flush(ctx context.Context, place []byte) error {
 	n := len(c.rows.Changes) - c.extra
@@ -201,7 +215,16 @@ func (c *copier) Flush(ctx context.Context, place []byte) error {
 			return err
 		}
 	}
-	if err := c.s.Chain.Insert(ctx, &c.rows, meta); err != nil {
+	insert := c.s.Chain.Insert
+	if c.alone {
+		insert = func(ctx context.Context, rows *source.Rows, meta model.BatchMeta) error {
+			if err := c.s.Chain.InsertAlone(ctx, rows, meta, c.progress.Layer); err != nil {
+				return chainError{err}
+			}
+			return nil
+		}
+	}
+	if err := insert(ctx, &c.rows, meta); err != nil {
 		return err
 	}
 	if time.Since(c.logged) > logInterval {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,10 +28,23 @@ type store struct {
 	rows   map[model.TableID]map[int64]int // how often each row was added since the table was empty
 	done   bool
 	before model.Position
+	layer  uint32                                     // that is said to be copied
+	alone  map[uint32]map[model.TableID]map[int64]int // rows for one layer alone
 }
 
 func (s *store) Known() map[model.TableID]*model.TableProgress { return s.known }
 func (s *store) MaxRow() int                                   { return source.MaxRow }
+func (s *store) Copied(model.Position)                         {}
+
+func (s *store) InsertAlone(ctx context.Context, rows *source.Rows, meta model.BatchMeta, layer uint32) error {
+	all := s.rows
+	if s.alone[layer] == nil {
+		s.alone[layer] = map[model.TableID]map[int64]int{}
+	}
+	s.rows = s.alone[layer]
+	defer func() { s.rows = all }()
+	return s.Insert(ctx, rows, meta)
+}
 
 func (s *store) Insert(_ context.Context, rows *source.Rows, meta model.BatchMeta) error {
 	s.mu.Lock()
@@ -53,6 +67,7 @@ func (s *store) Insert(_ context.Context, rows *source.Rows, meta model.BatchMet
 		s.known[p.Table.ID] = &p
 	}
 	s.done = s.done || meta.SnapshotDone
+	s.layer = max(s.layer, meta.Layer)
 	s.before = max(s.before, meta.NoCheckpointBefore)
 	rows.Reset()
 	return nil
@@ -64,15 +79,33 @@ type database struct {
 	tables []source.Table
 	sizes  map[model.TableID]int
 	keyed  map[model.TableID]bool
+	fails  int // how often Copy fails before it reads anything
+	copies int
 }
 
 func (d *database) Tables(context.Context) ([]source.Table, error) { return d.tables, nil }
+
+// TablesOf takes the names of patterns.
+func (d *database) TablesOf(_ context.Context, patterns []model.TablePattern) (found []source.Table, _ error) {
+	for _, t := range d.tables {
+		if slices.ContainsFunc(patterns, func(p model.TablePattern) bool { return p.Name == t.Name }) {
+			found = append(found, t)
+		}
+	}
+	return found, nil
+}
+
+func (d *database) Settled(context.Context) (bool, error) { return true, nil }
 
 func (d *database) Resumable(t *source.Table, after []byte) bool {
 	return d.keyed[t.ID] && len(after) == 8
 }
 
 func (d *database) Copy(ctx context.Context, t *source.Table, after []byte, c source.Copier) error {
+	if d.fails--; d.fails >= 0 {
+		return errors.New("permission denied")
+	}
+	d.copies++
 	from := 0
 	if after != nil {
 		from = int(binary.BigEndian.Uint64(after))
@@ -90,6 +123,11 @@ func (d *database) Copy(ctx context.Context, t *source.Table, after []byte, c so
 			if err := c.Flush(ctx, place); err != nil {
 				return err
 			}
+			if d.keyed[t.ID] {
+				if stop, err := c.Paused(ctx, place); stop || err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil
@@ -106,7 +144,7 @@ func newDatabase(keyed bool, sizes ...int) *database {
 }
 
 func newStore(left int) *store {
-	return &store{left: left, known: map[model.TableID]*model.TableProgress{}, rows: map[model.TableID]map[int64]int{}}
+	return &store{left: left, known: map[model.TableID]*model.TableProgress{}, rows: map[model.TableID]map[int64]int{}, alone: map[uint32]map[model.TableID]map[int64]int{}}
 }
 
 func snapshot(d *database, s *store) *Snapshot {

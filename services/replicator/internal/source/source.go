@@ -75,8 +75,13 @@ type Log interface {
 	// Origin names the history that the positions of the log are of (see
 	// model.StreamHead).
 	Origin() string
-	// Tables lists the tables that the stream reads, as they are now.
+	// Tables lists the tables that the stream reads, as they are now, and TablesOf
+	// those of some of its patterns.
 	Tables(ctx context.Context) ([]Table, error)
+	TablesOf(ctx context.Context, patterns []model.TablePattern) ([]Table, error)
+	// Settled tells whether a copy that begins now sees every transaction that
+	// Read has handed over. It is for the goroutine that reads.
+	Settled(ctx context.Context) (bool, error)
 	// Copy reads a table in the order of its key from just behind the place
 	// after (nil: from the start), into c.
 	Copy(ctx context.Context, t *Table, after []byte, c Copier) error
@@ -108,11 +113,14 @@ var Dropped = []byte{0}
 
 // Copier takes the rows of a table that is copied. A row is added to Rows as
 // one SnapshotRow; then, if it is Full, Flush is called with the place behind
-// that row. What is in Rows when Copy returns is the caller's to flush.
+// that row. What is in Rows when Copy returns is the caller's to flush. A copy may
+// be of several pieces, each of one moment: between two of them Paused is called
+// with the place behind the first, and tells whether to return.
 type Copier interface {
 	Rows() *Rows
 	Full() bool
 	Flush(ctx context.Context, place []byte) error
+	Paused(ctx context.Context, place []byte) (stop bool, err error)
 }
 
 // Sink takes transactions in commit order, from one goroutine.

@@ -32,6 +32,7 @@ func (s *benchSink) Rows() *source.Rows                            { return &s.r
 func (s *benchSink) Begin(model.Position) bool                     { return false }
 func (s *benchSink) Skip() bool                                    { return false }
 func (s *benchSink) Known() map[model.TableID]*model.TableProgress { return s.known }
+func (s *benchSink) Paused(context.Context, []byte) (bool, error)  { return false, nil }
 func (s *benchSink) Full() bool                                    { return s.rows.Bytes >= 512<<10 }
 func (s *benchSink) Flush(context.Context, []byte) error           { s.encode(); return nil }
 func (s *benchSink) Added(context.Context) error {

@@ -70,6 +70,9 @@ func (l *logReader) Copy(ctx context.Context, st *source.Table, after []byte, c 
 		if len(t.key) == 0 || w.rows < limit {
 			return nil
 		}
+		if stop, err := c.Paused(ctx, w.place()); stop || err != nil {
+			return err
+		}
 		key = key[:0]
 		for _, k := range w.key {
 			key = append(key, string(k))

@@ -83,6 +83,7 @@ func (l *logReader) fill(ctx context.Context, s *relationState, fields []field, 
 // oneRow is a copier that keeps what it gets.
 type oneRow struct{ rows source.Rows }
 
-func (o *oneRow) Rows() *source.Rows                  { return &o.rows }
-func (o *oneRow) Full() bool                          { return false }
-func (o *oneRow) Flush(context.Context, []byte) error { return nil }
+func (o *oneRow) Rows() *source.Rows                           { return &o.rows }
+func (o *oneRow) Full() bool                                   { return false }
+func (o *oneRow) Flush(context.Context, []byte) error          { return nil }
+func (o *oneRow) Paused(context.Context, []byte) (bool, error) { return false, nil }

@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,6 +72,7 @@ type logReader struct {
 	size      uint64
 	at        model.Position // not after the end of the open transaction
 	xid       uint32         // its id
+	recent    []uint32       // transactions that Settled has not found settled
 	asked     time.Time      // since when the server asks in vain
 }
 
@@ -92,6 +96,71 @@ func (l *logReader) Close() {}
 
 func (l *logReader) Tables(ctx context.Context) ([]source.Table, error) {
 	return l.source.tables(ctx, l.stream.Tables, 0)
+}
+
+func (l *logReader) TablesOf(ctx context.Context, patterns []model.TablePattern) ([]source.Table, error) {
+	return l.source.tables(ctx, patterns, 0)
+}
+
+// maxRecent bounds the transactions that Settled looks at: the oldest of more are
+// taken to be settled.
+const maxRecent = 1 << 16
+
+// Settled looks for the transactions that were read in a snapshot of the server:
+// they are sent when their end is in the log, which is before others see them.
+func (l *logReader) Settled(ctx context.Context) (bool, error) {
+	if len(l.recent) == 0 {
+		return true, nil
+	}
+	var text string
+	if err := l.source.pool.QueryRow(ctx, `SELECT txid_current_snapshot()::text`).Scan(&text); err != nil {
+		return false, fmt.Errorf("read the server's snapshot: %w", err)
+	}
+	s, err := parseSnapshot(text)
+	if err != nil {
+		return false, err
+	}
+	l.recent = slices.DeleteFunc(l.recent, s.sees)
+	return len(l.recent) == 0, nil
+}
+
+// snapshotOf is which transactions a snapshot sees: those before min, and of those
+// before max all that are not running.
+type snapshotOf struct {
+	min, max uint64
+	running  map[uint64]bool
+}
+
+// parseSnapshot reads the text form: min:max:running,running.
+func parseSnapshot(text string) (s snapshotOf, err error) {
+	fields := strings.Split(text, ":")
+	if len(fields) != 3 {
+		return s, errs.New(errs.S1101, "the server's snapshot %q cannot be read", text)
+	}
+	number := func(text string) uint64 {
+		n, bad := strconv.ParseUint(text, 10, 64)
+		err = errors.Join(err, bad)
+		return n
+	}
+	s = snapshotOf{number(fields[0]), number(fields[1]), map[uint64]bool{}}
+	for id := range strings.SplitSeq(fields[2], ",") {
+		if id != "" {
+			s.running[number(id)] = true
+		}
+	}
+	return s, err
+}
+
+// sees tells whether the snapshot sees a transaction, whose id in the log lacks
+// the upper half.
+func (s *snapshotOf) sees(id uint32) bool {
+	full := s.max&^math.MaxUint32 | uint64(id)
+	if full > s.max+math.MaxInt32 {
+		full -= 1 << 32
+	} else if full+math.MaxInt32 < s.max {
+		full += 1 << 32
+	}
+	return full < s.min || full < s.max && !s.running[full]
 }
 
 // Confirm says that everything up to p is stored.
@@ -321,6 +390,10 @@ func (l *logReader) data(ctx context.Context, b []byte) error {
 		l.open, l.empty, l.size = true, true, uint64(len(b))
 		l.at, l.xid = m.lsn.position(), m.xid
 		l.skip = l.sink.Begin(l.at)
+		if len(l.recent) == maxRecent {
+			l.recent = slices.Delete(l.recent, 0, maxRecent/2)
+		}
+		l.recent = append(l.recent, m.xid)
 	case 'C':
 		l.open = false
 		if l.skip {
