@@ -209,6 +209,17 @@ func (f *fakeStore) serve(config string) {
 	}
 }
 
+// add is serve of a config once what it adds is copied for a layer, by the next
+// checkpoint, which the store does not tell of yet.
+func (f *fakeStore) add(config string) {
+	f.mu.Lock()
+	s := &f.streams[len(f.streams)-1]
+	s.Layers, s.Layered = append(s.Layers, model.Layer{Config: config}), uint32(len(s.Layers))+1
+	s.Head.Checkpoint.Op = f.last + 1
+	f.mu.Unlock()
+	f.serve(config)
+}
+
 func (f *fakeStore) List(context.Context, *pb.ListRequest) (*pb.ListReply, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

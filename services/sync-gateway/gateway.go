@@ -463,18 +463,22 @@ func (g *gateway) replace(ctx context.Context, a *active) {
 
 // start starts serving a stream.
 func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
-	plan, err := g.compile(&s, s.Config)
+	plan, err := g.compile(&s, s.Config, 0)
 	if err == nil && s.EditedContent != "" {
 		plan, err = g.served(&s, plan)
 	}
 	if err != nil {
 		return nil, err
 	}
+	var from model.Checkpoint
+	if s.Layered > 0 { // what was added may be seen from that one on with which it was copied
+		from = s.Head.Checkpoint
+	}
 	ctx, stop := context.WithCancel(ctx)
 	a := &active{stream: s, store: backend.NewStore(g.conns.Store, s.ID), live: ctx, stop: stop}
 	a.chunks = chunk.New(ctx, a.store, chunk.Options{MaxBytes: g.cfg.ChunkCacheBytes, Reads: g.cfg.API.MaxDataFetch, Counts: &g.chunks})
 	a.hub = fanout.NewHub(ctx, fanout.Options{
-		Stream: s.ID, Plan: planner{plan}, Reader: a.store, Chunks: a.chunks,
+		Stream: s.ID, Plan: planner{plan}, From: from, Reader: a.store, Chunks: a.chunks,
 		Limits: fanout.Limits{Buckets: g.cfg.API.MaxBuckets, Results: g.cfg.API.MaxParameterResult},
 		Stats:  &g.stats, Log: g.log,
 	})
@@ -484,8 +488,8 @@ func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
 	return a, nil
 }
 
-func (g *gateway) compile(s *model.Stream, text string) (*rules.Plan, error) {
-	plan, diagnostics := rules.Compile(text, rules.Options{DefaultSchema: g.cfg.DefaultSchema, Version: int64(s.ID)})
+func (g *gateway) compile(s *model.Stream, text string, layer uint32) (*rules.Plan, error) {
+	plan, diagnostics := rules.Compile(text, rules.Options{DefaultSchema: g.cfg.DefaultSchema, Version: int64(s.ID), Layer: layer})
 	if plan != nil {
 		return plan, nil
 	}
@@ -498,14 +502,22 @@ func (g *gateway) compile(s *model.Stream, text string) (*rules.Plan, error) {
 }
 
 // served is the plan by which s serves clients, from the data that is replicated
-// as all says. Without it nobody is served: all may give what clients must not
-// have any more.
-func (g *gateway) served(s *model.Stream, all *rules.Plan) (*rules.Plan, error) {
-	plan, err := g.compile(s, s.Edited)
+// as first and the layers say. Without it nobody is served: first may give what
+// clients must not have any more.
+func (g *gateway) served(s *model.Stream, first *rules.Plan) (*rules.Plan, error) {
+	plan, err := g.compile(s, s.Edited, 0)
 	if err != nil {
 		return nil, err
 	}
-	over, ok := plan.Over(all)
+	layers := []*rules.Plan{first}
+	for i := range s.Layers[:s.Layered] {
+		layer, err := g.compile(s, s.Layers[i].Config, uint32(i)+1)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, layer)
+	}
+	over, ok := plan.Over(layers...)
 	if !ok {
 		return nil, errs.New(errs.R0001, "the sync config that was deployed needs data that is not replicated: deploy it again")
 	}

@@ -282,8 +282,21 @@ func TestServedConfig(t *testing.T) {
 		}
 	}
 	served()
-	h.store.serve("bucket_definitions:\n  other:\n    data:\n      - SELECT * FROM news\n")
+	const other = "  other:\n    data:\n      - SELECT * FROM news\n"
+	h.store.serve("bucket_definitions:\n" + other)
 	served()
+
+	// What was added is served from the checkpoint on by which it was copied, and the
+	// rest stays what it was.
+	h.store.add("bucket_definitions:\n" + two + other)
+	h.store.commit(func(tx *tx) { tx.put("2.1#other[]", "news", "n", "{}") })
+	wait(t, func() bool {
+		l := h.open(t, "u1", `{"raw_data":true,"buckets":[{"name":"2#kept[\"l1\"]","after":"1"}]}`, nil).line()
+		if !strings.Contains(l, `"bucket":"2#kept[\"l1\"]"`) || strings.Contains(l, "other") && !strings.Contains(l, `{"bucket":"2.1#other[]","checksum":`) {
+			t.Fatal(l)
+		}
+		return strings.Contains(l, "other") && strings.Count(l, `"count":1`) == 2
+	})
 }
 
 // admin asks the admin API and returns its answer.

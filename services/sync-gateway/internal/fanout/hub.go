@@ -166,6 +166,8 @@ const maxChange = 200_000
 type Options struct {
 	Stream model.StreamID
 	Plan   Plan
+	// From is a checkpoint that has all that Plan gives: none before it is read.
+	From   model.Checkpoint
 	Reader Reader
 	Chunks *chunk.Cache
 	Limits Limits
@@ -184,7 +186,18 @@ func NewHub(ctx context.Context, o Options) *Hub {
 	h.heads.Read = func(ctx context.Context) (backend.Head, error) {
 		ctx, cancel := h.bound(ctx)
 		defer cancel()
-		return h.reader.Head(ctx)
+		for {
+			head, err := h.reader.Head(ctx)
+			if err != nil || !after(o.From, head.Checkpoint) {
+				return head, err
+			}
+			// It is stored, and the store is about to tell of it.
+			select {
+			case <-time.After(headPause):
+			case <-ctx.Done():
+				return head, ctx.Err()
+			}
+		}
 	}
 	h.lookups.Calls, h.lookups.Keys, h.lookups.Carriers = 4, 2000, &h.running
 	h.lookups.Call = h.readLookups
@@ -194,6 +207,9 @@ func NewHub(ctx context.Context, o Options) *Hub {
 	h.reached.Call = timed(h, h.reader.Reached)
 	return h
 }
+
+// headPause is the wait for a checkpoint that is stored and not told of yet.
+const headPause = 5 * time.Millisecond
 
 // readTimeout bounds one read of the store.
 const readTimeout = 15 * time.Second
