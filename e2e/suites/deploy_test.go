@@ -6,6 +6,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluicesync/sluice/e2e/harness"
 )
@@ -15,7 +16,17 @@ type deployed struct {
 	Name      string
 	State     string
 	LastError string `json:"last_error"`
+	Adding    bool
+	Copy      struct{ Rows int }
 }
+
+// otherDefinition may follow those of syncConfig.
+const otherDefinition = `
+  unrelated:
+    parameters: SELECT request.user_id() AS user_id
+    data:
+      - SELECT * FROM unrelated WHERE id = bucket.user_id
+`
 
 func streams(t *testing.T, w *world) []deployed {
 	t.Helper()
@@ -75,12 +86,8 @@ func TestDeploys(t *testing.T) {
 		t.Errorf("streams after a rewording: %+v", got)
 	}
 
-	const other = `
-  unrelated:
-    parameters: SELECT request.user_id() AS user_id
-    data:
-      - SELECT * FROM unrelated WHERE id = bucket.user_id
-`
+	// Another conversion of values concerns all there is: a new version.
+	const other = otherDefinition + "config:\n  timestamps_iso8601: true\n"
 	w.pg.Exec(`SELECT pg_create_logical_replication_slot('taken_' || i, 'pgoutput')
 		FROM generate_series(1, current_setting('max_replication_slots')::int - (SELECT count(*)::int FROM pg_replication_slots)) i`)
 	out, err := w.sluice.TryDeploy(syncConfig + other)
@@ -168,12 +175,165 @@ func TestDeploys(t *testing.T) {
 		t.Errorf("%+v is left", second)
 	}
 
-	// What was added is taken back, and added again: now it is all there.
+	// What the new one has besides is taken back, and added again: it is all there.
 	before, name = c.Stats(), second.Name
 	without := unrelated
 	without.Source += " AND false"
-	served("", 0, without, lists(c, user))
-	served(syncConfig+other, 1, unrelated, lists(c, user))
+	served(syncConfig+"config:\n  timestamps_iso8601: true\n", 0, without, lists(c, user))
+	served("", 1, unrelated, lists(c, user))
 	c.Sound()
 	c.Close()
+}
+
+// TestDeployAdds holds that a config that adds or edits definitions reuses the
+// others: only the tables are read of what is new, while clients write and are
+// served what there is, and clients download that and nothing that they have
+// (INV-38), also if a process is killed in the middle; and the way back is there
+// at once.
+func TestDeployAdds(t *testing.T) {
+	w := newWorld(t, harness.Suite, "", func(o *harness.Options) { o.Replicas = 1 })
+	user := w.user()
+	const many = 45_000
+	w.pg.Exec("INSERT INTO lists(id, owner_id, name) SELECT 'l' || i, $1, repeat('name ', 400) FROM generate_series(1, 300) i", user)
+	w.pg.Exec("INSERT INTO counters VALUES ('c1', $1, 0)", user)
+	w.pg.Exec("INSERT INTO unrelated SELECT 'other' || i, 'x' FROM generate_series(2, $1::int) i", many)
+	w.pg.Exec("INSERT INTO unrelated VALUES ($1, 'mine')", user)
+	open := func() *harness.Client {
+		return w.client(t, user, func(o *harness.ClientOptions) {
+			o.Schema = maps.Clone(o.Schema)
+			o.Schema["unrelated"] = map[string]string{"x": "text"}
+		})
+	}
+	stays, returns := open(), open()
+	unrelated := func(c *harness.Client, x string) harness.Same {
+		return harness.Same{Client: c, Local: "SELECT id, x FROM unrelated", Source: fmt.Sprintf("SELECT id, %s FROM unrelated WHERE id = '%s'", x, user)}
+	}
+	for _, c := range []*harness.Client{stays, returns} {
+		c.FirstSync(soon)
+		harness.Converged(t, w.pg, soon, lists(c, user), counters(c, user))
+	}
+	all := stays.Stats()
+	if all.OpsTotal < 301 || all.Bytes < 600_000 {
+		t.Fatalf("%d ops and %d bytes at first", all.OpsTotal, all.Bytes)
+	}
+	first := streams(t, w)[0].Name
+	read := func() int {
+		t.Helper()
+		n, err := w.sluice.Metric(harness.Replicator, "sluice_replicator_snapshot_rows_total")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(n)
+	}
+	// costs holds that a client has downloaded so many ops since, and hardly more
+	// bytes than they have, and that it went on with every bucket that it had.
+	costs := func(when string, c *harness.Client, before harness.Stats, ops int) {
+		t.Helper()
+		now := c.Stats()
+		if got := now.OpsTotal - before.OpsTotal; got != ops {
+			t.Errorf("%s: %d ops were downloaded, not %d", when, got, ops)
+		}
+		if got := now.Bytes - before.Bytes; got > 20_000 {
+			t.Errorf("%s: %d bytes were downloaded, of %d in all", when, got, all.Bytes)
+		}
+		t.Logf("%s: %d bytes and %d ops were downloaded, by a new client %d and %d", when, now.Bytes-before.Bytes, now.OpsTotal-before.OpsTotal, all.Bytes, all.OpsTotal)
+	}
+
+	// A definition is added.
+	returns.Disconnect()
+	was, away, rows := stays.Stats(), returns.Stats(), read()
+	if out, _ := w.sluice.CLI("diff", "--deployed", w.sluice.File("more.yaml", syncConfig+otherDefinition)); !strings.Contains(out, "definition unrelated      added\n") || !strings.Contains(out, "public.unrelated") || strings.Contains(out, "public.lists") || !strings.Contains(out, "keep what they have of the rest") {
+		t.Errorf("diff: %s", out)
+	}
+	w.sluice.Deploy(syncConfig + otherDefinition)
+	returns.Connect()
+	harness.Converged(t, w.pg, soon, unrelated(stays, "x"), unrelated(returns, "x"), lists(stays, user), lists(returns, user))
+	costs("added, to one that stays", stays, was, 1)
+	costs("added, to one that comes back", returns, away, 1)
+	if got := read() - rows; got != many {
+		t.Errorf("%d rows were read, not the %d of the table", got, many)
+	}
+	if got := streams(t, w); len(got) != 1 || got[0].Name != first || got[0].State != "ACTIVE" {
+		t.Errorf("streams %+v", got)
+	}
+
+	// It is edited, under writes, and processes are killed in the middle.
+	edited := strings.Replace(syncConfig+otherDefinition, "SELECT * FROM unrelated", "SELECT id, upper(x) AS x FROM unrelated", 1)
+	stop, writes := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		pace := time.NewTicker(20 * time.Millisecond)
+		defer pace.Stop()
+		for {
+			select {
+			case <-stop:
+				writes <- n
+				return
+			case <-pace.C:
+			}
+			n++
+			w.pg.Exec("UPDATE unrelated SET x = $1 WHERE id = $2", fmt.Sprint("mine ", n), user)
+			w.pg.Exec("UPDATE counters SET n = $1 WHERE id = 'c1'", n)
+		}
+	}()
+	ended := make(chan error, 1)
+	go func() {
+		out, err := w.sluice.TryDeploy(edited)
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		ended <- err
+	}()
+	for _, process := range []string{harness.Replicator, harness.BucketStore, harness.Evaluator1} {
+		last := -1
+		harness.Eventually(t, soon, "the copy goes on", func() error {
+			if len(ended) > 0 {
+				return nil
+			}
+			got, err := w.sluice.CLI("status", "--json")
+			if err != nil && !strings.Contains(got, "S9003") {
+				return fmt.Errorf("%w: %s", err, got)
+			}
+			var s struct{ Streams []deployed }
+			if err := json.Unmarshal([]byte(got[:strings.LastIndexByte(got, '}')+1]), &s); err != nil {
+				return err
+			}
+			if len(s.Streams) != 1 || !s.Streams[0].Adding || s.Streams[0].Copy.Rows <= max(last, 0) {
+				return fmt.Errorf("streams %+v", s.Streams)
+			}
+			return nil
+		})
+		if len(ended) > 0 {
+			t.Logf("the copy was done before %s was killed", process)
+			break
+		}
+		w.sluice.Kill(process)
+		w.sluice.Start(process)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	close(stop)
+	t.Logf("%d writes of each row meanwhile", <-writes)
+	harness.Converged(t, w.pg, soon, unrelated(stays, "upper(x)"), unrelated(returns, "upper(x)"), counters(stays, user), lists(stays, user), lists(returns, user))
+	if got := streams(t, w); len(got) != 1 || got[0].Name != first || got[0].Adding {
+		t.Errorf("streams %+v", got)
+	}
+
+	// The way back is there at once, and so is the way forth.
+	for _, x := range []string{"x", "upper(x)"} {
+		was, rows = stays.Stats(), read()
+		if out, err := w.sluice.CLI("rollback"); err != nil {
+			t.Fatalf("rollback: %v: %s", err, out)
+		}
+		harness.Converged(t, w.pg, soon, unrelated(stays, x), lists(stays, user))
+		now := stays.Stats()
+		if got := now.Bytes - was.Bytes; got > all.Bytes/2 || read() != rows { // the history of one row
+			t.Errorf("back: %d bytes were downloaded, of %d in all, and %d rows read", got, all.Bytes, read()-rows)
+		}
+	}
+	stays.Sound()
+	returns.Sound()
+	stays.Close()
+	returns.Close()
 }

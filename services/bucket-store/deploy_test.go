@@ -187,6 +187,158 @@ func TestDeployFits(t *testing.T) {
 	deploy(other, true, false, false, 5, `1 ACTIVE b of a b c, before "a b c", file false; 6 PROCESSING a of a, before "", file false`)
 }
 
+// A config that needs more than the active stream has is added to it: clients are
+// served by it as soon as what it lacks is copied, unless another one was deployed
+// until then, and what was made once is there for all that follow.
+func TestDeployAdds(t *testing.T) {
+	i := run(t, t.TempDir(), bus(t))
+	// A config's text is its parts; each reads the table of its name, and E none.
+	request := func(parts string) *pb.DeployRequest {
+		r := &pb.DeployRequest{Config: parts, Content: parts, Parts: strings.Fields(parts)}
+		for _, p := range r.Parts {
+			r.PartTables = append(r.PartTables, &pb.PartTables{})
+			if p != "E" {
+				table := &pb.TablePattern{Connection: "c", Schema: "s", Name: p}
+				r.Tables, r.PartTables[len(r.PartTables)-1].Tables = append(r.Tables, table), []*pb.TablePattern{table}
+			}
+		}
+		return r
+	}
+	file := func(parts string) *pb.DeployRequest {
+		r := request(parts)
+		r.FromFile = true
+		return r
+	}
+	ask := func(r *pb.DeployRequest) *pb.DeployReply {
+		t.Helper()
+		reply, err := i.catalog.Deploy(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply
+	}
+	state := func() string {
+		t.Helper()
+		list, err := i.catalog.List(t.Context(), &pb.ListRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, s := range wire.ModelStreams(list.GetStreams()) {
+			if s.State == model.Stopped {
+				continue
+			}
+			text := fmt.Sprintf("%d %s %q", s.ID, s.State, s.Config)
+			for _, l := range s.Layers {
+				text += fmt.Sprintf(" + %q", strings.Join(l.Parts, " "))
+			}
+			text += fmt.Sprintf(", %d copied: %q, before %q", s.Layered, s.Text(), s.Former)
+			if s.Next != "" {
+				text += fmt.Sprintf(", next %q", s.Next)
+			}
+			all = append(all, text)
+		}
+		return strings.Join(all, "; ")
+	}
+	deploy := func(r *pb.DeployRequest, fate, want string) {
+		t.Helper()
+		show := func(r *pb.DeployReply) string {
+			text := ""
+			for name, is := range map[string]bool{"created": r.GetCreated(), "served": r.GetServed(), "kept": r.GetKept(), "added": r.GetAdded()} {
+				if is {
+					text += name
+				}
+			}
+			for _, p := range r.GetTables() {
+				text += " " + p.GetName()
+			}
+			if r.GetReason() != "" {
+				text += ": " + r.GetReason()
+			}
+			return text
+		}
+		before := state()
+		r.DryRun = true
+		if got := show(ask(r)); got != fate {
+			t.Errorf("%s: %s was foreseen, not %s", r.GetConfig(), got, fate)
+		}
+		if after := state(); before != after {
+			t.Errorf("%s: looking changed %s to %s", r.GetConfig(), before, after)
+		}
+		r.DryRun = false
+		if got := show(ask(r)); got != fate {
+			t.Errorf("%s: %s, want %s", r.GetConfig(), got, fate)
+		}
+		if now := state(); now != want {
+			t.Errorf("%s:\n%s, want\n%s", r.GetConfig(), now, want)
+		}
+	}
+	c := i.chain
+	at := 5
+	// session replicates the stream as it is then, and says what is copied.
+	session := func(layers uint32) {
+		t.Helper()
+		opened := i.open(1, "r1")
+		if n := len(opened.GetDefinition().GetLayers()); n < int(layers) {
+			t.Fatalf("the session has %d layers", n)
+		}
+		at++
+		head := wire.ModelStreamHead(opened.GetHead())
+		b := (&chain{stream: 1, epoch: model.Epoch(opened.GetEpoch()), at: head.Applied}).next(at)
+		b.Meta.Layer = layers
+		i.apply(b)
+	}
+	show := func(when, want string) {
+		t.Helper()
+		if got := state(); got != want {
+			t.Errorf("%s:\n%s, want\n%s", when, got, want)
+		}
+	}
+	deploy(file("a b"), "created", `1 PROCESSING "a b", 0 copied: "a b", before ""`)
+	c(1)
+	session(0)
+	// What is edited and what is new is copied for.
+	deploy(request("a c d"), "added c d", `1 ACTIVE "a b" + "c d", 0 copied: "a b", before "", next "a c d"`)
+	deploy(request("a c d"), "added", `1 ACTIVE "a b" + "c d", 0 copied: "a b", before "", next "a c d"`)
+	deploy(file("a b"), "kept", `1 ACTIVE "a b" + "c d", 0 copied: "a b", before "", next "a c d"`) // as at each start
+	session(0)
+	show("not copied", `1 ACTIVE "a b" + "c d", 0 copied: "a b", before "", next "a c d"`)
+	session(1)
+	show("copied", `1 ACTIVE "a b" + "c d", 1 copied: "a c d", before "a b"`)
+	// The way back, and anything else that is there, is served at once.
+	deploy(request("a b"), "served", `1 ACTIVE "a b" + "c d", 1 copied: "a b", before "a c d"`)
+	deploy(request("b c"), "served", `1 ACTIVE "a b" + "c d", 1 copied: "b c", before "a b"`)
+	// One that is given up goes on being copied, and need not be again.
+	deploy(request("a e"), "added e", `1 ACTIVE "a b" + "c d" + "e", 1 copied: "b c", before "a b", next "a e"`)
+	deploy(request("b c"), "", `1 ACTIVE "a b" + "c d" + "e", 1 copied: "b c", before "a b"`)
+	deploy(file("a f e"), "added e f", `1 ACTIVE "a b" + "c d" + "e" + "f", 1 copied: "b c", before "a b", next "a f e"`)
+	deploy(request("e"), "added e f", `1 ACTIVE "a b" + "c d" + "e" + "f", 1 copied: "b c", before "a b", next "e"`)
+	session(2)
+	show("one of two copied", `1 ACTIVE "a b" + "c d" + "e" + "f", 2 copied: "b c", before "a b", next "e"`)
+	session(3)
+	show("both copied", `1 ACTIVE "a b" + "c d" + "e" + "f", 3 copied: "e", before "b c"`)
+	// What cannot be added makes a new stream, which the next one gives up.
+	const now = `1 ACTIVE "a b" + "c d" + "e" + "f", 3 copied: "e", before "b c"`
+	deploy(request("x y"), "created: they have nothing in common", now+`; 2 PROCESSING "x y", 0 copied: "x y", before ""`)
+	deploy(request("a E"), "created: the event definitions differ", now+`; 3 PROCESSING "a E", 0 copied: "a E", before ""`)
+	other := request("a g")
+	other.Values = &pb.ValueOptions{Iso8601: true}
+	deploy(other, "created: the source's values are converted in another way", now+`; 4 PROCESSING "a g", 0 copied: "a g", before ""`)
+	other = request("a g")
+	other.CustomCheckpoints = true
+	deploy(other, "created: write checkpoints come from elsewhere", now+`; 5 PROCESSING "a g", 0 copied: "a g", before ""`)
+	other = request("a g")
+	other.PartTables = nil
+	deploy(other, "created: one of the two was deployed by a version that did not say what it is made of", now+`; 6 PROCESSING "a g", 0 copied: "a g", before ""`)
+	deploy(request("a f"), "served", `1 ACTIVE "a b" + "c d" + "e" + "f", 3 copied: "a f", before "e"`)
+	deploy(request("a g"), "added g", `1 ACTIVE "a b" + "c d" + "e" + "f" + "g", 3 copied: "a f", before "e", next "a g"`)
+	// What is built anew makes all of it from the beginning.
+	if _, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: 1, Reason: "lost"}); err != nil {
+		t.Fatal(err)
+	}
+	show("restarted", `1 ERRORED "a b" + "c d" + "e" + "f" + "g", 3 copied: "a f", before "e", next "a g"; 7 PROCESSING "a b" + "c d" + "e" + "f" + "g", 0 copied: "a f", before "e", next "a g"`)
+}
+
 func (i *instance) activated(id int64) model.Micros {
 	i.t.Helper()
 	list, err := i.catalog.List(i.t.Context(), &pb.ListRequest{})

@@ -57,8 +57,12 @@ func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployRe
 	}
 	suffix := nameSuffix()
 	var d deployment
+	tables := make([][]model.TablePattern, len(m.GetPartTables()))
+	for i, p := range m.GetPartTables() {
+		tables[i] = wire.ModelTablePatterns(p.GetTables())
+	}
 	made, err := c.Store.Change(ctx, func(streams []model.Stream) store.Change {
-		d = decide(streams, &wanted, m.GetForce())
+		d = decide(streams, &wanted, tables, m.GetForce())
 		switch {
 		case m.GetDryRun():
 			return store.Change{}
@@ -70,12 +74,15 @@ func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployRe
 	if err != nil {
 		return nil, mapped(fmt.Errorf("deploy: %w", err))
 	}
-	reply := &pb.DeployReply{Created: d.stream == nil, Kept: d.kept, Served: d.served}
+	reply := &pb.DeployReply{Created: d.stream == nil, Kept: d.kept, Served: d.served, Added: d.added, Tables: wire.TablePatterns(d.tables), Reason: d.reason}
 	if d.replaced != nil {
 		reply.Replaced = wire.Stream(d.replaced)
 	}
 	switch {
 	case d.stream != nil:
+		if d.added && !m.GetDryRun() {
+			c.Log.Info("replication stream gets more to make", "stream", d.stream.ID, "layers", len(d.stream.Layers), "tables", len(d.tables))
+		}
 		reply.Stream = wire.Stream(d.stream)
 	case made != nil:
 		c.Log.Info("replication stream made", "stream", made.ID, "name", made.Name, "deployed_by", made.DeployedBy)
@@ -91,12 +98,17 @@ func (c *catalog) Deploy(ctx context.Context, m *pb.DeployRequest) (*pb.DeployRe
 type deployment struct {
 	stream   *model.Stream // that serves it, as it is then; nil = a new one
 	change   store.Change
-	kept     bool          // it is not served, see DeployReply
-	served   bool          // clients are served by another config than before
-	replaced *model.Stream // was to become the active one, and is given up
+	kept     bool                 // it is not served, see DeployReply
+	served   bool                 // clients are served by another config than before
+	added    bool                 // clients will be, once what the stream lacks is copied
+	tables   []model.TablePattern // that are copied for that
+	reason   string               // why a new one is made, beside the active one
+	replaced *model.Stream        // was to become the active one, and is given up
 }
 
-func decide(streams []model.Stream, wanted *model.Stream, force bool) deployment {
+// decide says how to deploy wanted. partTables are the tables that each of its
+// parts reads.
+func decide(streams []model.Stream, wanted *model.Stream, partTables [][]model.TablePattern, force bool) deployment {
 	var processing, active *model.Stream
 	for i := range streams {
 		wanted.Era = max(wanted.Era, streams[i].Era)
@@ -125,30 +137,108 @@ func decide(streams []model.Stream, wanted *model.Stream, force bool) deployment
 	}
 	switch {
 	case force:
+		d.reason = "it was asked for"
 	case active != nil && (serves(active, wanted) || fits(active, wanted)):
 		return edit(d, active, wanted)
 	case processing != nil && fits(processing, wanted):
 		return edit(deployment{}, processing, wanted)
+	case active != nil:
+		var layer model.Layer
+		if layer, d.reason = lacks(active, wanted, partTables); d.reason == "" {
+			return add(d, active, wanted, layer)
+		}
 	}
 	return d
 }
 
-// serves tells whether s serves clients by what wanted means, or by its text.
+// serves tells whether s serves clients by what wanted means, or by its text, or
+// is about to.
 func serves(s, wanted *model.Stream) bool {
-	if s.Text() != wanted.Config && (wanted.Content == "" || s.Serves() != wanted.Content) {
+	text, content, edited := s.Text(), s.Serves(), s.EditedContent != ""
+	if s.Next != "" {
+		text, content, edited = s.Next, s.NextContent, true
+	}
+	if text != wanted.Config && (wanted.Content == "" || content != wanted.Content) {
 		return false
 	}
-	return alike(s, wanted) && (s.EditedContent != "" || len(s.Tables) == len(wanted.Tables))
+	return alike(s, wanted) && within(wanted.Tables, s.Reads()) && (edited || len(s.Tables) == len(wanted.Tables))
 }
 
 // fits tells whether s has all that wanted makes of rows.
 func fits(s, wanted *model.Stream) bool {
-	return len(s.Parts) > 0 && wanted.Content != "" && within(wanted.Parts, s.Parts) && alike(s, wanted)
+	return len(s.Parts) > 0 && wanted.Content != "" && within(wanted.Parts, s.Makes(s.Layered)) && alike(s, wanted)
 }
 
-// alike tells whether s reads wanted's tables as wanted does.
+// alike tells whether s converts values and takes write checkpoints as wanted
+// does.
 func alike(s, wanted *model.Stream) bool {
-	return within(wanted.Tables, s.Tables) && s.Values == wanted.Values && s.CustomCheckpoints == wanted.CustomCheckpoints
+	return s.Values == wanted.Values && s.CustomCheckpoints == wanted.CustomCheckpoints
+}
+
+// maxLayers bounds what every change of a row is evaluated for: with that many, a
+// new stream leaves behind what nobody is served any more.
+const maxLayers = 16
+
+// lacks is what wanted makes of rows that s does not, or why that cannot be added
+// to s. It has no parts if all that is lacking is being copied.
+func lacks(s, wanted *model.Stream, partTables [][]model.TablePattern) (layer model.Layer, reason string) {
+	switch {
+	case len(s.Parts) == 0 || wanted.Content == "" || len(partTables) != len(wanted.Parts):
+		return layer, "one of the two was deployed by a version that did not say what it is made of"
+	case s.Values != wanted.Values:
+		return layer, "the source's values are converted in another way"
+	case s.CustomCheckpoints != wanted.CustomCheckpoints:
+		return layer, "write checkpoints come from elsewhere"
+	}
+	has := s.Makes(uint32(len(s.Layers)))
+	kept := 0
+	for i, part := range wanted.Parts {
+		switch {
+		case slices.Contains(has, part):
+			kept++
+		case len(partTables[i]) == 0:
+			return layer, "the event definitions differ"
+		default:
+			layer.Parts = append(layer.Parts, part)
+			for _, t := range partTables[i] {
+				if !slices.Contains(layer.Tables, t) {
+					layer.Tables = append(layer.Tables, t)
+				}
+			}
+		}
+	}
+	switch {
+	case kept == 0:
+		return layer, "they have nothing in common"
+	case len(layer.Parts) > 0 && len(s.Layers) >= maxLayers:
+		return layer, fmt.Sprintf("%d times something was added", maxLayers)
+	}
+	layer.Config = wanted.Config
+	return layer, ""
+}
+
+// add makes s serve clients by wanted once it has made layer for the rows that
+// are there.
+func add(d deployment, s, wanted *model.Stream, layer model.Layer) deployment {
+	after := *s
+	if len(layer.Parts) > 0 {
+		after.Layers = append(slices.Clip(s.Layers), layer)
+	}
+	after.Next, after.NextContent = wanted.Config, wanted.Content
+	after.FromFile, after.Filed = wanted.FromFile, cmp.Or(wanted.Filed, s.Filed)
+	d.stream, d.added = &after, true
+	for _, l := range after.Layers[s.Layered:] {
+		d.tables = append(d.tables, l.Tables...)
+	}
+	d.change.Edited = map[model.StreamID]store.Edit{s.ID: edited(&after)}
+	return d
+}
+
+func edited(s *model.Stream) store.Edit {
+	return store.Edit{
+		Text: s.Edited, Content: s.EditedContent, Former: s.Former, Filed: s.Filed, FromFile: s.FromFile,
+		Layers: s.Layers, Next: s.Next, NextContent: s.NextContent,
+	}
 }
 
 func within[T comparable](some, all []T) bool {
@@ -163,27 +253,24 @@ func filed(s, wanted *model.Stream) bool {
 	return s.Filed == wanted.Filed
 }
 
-// edit makes s serve clients by wanted.
+// edit makes s serve clients by wanted, now, or if it is about to, then.
 func edit(d deployment, s, wanted *model.Stream) deployment {
 	after := *s
 	d.stream = &after
-	if after.Edited = wanted.Config; wanted.Config == s.Config {
-		after.Edited = ""
+	if s.Next != "" && serves(s, wanted) {
+		after.Next, after.NextContent = wanted.Config, cmp.Or(wanted.Content, s.NextContent)
+		d.added = true
+	} else {
+		after.Next, after.NextContent = "", ""
+		after.Edit(wanted.Config, wanted.Content)
+		d.served = after.Serves() != s.Serves()
 	}
-	if wanted.Content != "" {
-		if after.EditedContent = wanted.Content; wanted.Content == s.Content || after.Edited == "" {
-			after.EditedContent = ""
-		}
-	}
-	if after.Serves() != s.Serves() {
-		d.served = true
-		after.Former, after.FromFile = s.Text(), wanted.FromFile
+	if d.served || s.Next != "" && after.Next == "" {
+		after.FromFile = wanted.FromFile
 	}
 	after.Filed = cmp.Or(wanted.Filed, s.Filed)
-	if after.Edited != s.Edited || d.served || after.Filed != s.Filed {
-		d.change.Edited = map[model.StreamID]store.Edit{s.ID: {
-			Text: after.Edited, Content: after.EditedContent, Former: after.Former, Filed: after.Filed, FromFile: after.FromFile,
-		}}
+	if after.Edited != s.Edited || d.served || after.Filed != s.Filed || after.Next != s.Next {
+		d.change.Edited = map[model.StreamID]store.Edit{s.ID: edited(&after)}
 	}
 	return d
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,9 +51,12 @@ func (d *diffCmd) Run(c *cli, t terminal) error {
 type difference struct {
 	// Same: nothing is copied and no client notices; at most the text changes.
 	Same bool `json:"same"`
-	// Copies: tables are copied, and clients download all that they are given.
-	// Otherwise they download at most what they were not given before.
+	// Copies: tables are copied for a new stream, and clients download all that they
+	// are given, because of Reason. Otherwise they download at most what they were
+	// not given before; if Adds is set, tables are copied for that.
 	Copies      bool           `json:"copies"`
+	Adds        bool           `json:"adds"`
+	Reason      string         `json:"reason,omitempty"`
 	Definitions []definitionIs `json:"definitions"`
 	// Values and Events: the conversion of the source's values, or the event
 	// definitions, differ.
@@ -109,8 +113,11 @@ func (d *diffCmd) compare(c *cli, t terminal) (*difference, error) {
 			return nil, err
 		}
 		x := newDifference(older, newer)
-		if x.Copies {
-			d.read(ctx, f, newer, x)
+		switch diff := rules.Diff(older, newer); {
+		case x.Copies:
+			d.read(ctx, f, newer.SourceTables(), x)
+		case x.Adds:
+			d.read(ctx, f, diff.Tables, x)
 		}
 		return x, nil
 	default:
@@ -142,16 +149,23 @@ func (d *diffCmd) deployed(ctx context.Context, f *config.File, o rules.Options,
 		return nil, err
 	}
 	x := newDifference(older, newer)
-	x.Same, x.Copies, x.Replaces = !p.Copies && !p.Serves, p.Copies, p.Replaced
-	if x.Copies {
-		d.read(ctx, f, newer, x)
+	x.Same, x.Copies, x.Adds, x.Reason, x.Replaces = !p.Copies && !p.Serves && !p.Adds, p.Copies, p.Adds, p.Reason, p.Replaced
+	switch {
+	case x.Copies:
+		d.read(ctx, f, newer.SourceTables(), x)
+	case x.Adds:
+		var patterns []model.TablePattern
+		for _, t := range p.Tables {
+			patterns = append(patterns, model.TablePattern{Connection: model.DefaultConnection, Schema: t.Schema, Name: t.Name})
+		}
+		d.read(ctx, f, patterns, x)
 	}
 	return x, nil
 }
 
 func newDifference(older, newer *rules.Plan) *difference {
 	diff := rules.Diff(older, newer)
-	x := &difference{Same: diff.Same, Copies: !diff.Same && !diff.Fits, Values: diff.Values, Events: diff.Events, Definitions: []definitionIs{}, Tables: []tableRead{}}
+	x := &difference{Same: diff.Same, Copies: !diff.Same && !diff.Fits && !diff.Adds, Adds: diff.Adds, Values: diff.Values, Events: diff.Events, Definitions: []definitionIs{}, Tables: []tableRead{}}
 	for _, e := range diff.Definitions {
 		x.Definitions = append(x.Definitions, definitionIs{e.Name, e.Kind.String(), e.Fate.String()})
 	}
@@ -180,18 +194,20 @@ func readPlan(f *config.File, file string, o rules.Options, t terminal) (plan *r
 	return plan, text, err
 }
 
-// read lists the tables that a copy for p reads, with what the instance says of
-// them.
-func (d *diffCmd) read(ctx context.Context, f *config.File, p *rules.Plan, x *difference) {
+// read lists the tables that a copy reads, with what the instance says of them.
+func (d *diffCmd) read(ctx context.Context, f *config.File, patterns []model.TablePattern, x *difference) {
+	slices.SortFunc(patterns, func(a, b model.TablePattern) int {
+		return cmp.Or(strings.Compare(a.Schema, b.Schema), strings.Compare(a.Name, b.Name))
+	})
 	tables, err := d.tables(ctx, f)
 	if err != nil {
 		x.Estimates = errs.Cause(err)
-		for _, pattern := range p.SourceTables() {
+		for _, pattern := range patterns {
 			x.Tables = append(x.Tables, tableRead{Schema: pattern.Schema, Name: pattern.Name})
 		}
 		return
 	}
-	x.match(p, tables)
+	x.match(patterns, tables)
 }
 
 func (d *diffCmd) tables(ctx context.Context, f *config.File) ([]admin.Table, error) {
@@ -208,9 +224,9 @@ func (d *diffCmd) tables(ctx context.Context, f *config.File) ([]admin.Table, er
 	return a.Tables(ctx)
 }
 
-// match finds the tables of p among those of the source.
-func (x *difference) match(p *rules.Plan, tables []admin.Table) {
-	for _, pattern := range p.SourceTables() {
+// match finds the tables of patterns among those of the source.
+func (x *difference) match(patterns []model.TablePattern, tables []admin.Table) {
+	for _, pattern := range patterns {
 		found := false
 		for _, t := range tables {
 			if !rules.Matches(pattern, &model.SourceTable{Connection: model.DefaultConnection, Schema: t.Schema, Name: t.Name}) {
@@ -251,7 +267,7 @@ func (x *difference) print(w io.Writer) error {
 		fmt.Fprint(w, "\nThey mean the same: nothing is copied, and clients download nothing.\n")
 		return x.printReplaces(w)
 	}
-	if !x.Copies {
+	if !x.Copies && !x.Adds {
 		fmt.Fprint(w, "\nAll that the new one needs is there: nothing is copied. Clients connect again, and download only what they were not\n"+
 			"given before.\n")
 		return x.printReplaces(w)
@@ -281,6 +297,14 @@ func (x *difference) print(w io.Writer) error {
 		fmt.Fprintf(w, "\n~%d rows, ~%s, and %d tables of which the source has no statistics yet (ANALYZE makes them).\n", x.Rows, bytesText(x.Bytes), unknown)
 	default:
 		fmt.Fprintf(w, "\n~%d rows, ~%s in all, by the source's statistics.\n", x.Rows, bytesText(x.Bytes))
+	}
+	if x.Adds {
+		fmt.Fprint(w, "They are copied for what is added or changed, while clients are served what there is. Then clients connect again,\n"+
+			"download that, and keep what they have of the rest.\n")
+		return x.printReplaces(w)
+	}
+	if x.Reason != "" {
+		fmt.Fprintf(w, "What is there cannot be added to: %s.\n", x.Reason)
 	}
 	fmt.Fprint(w, "All of them are copied beside the active version, for what is kept too. When that is done, clients\n"+
 		"connect again and download everything that they are given.\n")

@@ -90,14 +90,13 @@ stream todos  changed
 
 TABLE TO COPY  ROWS               SIZE
 app.notes      not in the source  -
-public.lists   ~1200              ~96 KiB
 public.log_1   ~0                 ~0 B
 public.log_2   ?                  ?
 public.todos   ~300000            ~50 MiB
 
-~301200 rows, ~50.1 MiB, and 1 tables of which the source has no statistics yet (ANALYZE makes them).
-All of them are copied beside the active version, for what is kept too. When that is done, clients
-connect again and download everything that they are given.
+~300000 rows, ~50 MiB, and 1 tables of which the source has no statistics yet (ANALYZE makes them).
+They are copied for what is added or changed, while clients are served what there is. Then clients connect again,
+download that, and keep what they have of the rest.
 `
 	if code != 1 || out != want || stderr != "" {
 		t.Errorf("%d %s\n%s\nwant\n%s", code, stderr, out, want)
@@ -108,8 +107,8 @@ connect again and download everything that they are given.
 	if err := json.Unmarshal([]byte(out), &x); code != 1 || err != nil || stderr != "" {
 		t.Fatalf("%d %v %s %s", code, err, out, stderr)
 	}
-	if x.Same || !x.Copies || len(x.Definitions) != 5 || x.Definitions[4] != (definitionIs{"todos", "stream", "changed"}) ||
-		len(x.Tables) != 4 || x.Tables[2].Name != "log_%" || x.Tables[2].Rows != nil || x.Rows != 0 || x.Estimates != "--offline is given" {
+	if x.Same || x.Copies || !x.Adds || len(x.Definitions) != 5 || x.Definitions[4] != (definitionIs{"todos", "stream", "changed"}) ||
+		len(x.Tables) != 3 || x.Tables[1].Name != "log_%" || x.Tables[1].Rows != nil || x.Rows != 0 || x.Estimates != "--offline is given" {
 		t.Errorf("%+v", x)
 	}
 }
@@ -125,6 +124,16 @@ func TestDiffSame(t *testing.T) {
 	var x difference
 	if err := json.Unmarshal([]byte(out), &x); code != 0 || err != nil || !x.Same || x.Copies || len(x.Tables) != 0 {
 		t.Errorf("%d %v %s", code, err, out)
+	}
+}
+
+// Another conversion of values concerns all that there is.
+func TestDiffValues(t *testing.T) {
+	path, older, newer := diffFiles(t, diffOld, strings.Replace(diffOld, "config:\n", "config:\n  timestamps_iso8601: false\n", 1))
+	code, out, stderr := sluice("diff", "-c", path, older, newer)
+	if code != 1 || stderr != "" || !strings.Contains(out, "\nconversion of values  changed\n") || !strings.Contains(out, "public.lists") ||
+		!strings.HasSuffix(out, "connect again and download everything that they are given.\n") {
+		t.Errorf("%d %s %s", code, out, stderr)
 	}
 }
 
@@ -150,7 +159,11 @@ func TestDiffDeployed(t *testing.T) {
 		code       int
 		want       string
 	}{
-		{"another", `"copies":true,"serves":false,"replaced":""`, 1, "public.todos   ~300000"},
+		{"another", `"copies":true,"serves":false,"reason":"they have nothing in common","replaced":""`, 1, "public.todos   ~300000"},
+		{"another, for the reason", `"copies":true,"serves":false,"reason":"they have nothing in common","replaced":""`, 1,
+			"\nWhat is there cannot be added to: they have nothing in common.\nAll of them are copied beside the active version"},
+		{"more", `"copies":false,"serves":false,"adds":true,"tables":[{"schema":"public","name":"todos"}],"replaced":""`, 1,
+			"\n~300000 rows, ~50 MiB in all, by the source's statistics.\nThey are copied for what is added or changed"},
 		{"the same", `"copies":false,"serves":false,"replaced":""`, 0, "They mean the same"},
 		{"all is there", `"copies":false,"serves":true,"replaced":""`, 1, "All that the new one needs is there"},
 		{"another is on its way", `"copies":true,"serves":false,"replaced":"s_2"`, 1, "\ns_2, which is not active yet, is given up.\n"},

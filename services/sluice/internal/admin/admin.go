@@ -77,6 +77,9 @@ type Stream struct {
 	DeployedAt *time.Time  `json:"deployed_at"`
 	DeployedBy string      `json:"deployed_by"`
 	Copy       *Copy       `json:"copy"`
+	// Adding: clients are served by the config that was deployed last when Copy is
+	// done.
+	Adding bool `json:"adding"`
 }
 
 // Copy is how far an initial copy is.
@@ -278,12 +281,21 @@ func (c *Client) Tables(ctx context.Context) ([]Table, error) {
 	return out, nil
 }
 
+// PlanTable is a pattern of tables.
+type PlanTable struct {
+	Schema string `json:"schema"`
+	Name   string `json:"name"`
+}
+
 // Plan is what deploying a config would do.
 type Plan struct {
-	Current  string `json:"current"`  // text of the active config
-	Copies   bool   `json:"copies"`   // tables are copied for it
-	Serves   bool   `json:"serves"`   // clients are served by another config, from the same data
-	Replaced string `json:"replaced"` // stream that is not active yet and is given up
+	Current  string      `json:"current"` // text of the active config
+	Copies   bool        `json:"copies"`  // tables are copied for it
+	Serves   bool        `json:"serves"`  // clients are served by another config, from the same data
+	Adds     bool        `json:"adds"`    // and are once what it needs besides is copied, from Tables
+	Tables   []PlanTable `json:"tables"`
+	Reason   string      `json:"reason"`   // why all is copied
+	Replaced string      `json:"replaced"` // stream that is not active yet and is given up
 }
 
 // Plan says what deploying a sync config would do.
@@ -367,7 +379,7 @@ func (c *Client) wait(ctx context.Context, name string, progress func(Stream)) e
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	var last Stream
-	var failing, away, told time.Time
+	var failing, failed, away, told time.Time // failed: what is added could not be copied, first
 	for {
 		s, _, err := c.Status(ctx)
 		now := time.Now()
@@ -385,6 +397,9 @@ func (c *Client) wait(ctx context.Context, name string, progress func(Stream)) e
 			if stream.Name != name {
 				continue
 			}
+			if stream.LastError != "" && failed.IsZero() {
+				failed = now
+			}
 			if stream.State != last.State || stream.LastError != last.LastError {
 				progress(stream)
 				failing, told = now, now
@@ -394,8 +409,10 @@ func (c *Client) wait(ctx context.Context, name string, progress func(Stream)) e
 			}
 			last = stream
 			switch {
-			case stream.State == "ACTIVE":
+			case stream.State == "ACTIVE" && !stream.Adding:
 				return nil
+			case stream.Adding && stream.LastError != "" && now.Sub(failed) > errorFor: // in between, the rest goes on
+				return fmt.Errorf("what the config adds to stream %s does not become active: %s", name, stream.LastError)
 			case stream.State == "STOP" || stream.State == "TERMINATED":
 				return ErrStopped
 			case stream.LastError != "" && now.Sub(failing) > errorFor:

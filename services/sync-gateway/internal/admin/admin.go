@@ -346,7 +346,7 @@ func (a *API) make(c *call, action, content string, force bool) (string, error) 
 // request asks for a config to be deployed.
 func (a *API) request(content string, plan *rules.Plan) *pb.DeployRequest {
 	return &pb.DeployRequest{
-		Config: content, Content: fmt.Sprintf("%x", plan.Identity()), Parts: plan.Parts(),
+		Config: content, Content: fmt.Sprintf("%x", plan.Identity()), Parts: plan.Parts(), PartTables: wire.PartTables(plan.PartTables()),
 		Tables: wire.TablePatterns(plan.SourceTables()), Values: wire.ValueOptions(plan.Values()),
 		SlotPrefix: a.o.SlotPrefix, CustomCheckpoints: plan.CustomCheckpoints(),
 	}
@@ -360,7 +360,7 @@ func (a *API) remake(c *call) (string, error) {
 	switch {
 	case err != nil:
 		return "", err
-	case s.next != nil:
+	case s.next != nil || s.active != nil && s.active.Next != "":
 		return "", errs.New(errs.S4106, "Busy processing sync config - cannot reprocess")
 	case s.active == nil:
 		return "", errs.New(errs.S4104, "No active sync config")

@@ -256,6 +256,8 @@ func TestRollback(t *testing.T) {
 	}
 	edited := stream(2, "b", model.Active, true)
 	edited.Edited, edited.EditedContent, edited.Former = "b # less", "B", "b"
+	adding := edited
+	adding.Next, adding.NextContent = "c", "C"
 	const gone, now, next, lost = model.Terminated, model.Active, model.Processing, model.Errored
 	for _, c := range []struct {
 		name    string
@@ -274,6 +276,7 @@ func TestRollback(t *testing.T) {
 		{"the same is on its way", []model.Stream{stream(1, "a", gone, true), stream(2, "b", lost, true), stream(3, "b", next, false)}, "s_1", ""},
 		{"versions of before had no content", []model.Stream{{ID: 1, Config: "a", State: now, Activated: 1}, {ID: 2, Config: "b", State: next}}, "", ""},
 		{"served by another config of the same data", []model.Stream{stream(1, "a", gone, true), edited}, "s_2", "b"},
+		{"what another needs is being added", []model.Stream{adding}, "s_2", "b # less"},
 		{"another is on its way while it is", []model.Stream{edited, stream(3, "c", next, false)}, "s_2", "b # less"},
 	} {
 		got, text := before(c.streams)
@@ -295,7 +298,7 @@ func TestRollback(t *testing.T) {
 		t.Errorf("deployed %v", f.deployed)
 	}
 	status, got = ask(a, "POST", "/api/admin/v1/sluice/plan", "Token one", "application/yaml", syncConfig)
-	if want := `{"data":{"current":"x","copies":true,"serves":false,"replaced":""}}`; status != 200 || got != want || !f.deployed.GetDryRun() || len(f.deployed.GetParts()) != 1 {
+	if want := `{"data":{"current":"x","copies":true,"serves":false,"adds":false,"tables":[],"reason":"","replaced":""}}`; status != 200 || got != want || !f.deployed.GetDryRun() || len(f.deployed.GetParts()) != 1 {
 		t.Errorf("%d %s %v", status, got, f.deployed)
 	}
 	f.streams = f.streams[1:]

@@ -9,6 +9,12 @@ import (
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 )
 
+// readTable is a pattern of tables.
+type readTable struct {
+	Schema string `json:"schema"`
+	Name   string `json:"name"`
+}
+
 // foresee says what deploying a config would do, and does nothing.
 func (a *API) foresee(c *call) (any, error) {
 	content, err := c.content()
@@ -34,12 +40,19 @@ func (a *API) foresee(c *call) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("foresee a deployment: %w", err)
 	}
+	tables := []readTable{}
+	for _, t := range r.GetTables() {
+		tables = append(tables, readTable{t.GetSchema(), t.GetName()})
+	}
 	return struct {
-		Current  string `json:"current"`  // text of the active config
-		Copies   bool   `json:"copies"`   // a new stream would be made
-		Serves   bool   `json:"serves"`   // clients would be served by another config, from the same data
-		Replaced string `json:"replaced"` // stream on its way that would be given up
-	}{s.active.Text(), r.GetCreated(), r.GetServed(), r.GetReplaced().GetName()}, nil
+		Current  string      `json:"current"` // text of the active config
+		Copies   bool        `json:"copies"`  // a new stream would be made
+		Serves   bool        `json:"serves"`  // clients would be served by another config, from the same data
+		Adds     bool        `json:"adds"`    // and once what that needs besides is copied, from Tables
+		Tables   []readTable `json:"tables"`
+		Reason   string      `json:"reason"`   // why a new stream would be made
+		Replaced string      `json:"replaced"` // stream on its way that would be given up
+	}{s.active.Text(), r.GetCreated(), r.GetServed(), r.GetAdded(), tables, r.GetReason(), r.GetReplaced().GetName()}, nil
 }
 
 // rollback deploys the sync config of the version before.
@@ -66,7 +79,8 @@ func (a *API) rollback(c *call) (any, error) {
 }
 
 // before is the config to go back to, and the stream that clients were served
-// from by it: the active one, while another is on its way to replace it; or else
+// from by it: the active one, while another is on its way to replace it, or what
+// another needs is being added to it; or else
 // the one by which the active stream served clients before; or that of the newest
 // stream that they were served from by another config than they are now.
 func before(streams []model.Stream) (from *model.Stream, text string) {
@@ -86,7 +100,7 @@ func before(streams []model.Stream) (from *model.Stream, text string) {
 		return s.Text() != active.Text() && (s.Serves() == "" || s.Serves() != active.Serves())
 	}
 	switch {
-	case next != nil && another(next):
+	case next != nil && another(next) || active.Next != "":
 		return active, active.Text()
 	case active.Former != "":
 		return active, active.Former

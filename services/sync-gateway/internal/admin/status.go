@@ -70,8 +70,12 @@ type streamStatus struct {
 	DeployedAt string `json:"deployed_at,omitempty"`
 	// DeployedBy is the name of a token, or "file" for the service config.
 	DeployedBy string `json:"deployed_by,omitempty"`
-	// Copy is the progress of the initial copy, until it is done.
+	// Copy is the progress of the initial copy, until it is done, and then of the
+	// one for what was added by a deployed config.
 	Copy *copyStatus `json:"copy,omitempty"`
+	// Adding: clients will be served by the config that was deployed last when that
+	// copy is done.
+	Adding bool `json:"adding,omitempty"`
 }
 
 // copyStatus is how far an initial copy is.
@@ -83,24 +87,37 @@ type copyStatus struct {
 	ETA        *int64 `json:"eta_ms"`         // at the speed so far; null = not known yet
 }
 
+func (c *copyStatus) count(p *pb.TableProgress) {
+	c.Tables++
+	c.Rows += p.GetRows()
+	if p.GetDone() {
+		c.TablesDone++
+		c.Estimate += p.GetRows()
+	} else {
+		c.Estimate += max(p.GetRows(), p.GetEstimate())
+	}
+}
+
 // copied puts what is stored of each table beside what the source has. d may be
 // nil: then only tables of which something is stored are counted.
 func copied(x *model.Stream, stored []*pb.TableProgress, d *pb.StreamDiagnosis, now time.Time) *copyStatus {
-	if x.State != model.Processing || x.Head.SnapshotDone {
+	switch {
+	case x.State == model.Active && int(x.Layered) < len(x.Layers):
+		out := &copyStatus{}
+		for _, p := range stored {
+			if p.GetLayer() > x.Layered {
+				out.count(p)
+			}
+		}
+		return out
+	case x.State != model.Processing || x.Head.SnapshotDone:
 		return nil
 	}
 	out := &copyStatus{}
 	known := map[[2]string]bool{}
 	for _, p := range stored {
-		out.Tables++
-		out.Rows += p.GetRows()
+		out.count(p)
 		known[[2]string{p.GetTable().GetSchema(), p.GetTable().GetName()}] = true
-		if p.GetDone() {
-			out.TablesDone++
-			out.Estimate += p.GetRows()
-		} else {
-			out.Estimate += max(p.GetRows(), p.GetEstimate())
-		}
 	}
 	for _, t := range d.GetTables() {
 		if len(t.GetReplicationId()) > 0 && !known[[2]string{t.GetSchema(), t.GetName()}] {
@@ -192,7 +209,7 @@ func (s *streams) describe(d *pb.DiagnoseReply, now time.Time) []streamStatus {
 		y := streamStatus{
 			ID: int64(x.ID), Name: x.Name, State: x.State.String(), Checkpoint: x.Head.Checkpoint.Op.String(),
 			Position: string(x.Head.Checkpoint.Position), LastError: x.Head.LastError, DeployedAt: stamp(x.Created), DeployedBy: x.DeployedBy,
-			Copy: copied(x, s.tables[int64(x.ID)].GetTables(), ofStream(d, x), now),
+			Copy: copied(x, s.tables[int64(x.ID)].GetTables(), ofStream(d, x), now), Adding: x.Next != "",
 		}
 		if x.FromFile {
 			y.DeployedBy = "file"
@@ -238,7 +255,7 @@ func heartbeats(x *model.Stream, r *pb.DiagnoseReply) (read, published model.Mic
 }
 
 func tables(x *model.Stream) *pb.StreamTables {
-	return &pb.StreamTables{Stream: int64(x.ID), Name: x.Name, Tables: wire.TablePatterns(x.Tables)}
+	return &pb.StreamTables{Stream: int64(x.ID), Name: x.Name, Tables: wire.TablePatterns(x.Reads())}
 }
 
 // problem is an entry of errors in spec/06 §6.1.
