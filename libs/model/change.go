@@ -68,6 +68,9 @@ const (
 	// SnapshotRow: Row was read by the initial copy. It never undoes what the
 	// log has said of that row.
 	SnapshotRow
+	// Sweep: what was stored of the table from an earlier log and was not told of
+	// again is gone. It follows the table's last SnapshotRow.
+	Sweep
 )
 
 // Change is one change of a row, values in the order of the table's columns.

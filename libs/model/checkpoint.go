@@ -107,18 +107,21 @@ type Stream struct {
 	Era uint32
 }
 
-// Place is a position as write checkpoints know it. They are of the whole
-// deployment and outlive its streams, so a place of a later era comes after all
-// those of an earlier one: what was written there is in the later history from
-// its beginning, or never will be.
+// EraNow is how often it has been by now, as far as the stream has seen.
+func (s *Stream) EraNow() uint32 { return s.Era + s.Head.Applied.Position.Histories() }
+
+// Place is a position of the stream as write checkpoints know it. They are of the
+// whole deployment and outlive its streams, so a place of a later era comes after
+// all those of an earlier one: what was written there is in the later history
+// from its beginning, or never will be.
 func (s *Stream) Place(p Position) Position { return PlaceIn(s.Era, p) }
 
-// PlaceIn is Place in an era.
+// PlaceIn is Place for a stream that was made in an era.
 func PlaceIn(era uint32, p Position) Position {
 	if p == "" {
 		return p
 	}
-	return Position(strings.Repeat("~", int(era))) + p // no position begins with ~
+	return Position(strings.Repeat(string(rune(markHistory)), int(era+p.Histories()))) + p.Source()
 }
 
 // Text is the sync config that clients are served by, as it was deployed last.

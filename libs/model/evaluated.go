@@ -25,7 +25,9 @@ const (
 	RowPut RowKind = iota + 1
 	// RowDelete: the row under Key is gone.
 	RowDelete
-	// RowSnapshot: as RowPut, unless the row is known already.
+	// RowSnapshot: as RowPut, unless the row is known already from the log that
+	// the batch is of. If it is known from an earlier log and its puts are the
+	// same, they are not put again.
 	RowSnapshot
 	// RowTruncate: every row of Key.Table is gone.
 	RowTruncate
@@ -33,6 +35,9 @@ const (
 	// is known of it stays: if that was made of another version of the row, the
 	// change that made the difference is yet to come.
 	RowLayer
+	// RowSweep: every row of Key.Table is gone that is known from an earlier log
+	// only.
+	RowSweep
 )
 
 // EvaluatedRow is a changed row after evaluation.

@@ -159,7 +159,7 @@ func changes(block string, tables []model.SourceTable) ([]model.Change, error) {
 		}
 		c := &out[i]
 		c.Table, c.Op = &tables[t], model.ChangeOp(op&changeOps)
-		if c.Op < model.Insert || c.Op > model.SnapshotRow || op&^(changeOps|changeRow|changeBefore) != 0 {
+		if c.Op < model.Insert || c.Op > model.Sweep || op&^(changeOps|changeRow|changeBefore) != 0 {
 			r.fail("unknown kind of change")
 		}
 		if op&changeRow != 0 {

@@ -166,7 +166,7 @@ func evaluatedRows(block string) ([]model.EvaluatedRow, error) {
 		row := &rows[i]
 		kind := r.byte()
 		row.Kind = model.RowKind(kind & rowKinds)
-		if row.Kind < model.RowPut || row.Kind > model.RowLayer || kind&^(rowKinds|rowBefore|rowSameTable) != 0 {
+		if row.Kind < model.RowPut || row.Kind > model.RowSweep || kind&^(rowKinds|rowBefore|rowSameTable) != 0 {
 			r.fail("unknown kind of row")
 		}
 		if kind&rowSameTable == 0 {

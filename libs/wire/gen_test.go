@@ -100,7 +100,7 @@ func (g gen) changeBatch() *model.ChangeBatch {
 	b := &model.ChangeBatch{Layer: g.Uint32(), Alone: g.IntN(2) == 0, Stream: model.StreamID(g.Int64()), Epoch: model.Epoch(g.Uint64()), Previous: g.cursor(), End: g.cursor(), Meta: g.meta()}
 	tables := []model.SourceTable{g.table(), g.table(), g.table()}
 	for range g.IntN(20) {
-		c := model.Change{Table: &tables[g.IntN(3)], Op: model.ChangeOp(1 + g.IntN(6))}
+		c := model.Change{Table: &tables[g.IntN(3)], Op: model.ChangeOp(1 + g.IntN(7))}
 		if g.IntN(4) > 0 {
 			c.Row = g.row(g.IntN(6))
 		}

@@ -71,6 +71,13 @@ type Reemitted struct {
 	Reason     string
 }
 
+// Relogged answers Relog: the stream's cursor is where the next log begins.
+// Refused: why it is not, "" if it is.
+type Relogged struct {
+	Ticket  uint64
+	Refused string
+}
+
 // Notify tells readers that the checkpoint moved. The notice's reached ones are
 // custom write checkpoints; the shell adds run, sequence, time and, where they
 // are not custom, the write checkpoints reached. Activated: with this commit the
@@ -161,6 +168,10 @@ type Record struct {
 	Buckets []Membership
 	Lookups []model.ParameterEntry
 	Source  string
+	// Log is the last log of the stream that has told of the row (see
+	// model.Position), Digest that of the row's puts; 0 = not known.
+	Log    uint32
+	Digest uint64
 }
 
 // Membership is a row's place in a bucket.
@@ -181,6 +192,7 @@ func (Load) action()      {}
 func (LoadTable) action() {}
 func (LoadOps) action()   {}
 func (Reemitted) action() {}
+func (Relogged) action()  {}
 func (Notify) action()    {}
 func (Broken) action()    {}
 func (*Commit) action()   {}

@@ -9,7 +9,8 @@ import (
 // builder makes a Commit of rows, keeping the state of each row it has seen,
 // so that several changes of one row in one commit see one another.
 type builder struct {
-	op model.OpID // last one used
+	op  model.OpID // last one used
+	log uint32     // that the changes are of
 
 	index map[model.RowKey]int // into rows
 	rows  []rowState
@@ -40,7 +41,7 @@ func (b *builder) init() {
 func (b *builder) reset(op model.OpID) {
 	const keep = 1 << 16 // entries; a map's memory never shrinks by itself
 	if len(b.index) > keep || len(b.bucketIndex) > keep {
-		*b = builder{}
+		*b = builder{log: b.log}
 		b.init()
 	}
 	b.op = op
@@ -107,7 +108,7 @@ func (b *builder) row(r *model.EvaluatedRow) {
 	case model.RowDelete:
 		b.remove(r.Key)
 	case model.RowSnapshot:
-		if b.rows[b.index[r.Key]].record == nil {
+		if s := &b.rows[b.index[r.Key]]; s.record == nil || s.record.Log < b.log {
 			b.put(r)
 		}
 	case model.RowPut:
@@ -121,10 +122,13 @@ func (b *builder) row(r *model.EvaluatedRow) {
 
 // put makes the row's puts and lookups the only ones of its key. REMOVEs come
 // first: where the same object leaves and enters a bucket under two ids, the
-// newest op is a PUT.
+// newest op is a PUT. A row that is copied again has no ops if its puts are those
+// that are stored.
 func (b *builder) put(r *model.EvaluatedRow) {
 	s := &b.rows[b.index[r.Key]]
 	old := s.record
+	digest := digestOf(r.Puts)
+	same := r.Kind == model.RowSnapshot && old != nil && old.Digest == digest && digest != 0
 	if old != nil {
 		var removed model.Checksum
 		summed := false
@@ -148,7 +152,9 @@ func (b *builder) put(r *model.EvaluatedRow) {
 	start := len(b.memberships)
 	for i := range r.Puts {
 		p := &r.Puts[i]
-		b.add(p.Bucket, model.Op{Kind: model.OpPut, Checksum: p.Checksum, Key: r.Key, ObjectType: p.ObjectType, ObjectID: p.ObjectID, Data: p.Data})
+		if !same {
+			b.add(p.Bucket, model.Op{Kind: model.OpPut, Checksum: p.Checksum, Key: r.Key, ObjectType: p.ObjectType, ObjectID: p.ObjectID, Data: p.Data})
+		}
 		b.memberships = append(b.memberships, Membership{p.Bucket, p.ObjectType, p.ObjectID})
 	}
 	for _, e := range r.Lookups {
@@ -157,12 +163,13 @@ func (b *builder) put(r *model.EvaluatedRow) {
 			b.entry(r.Key, e.Lookup, e.Values)
 		}
 	}
-	s.record = &Record{Buckets: slices.Clip(b.memberships[start:]), Lookups: r.Lookups, Source: r.Source}
+	s.record = &Record{Buckets: slices.Clip(b.memberships[start:]), Lookups: r.Lookups, Source: r.Source, Log: b.log, Digest: digest}
 	s.dirty = true
 }
 
 // putBeside adds the row's puts and lookups to what is known of its key. What is
-// there is not put again: a change that made another version of it comes yet.
+// there is not put again: a change that made another version of it comes yet. Nor
+// is the row known from this log by it: that change, or its copy, says the rest.
 func (b *builder) putBeside(r *model.EvaluatedRow) {
 	s := &b.rows[b.index[r.Key]]
 	record := &Record{Source: r.Source}
@@ -170,6 +177,7 @@ func (b *builder) putBeside(r *model.EvaluatedRow) {
 		*record = *s.record
 	}
 	buckets, lookups := len(record.Buckets), len(record.Lookups)
+	digested := buckets == 0 || record.Digest != 0
 	record.Buckets, record.Lookups = slices.Clip(record.Buckets), slices.Clip(record.Lookups)
 	for i := range r.Puts {
 		p := &r.Puts[i]
@@ -179,6 +187,9 @@ func (b *builder) putBeside(r *model.EvaluatedRow) {
 		}
 		b.add(p.Bucket, model.Op{Kind: model.OpPut, Checksum: p.Checksum, Key: r.Key, ObjectType: p.ObjectType, ObjectID: p.ObjectID, Data: p.Data})
 		record.Buckets = append(record.Buckets, m)
+		if digested {
+			record.Digest += digestOf(r.Puts[i : i+1])
+		}
 	}
 	for _, e := range r.Lookups {
 		if !slices.ContainsFunc(record.Lookups, func(known model.ParameterEntry) bool { return known.Lookup == e.Lookup }) {

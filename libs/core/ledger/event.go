@@ -69,6 +69,15 @@ type OpsLoaded struct {
 	Cut   bool
 }
 
+// Relog says that the log of the source that the session of an epoch has read is
+// lost, and that another one begins. From then on, what is copied is compared with
+// what is stored, and nothing is published until all of it is. It is answered by Relogged.
+type Relog struct {
+	Ticket       uint64
+	Epoch        model.Epoch
+	OtherHistory bool
+}
+
 func (Arrived) event()       {}
 func (Loaded) event()        {}
 func (TableLoaded) event()   {}
@@ -79,3 +88,4 @@ func (StateChanged) event()  {}
 func (Stalled) event()       {}
 func (Reemit) event()        {}
 func (OpsLoaded) event()     {}
+func (Relog) event()         {}

@@ -20,6 +20,10 @@
 //     (TestTranscripts, TestAnyOrder).
 //   - D2, D6: what is put again is the newest of its row, under new op ids, in a
 //     commit of its own (TestTranscripts, TestAnyOrder).
+//   - D1, D2, D6: when the source's log is lost, the next one begins above all op
+//     ids and positions, what is copied again becomes ops only where it differs
+//     from what is stored, and no checkpoint is made before all of it is compared
+//     (TestTranscripts, TestCompare).
 //   - INV-10, INV-11, INV-12, INV-15: after any interleaving, duplication or
 //     crash the buckets hold what the last change of each row says, and a
 //     key change leaves nothing under the former key (TestAnyOrder).
@@ -84,6 +88,7 @@ type Ledger struct {
 
 	group  *group // being applied
 	reemit *reemission
+	relog  *Relog // asked for, not begun
 	// changed since the last notice.
 	changed changes
 	builder builder // of the commit being made; its memory is reused
@@ -97,17 +102,20 @@ type pending struct {
 }
 
 // group is a run of batches in line that one commit takes (several commits if
-// a table is truncated; then it is one batch alone).
+// a table is truncated or swept; then it is one batch alone). One without batches
+// is the beginning of another log.
 type group struct {
 	batches []*pending
 	// batch and row are the place up to which rows went into the builder.
 	batch, row int
-	// table is being truncated, from after on.
+	// table is being truncated or swept, from after on.
 	table *model.TableID
+	sweep bool
 	after model.RowID
 	// last: the commit under way is the group's last, moving the cursor.
 	last   bool
 	commit *Commit // under way
+	relog  *uint64 // the ticket, of a group without batches
 }
 
 // New returns the ledger of a stream as the store has it.
@@ -148,6 +156,8 @@ func (l *Ledger) Step(e Event) []Action {
 		out = l.reemitAsked(e)
 	case OpsLoaded:
 		out = l.opsLoaded(e)
+	case Relog:
+		out = l.relogAsked(e)
 	case Committed:
 		if l.reemits() {
 			out = l.reemitCommitted()
@@ -200,6 +210,8 @@ func (l *Ledger) verdict(b *model.EvaluatedBatch) (r Result, msg string, known b
 	switch {
 	case !l.replicating():
 		return ResultObsolete, "the stream is " + l.state.String(), true
+	case b.End.Position.Log() < l.head.Applied.Position.Log():
+		return ResultObsolete, "it is of a log that is lost", true
 	case b.End.Compare(l.head.Applied) <= 0:
 		return ResultCommitted, "", true
 	case b.Epoch < l.head.Epoch:
@@ -245,7 +257,7 @@ func (l *Ledger) arrived(e Arrived) []Action {
 
 // next is where the batch in line begins.
 func (l *Ledger) next() model.Cursor {
-	if l.group != nil {
+	if l.group != nil && len(l.group.batches) > 0 {
 		// A group of an earlier session may not get in; the store decides.
 		if p := l.group.batches[len(l.group.batches)-1]; p.batch.Epoch == l.head.Epoch {
 			return p.batch.End
@@ -306,11 +318,14 @@ func answer(out []Action, p *pending, r Result, msg string) []Action {
 	return out
 }
 
-// begin starts what waits: a reemission, or the next group if the batch in line
-// is there.
+// begin starts what waits: a reemission, another log, or the next group if the
+// batch in line is there.
 func (l *Ledger) begin(out []Action) []Action {
 	if !l.busy() && l.reemit != nil {
 		out = append(out, l.beginReemit()...)
+	}
+	if !l.busy() && l.relog != nil {
+		out = append(out, l.beginRelog()...)
 	}
 	if l.busy() || len(l.buffer) == 0 || l.buffer[0].batch.Previous != l.head.Applied {
 		return out
@@ -321,7 +336,7 @@ func (l *Ledger) begin(out []Action) []Action {
 		p := l.buffer[n]
 		size += p.size
 		rows += len(p.batch.Rows)
-		alone := truncates(p.batch)
+		alone := clears(p.batch)
 		if n > 0 && (alone || size > l.options.GroupBytes || rows > l.options.GroupRows) {
 			break
 		}
@@ -346,19 +361,23 @@ func (l *Ledger) begin(out []Action) []Action {
 	l.buffer = slices.Delete(l.buffer, 0, n)
 	l.group = g
 	l.builder.reset(l.head.Persisted)
+	l.builder.log = g.batches[0].batch.End.Position.Log()
 	return l.load(out)
 }
 
-func truncates(b *model.EvaluatedBatch) bool {
+// clears tells whether a batch removes rows that it does not name.
+func clears(b *model.EvaluatedBatch) bool {
 	for i := range b.Rows {
-		if b.Rows[i].Kind == model.RowTruncate {
+		if ofTable(b.Rows[i].Kind) {
 			return true
 		}
 	}
 	return false
 }
 
-// load asks for the records of the rows up to the next truncate.
+func ofTable(k model.RowKind) bool { return k == model.RowTruncate || k == model.RowSweep }
+
+// load asks for the records of the rows up to the next truncate or sweep.
 func (l *Ledger) load(out []Action) []Action {
 	g := l.group
 	keys := l.builder.keys[:0]
@@ -367,7 +386,7 @@ scan:
 	for _, p := range g.batches[g.batch:] {
 		for i := row; i < len(p.batch.Rows); i++ {
 			r := &p.batch.Rows[i]
-			if r.Kind == model.RowTruncate {
+			if ofTable(r.Kind) {
 				break scan
 			}
 			keys = l.builder.want(keys, r.Key)
@@ -393,16 +412,16 @@ func (l *Ledger) loaded(e Loaded) []Action {
 }
 
 // apply takes rows into the builder until the group ends or a table is
-// truncated.
+// truncated or swept.
 func (l *Ledger) apply() []Action {
 	g := l.group
 	for ; g.batch < len(g.batches); g.batch, g.row = g.batch+1, 0 {
 		b := g.batches[g.batch].batch
 		for ; g.row < len(b.Rows); g.row++ {
 			r := &b.Rows[g.row]
-			if r.Kind == model.RowTruncate {
+			if ofTable(r.Kind) {
 				table := r.Key.Table
-				g.table, g.after = &table, model.RowID{}
+				g.table, g.sweep, g.after = &table, r.Kind == model.RowSweep, model.RowID{}
 				if l.builder.touches(table) {
 					return l.commit(false) // so that the store lists them
 				}
@@ -416,15 +435,23 @@ func (l *Ledger) apply() []Action {
 
 func (l *Ledger) tableLoaded(e TableLoaded) []Action {
 	g := l.group
+	removed := false
 	for i := range e.Rows {
+		if g.sweep && e.Rows[i].Record.Log >= l.builder.log {
+			continue
+		}
 		l.builder.stored(e.Rows[i].Key, e.Rows[i].Record)
 		l.builder.remove(e.Rows[i].Key)
+		removed = true
 	}
 	if e.More {
 		// A crash between these commits leaves part of the table removed
 		// above the checkpoint, and the batch will come again: it removes the
 		// rest.
 		g.after = e.Rows[len(e.Rows)-1].Key.Row
+		if !removed {
+			return []Action{LoadTable{Table: *g.table, After: g.after, Limit: l.options.TableRows}}
+		}
 		return l.commit(false)
 	}
 	g.table = nil
@@ -535,7 +562,7 @@ func (l *Ledger) committed() []Action {
 	if !g.last {
 		l.builder.reset(l.head.Persisted)
 		if g.table == nil {
-			panic("ledger: commit in the middle of a group that truncates nothing")
+			panic("ledger: commit in the middle of a group that clears nothing")
 		}
 		return []Action{LoadTable{Table: *g.table, After: g.after, Limit: l.options.TableRows}}
 	}
@@ -548,6 +575,9 @@ func (l *Ledger) committed() []Action {
 	}
 	for _, p := range g.batches {
 		out = answer(out, p, ResultCommitted, "")
+	}
+	if g.relog != nil {
+		out = append(out, Relogged{Ticket: *g.relog})
 	}
 	l.group = nil
 	return l.settle(out)
@@ -569,6 +599,9 @@ func (l *Ledger) failed(e Failed) []Action {
 	l.changed.everything = true
 	l.group = nil
 	var out []Action
+	if g.relog != nil {
+		out = append(out, Relogged{Ticket: *g.relog, Refused: "the commit failed"})
+	}
 	for _, p := range g.batches {
 		r, msg, known := l.verdict(p.batch)
 		if !known {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -32,13 +33,21 @@ func rowKey(table, row int) model.RowKey {
 	return model.RowKey{Table: model.TableID{byte('a' + table)}, Row: model.RowID{byte('0' + row)}}
 }
 
-// drawSource draws a log of inserts, updates, moves between buckets, identity
+// drawSource draws a log that begins with a transaction of given rows, if any,
+// and goes on with inserts, updates, moves between buckets, identity
 // changes (also chains and swaps of them), deletes and truncates. It is a
 // possible log: what changes its identity exists, and is the only one there.
-func drawSource(t *rapid.T) *source {
+func drawSource(t *rapid.T, given ...model.EvaluatedRow) *source {
 	s := &source{custom: map[int]model.CustomCheckpoint{}}
 	alive := map[model.RowKey]bool{}
 	version := 0
+	if len(given) > 0 {
+		version = 1000 * int(given[0].Key.Row[0]) // not seen before
+		s.changes, s.ends = given, []int{len(given)}
+	}
+	for i := range given {
+		alive[given[i].Key] = true
+	}
 	put := func(k model.RowKey) model.EvaluatedRow {
 		version++
 		r := model.EvaluatedRow{Kind: model.RowPut, Key: k, Source: fmt.Sprint("source ", version)}
@@ -113,6 +122,7 @@ func (s *source) rows(n int) map[model.RowKey]model.EvaluatedRow {
 			if r.Before != nil {
 				delete(rows, model.RowKey{Table: r.Key.Table, Row: *r.Before})
 			}
+			r.Before = nil
 			rows[r.Key] = r
 		}
 	}
@@ -181,6 +191,69 @@ func (s *source) batches(t *rapid.T, from model.Cursor, epoch model.Epoch) []*mo
 	return chain
 }
 
+// copied is a copy of the rows of a source, and its log behind it: each row that
+// is copied is as it was after one of the transactions from slot to upTo.
+type copied struct {
+	*source
+	mark       model.Position
+	slot, upTo int
+}
+
+// A copy is made of units: each row, then the sweep, of each table, and its end.
+const (
+	unitsOfTable = rowsOf + 1
+	units        = tables*unitsOfTable + 1
+	unitBits     = 8
+)
+
+// batches packs copy and log from a cursor on, at random, into a chain.
+func (c *copied) batches(t *rapid.T, from model.Cursor, epoch model.Epoch) []*model.EvaluatedBatch {
+	begin := c.mark + position(c.slot)
+	done := 0 // units
+	switch {
+	case from.Position > begin:
+		done = units
+	case from.Position == begin:
+		done = int(from.Offset & (1<<unitBits - 1))
+	}
+	var chain []*model.EvaluatedBatch
+	for cursor := from; done < units; {
+		b := &model.EvaluatedBatch{Stream: 1, Epoch: epoch, Previous: cursor}
+		for range rapid.IntRange(1, 4).Draw(t, "units") {
+			if done == units-1 {
+				b.Meta.SnapshotDone, b.Meta.NoCheckpointBefore = true, c.mark+position(c.upTo)
+			} else if table, row := done/unitsOfTable, done%unitsOfTable; row == rowsOf {
+				b.Rows = append(b.Rows, model.EvaluatedRow{Kind: model.RowSweep, Key: model.RowKey{Table: rowKey(table, 0).Table}})
+			} else if r, ok := c.rows(rapid.IntRange(c.slot, c.upTo).Draw(t, "read"))[rowKey(table, row)]; ok {
+				r.Kind = model.RowSnapshot
+				b.Rows = append(b.Rows, r)
+			}
+			if done++; done == units {
+				break
+			}
+		}
+		cursor = model.Cursor{Position: begin, Offset: uint64(done)}
+		b.End = cursor
+		chain = append(chain, b)
+	}
+	plain := model.Cursor{Position: position(c.slot)}
+	if from.Position >= begin {
+		plain = model.Cursor{Position: from.Position.Source(), Offset: from.Offset >> unitBits}
+	}
+	in := func(p model.Cursor) model.Cursor {
+		p.Position, p.Offset = c.mark+p.Position, p.Offset<<unitBits
+		if p.Position == begin {
+			p.Offset |= units
+		}
+		return p
+	}
+	for _, b := range c.source.batches(t, plain, epoch) {
+		b.Previous, b.End = in(b.Previous), in(b.End)
+		chain = append(chain, b)
+	}
+	return chain
+}
+
 // visible is what the shelf's ops and entries up to op amount to.
 func (s *shelf) visible(op model.OpID) (buckets, lookups state) {
 	buckets, lookups = state{}, state{}
@@ -212,10 +285,11 @@ func (s *shelf) visible(op model.OpID) (buckets, lookups state) {
 }
 
 // check holds D1, D2 and INV-10 at every checkpoint.
-func check(t *rapid.T, s *shelf, src *source, checkpoint model.Checkpoint) {
+// Before are the custom write checkpoints of earlier logs.
+func check(t *rapid.T, s *shelf, src *source, checkpoint model.Checkpoint, before map[string]uint64) {
 	t.Helper()
 	n := 0
-	for n < len(src.ends) && position(n+1) <= checkpoint.Position {
+	for n < len(src.ends) && position(n+1) <= checkpoint.Position.Source() {
 		n++
 	}
 	buckets, lookups := s.visible(checkpoint.Op)
@@ -226,7 +300,11 @@ func check(t *rapid.T, s *shelf, src *source, checkpoint model.Checkpoint) {
 	if !maps.Equal(lookups, wantLookups) {
 		t.Fatalf("D1: at %v lookups hold\n%v, want\n%v", checkpoint, lookups, wantLookups)
 	}
-	if got, want := s.reached(checkpoint.Position), src.reached(n); !maps.Equal(got, want) {
+	want := src.reached(n)
+	for key, id := range before {
+		want[key] = max(want[key], id)
+	}
+	if got := s.reached(checkpoint.Position); !maps.Equal(got, want) {
 		t.Fatalf("D1: at %v the custom write checkpoints are %v, want %v", checkpoint, got, want)
 	}
 }
@@ -234,9 +312,16 @@ func check(t *rapid.T, s *shelf, src *source, checkpoint model.Checkpoint) {
 // TestAnyOrder: whatever the packing, the order and number of deliveries, the
 // crashes and failed commits, every published checkpoint shows exactly the
 // transactions up to its position (D1 to D5, INV-8, INV-10 to INV-12, INV-15).
-func TestAnyOrder(t *testing.T) {
+func TestAnyOrder(t *testing.T) { anyOrder(t, 0) }
+
+// TestCompare: the same when the log is lost time and again, and the source is
+// another one than what is stored. What is the same in both has no ops.
+func TestCompare(t *testing.T) { anyOrder(t, 2) }
+
+func anyOrder(t *testing.T, losses int) {
 	rapid.Check(t, func(t *rapid.T) {
 		src := drawSource(t)
+		batches := src.batches
 		store := newShelf(model.StreamHead{})
 		options := Options{
 			BufferBytes: rapid.SampledFrom([]int{1, 40, 1 << 20}).Draw(t, "buffer"),
@@ -245,17 +330,21 @@ func TestAnyOrder(t *testing.T) {
 			Listed:      rapid.SampledFrom([]int{1, 1000}).Draw(t, "listed"),
 		}
 		var (
-			l       *Ledger
-			under   Action // the load or commit under way
-			chain   []*model.EvaluatedBatch
-			old     []*model.EvaluatedBatch // of ended sessions
-			tickets = map[uint64]*model.EvaluatedBatch{}
-			ticket  uint64
-			last    model.Checkpoint
-			usedOp  model.OpID
-			state   = model.Processing
-			asked   *Reemit // by a compactor, from what it read at a checkpoint
-			done    int     // reemissions asked for and not answered
+			l        *Ledger
+			under    Action // the load or commit under way
+			chain    []*model.EvaluatedBatch
+			old      []*model.EvaluatedBatch // of ended sessions
+			tickets  = map[uint64]*model.EvaluatedBatch{}
+			ticket   uint64
+			last     model.Checkpoint
+			usedOp   model.OpID
+			state    = model.Processing
+			asked    *Reemit // by a compactor, from what it read at a checkpoint
+			done     int     // reemissions asked for and not answered
+			putAgain int     // ops, by them
+			lost     *Relog  // the loss that is to be told of
+			another  func()  // when it has been
+			before   map[string]uint64
 		)
 		restart := func() {
 			l = New(&model.Stream{ID: 1, State: state, Head: store.head}, options)
@@ -281,9 +370,15 @@ func TestAnyOrder(t *testing.T) {
 					}
 					noticed(t, store, &a.Notice, last)
 					last = a.Notice.Checkpoint
-					check(t, store, src, last)
+					check(t, store, src, last, before)
+				case Relogged:
+					if a.Refused == "" && lost != nil {
+						lost = nil
+						another()
+					}
 				case Reemitted:
 					done--
+					putAgain += a.Ops
 					if a.Ops > 0 && a.Checkpoint > last.Op {
 						t.Fatalf("%d ops at %d were put again, the checkpoint is %v", a.Ops, a.Checkpoint, last)
 					}
@@ -302,7 +397,10 @@ func TestAnyOrder(t *testing.T) {
 			step(SessionOpened{Head: store.head})
 			old = append(old, chain...)
 			// A commit under way is of the old epoch, and will be refused.
-			chain = src.batches(t, store.head.Applied, store.head.Epoch)
+			chain = nil
+			if lost == nil {
+				chain = batches(t, store.head.Applied, store.head.Epoch)
+			}
 		}
 		perform := func(how int) {
 			switch a := under.(type) {
@@ -348,58 +446,137 @@ func TestAnyOrder(t *testing.T) {
 		}
 		restart()
 		session()
-		for range rapid.IntRange(0, 120).Draw(t, "steps") {
-			switch rapid.IntRange(0, 21).Draw(t, "step") {
-			case 20: // a compactor reads; what it then asks for may be old
-				bucket := fmt.Sprint("b", rapid.IntRange(0, 2).Draw(t, "bucket"))
-				asked = &Reemit{Bucket: bucket, Checkpoint: last.Op, Ops: store.newest(bucket, last.Op), Bytes: rapid.SampledFrom([]int{10, 30, 1000}).Draw(t, "bytes")}
-			case 21:
-				if asked != nil && len(asked.Ops) > 0 {
-					done++
-					step(*asked)
+		chaos := func() {
+			for range rapid.IntRange(0, 120).Draw(t, "steps") {
+				if lost != nil && rapid.Bool().Draw(t, "tell") {
+					lost.Epoch = store.head.Epoch
+					step(*lost)
 				}
-			case 0:
-				restart()
-			case 1:
-				session()
-			case 2:
-				if len(old) > 0 {
-					deliver(rapid.SampledFrom(old).Draw(t, "old batch"))
-				}
-			case 3, 4:
-				perform(rapid.IntRange(0, 1).Draw(t, "failure"))
-			case 5, 6, 7, 8, 9:
-				perform(2)
-			default:
-				if len(chain) > 0 {
-					deliver(rapid.SampledFrom(chain).Draw(t, "batch"))
+				switch rapid.IntRange(0, 21).Draw(t, "step") {
+				case 20: // a compactor reads; what it then asks for may be old
+					bucket := fmt.Sprint("b", rapid.IntRange(0, 2).Draw(t, "bucket"))
+					asked = &Reemit{Bucket: bucket, Checkpoint: last.Op, Ops: store.newest(bucket, last.Op), Bytes: rapid.SampledFrom([]int{10, 30, 1000}).Draw(t, "bytes")}
+				case 21:
+					if asked != nil && len(asked.Ops) > 0 {
+						done++
+						step(*asked)
+					}
+				case 0:
+					restart()
+				case 1:
+					session()
+				case 2:
+					if len(old) > 0 {
+						deliver(rapid.SampledFrom(old).Draw(t, "old batch"))
+					}
+				case 3, 4:
+					perform(rapid.IntRange(0, 1).Draw(t, "failure"))
+				case 5, 6, 7, 8, 9:
+					perform(2)
+				default:
+					if len(chain) > 0 {
+						deliver(rapid.SampledFrom(chain).Draw(t, "batch"))
+					}
 				}
 			}
 		}
-		// Whatever happened, in the end everything gets through.
-		for store.head.Applied.Position != position(len(src.ends)) {
-			before := store.head
-			for _, b := range chain {
-				deliver(b)
-				for under != nil {
+		finish := func() {
+			// Whatever happened, in the end everything gets through.
+			for store.head.Applied.Position.Source() != position(len(src.ends)) {
+				was := store.head
+				for _, b := range chain {
+					deliver(b)
+					for under != nil {
+						perform(2)
+					}
+				}
+				if store.head == was {
+					t.Fatalf("stuck at %s of %s", store.head.Applied, position(len(src.ends)))
+				}
+			}
+			for under != nil {
+				perform(2)
+			}
+			if len(tickets) != 0 || done != 0 {
+				t.Fatalf("%d deliveries and %d reemissions were never answered", len(tickets), done)
+			}
+			if got := store.head.Checkpoint.Position; got.Source() != position(len(src.ends)) || got.Mark() != store.head.Applied.Position.Mark() {
+				t.Fatalf("the last checkpoint is at %s", got)
+			}
+			check(t, store, src, store.head.Checkpoint, before)
+		}
+		chaos()
+		for range losses {
+			if rapid.Bool().Draw(t, "first to its end") {
+				finish()
+			}
+			// Some rows of the source are as they were, some are not.
+			var given []model.EvaluatedRow
+			for _, r := range slices.SortedFunc(maps.Values(src.rows(len(src.ends))), func(a, b model.EvaluatedRow) int { return strings.Compare(keyText(a.Key), keyText(b.Key)) }) {
+				if rapid.IntRange(0, 3).Draw(t, "is gone") > 0 {
+					given = append(given, r)
+				}
+			}
+			next := drawSource(t, given...)
+			next.ends = append(next.ends, len(next.changes)) // a heartbeat
+			c := &copied{source: next, slot: rapid.IntRange(0, len(next.ends)-1).Draw(t, "slot")}
+			c.upTo = rapid.IntRange(c.slot, len(next.ends)).Draw(t, "up to")
+			for under != nil {
+				perform(2)
+			}
+			clear(next.custom)
+			lost = &Relog{OtherHistory: rapid.Bool().Draw(t, "other history")}
+			old, chain = append(old, chain...), nil
+			var begun model.OpID
+			var buckets map[string]string
+			another = func() {
+				src, batches, c.mark = next, c.batches, store.head.Applied.Position
+				begun, putAgain = store.head.Persisted, 0
+				buckets, _ = store.visible(begun)
+				before = store.reached("~~~")
+			}
+			// The session that finds the loss reads nothing more.
+			for chaos(); lost != nil; {
+				session()
+				lost.Epoch = store.head.Epoch
+				for step(*lost); under != nil; {
 					perform(2)
 				}
 			}
-			if store.head == before {
-				t.Fatalf("stuck at %s of %s", store.head.Applied, position(len(src.ends)))
+			session()
+			chaos()
+			finish()
+			if c.slot == len(next.ends)-1 && putAgain == 0 {
+				unchanged(t, store, begun, buckets)
 			}
 		}
-		for under != nil {
-			perform(2)
-		}
-		if len(tickets) != 0 || done != 0 {
-			t.Fatalf("%d deliveries and %d reemissions were never answered", len(tickets), done)
-		}
-		if got := store.head.Checkpoint.Position; got != position(len(src.ends)) {
-			t.Fatalf("the last checkpoint is at %s", got)
-		}
-		check(t, store, src, store.head.Checkpoint)
 	})
+}
+
+// unchanged: of a row that is where it was, with the data that it had, there are
+// no ops above begun.
+func unchanged(t *rapid.T, s *shelf, begun model.OpID, before state) {
+	t.Helper()
+	after, _ := s.visible(s.head.Persisted)
+	same := func(key string) bool {
+		of := func(all state) state {
+			some := state{}
+			for k, data := range all {
+				if strings.Contains(k, " "+key+" ") {
+					some[k] = data
+				}
+			}
+			return some
+		}
+		return maps.Equal(of(before), of(after))
+	}
+	for name, ops := range s.buckets {
+		for _, op := range ops {
+			if op.ID > begun && same(keyText(op.Key)) {
+				t.Fatalf("D6: bucket %s has %s of a row that is as it was", name, opText(op))
+			}
+		}
+	}
 }
 
 // noticed holds INV-29: a notice never says less than what changed.

@@ -21,11 +21,12 @@ import (
 //	commit [fails | persists]                lets the commit under way end
 //	run                                      lets commits end until nothing is under way
 //	reemit TICKET BUCKET checkpoint=OP [bytes=N] OP...
+//	relog TICKET epoch=E [other-history]
 //	open | stalled | state NAME | buckets | lookups
 //
 // A cursor is POSITION+OFFSET. A row is put KEY [from KEY] (BUCKET/ID=DATA |
-// ?LOOKUP=VALUES)..., snapshot ..., layer ..., delete KEY or truncate TABLE; a key is
-// TABLE:ROW. A line "checkpoint USER=ID" is a custom write checkpoint.
+// ?LOOKUP=VALUES)..., snapshot ..., layer ..., delete KEY, truncate TABLE or sweep
+// TABLE; a key is TABLE:ROW. A line "checkpoint USER=ID" is a custom write checkpoint.
 func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/transcripts", func(t *testing.T, path string) {
 		var w *world
@@ -145,6 +146,17 @@ func (w *world) do(t *testing.T, d *datadriven.TestData) string {
 			}
 		}
 		w.step(e)
+	case "relog":
+		e := Relog{Ticket: uint64(number(t, d.CmdArgs[0].Key)), Epoch: 1}
+		for _, a := range d.CmdArgs[1:] {
+			switch a.Key {
+			case "epoch":
+				e.Epoch = model.Epoch(number(t, a.Vals[0]))
+			case "other-history":
+				e.OtherHistory = true
+			}
+		}
+		w.step(e)
 	case "stalled":
 		w.step(Stalled{})
 	case "state":
@@ -185,6 +197,12 @@ func (w *world) step(e Event) {
 			fmt.Fprintf(&w.out, "reemitted %d: %d ops, %d bytes", a.Ticket, a.Ops, a.Bytes)
 			if a.Reason != "" {
 				fmt.Fprintf(&w.out, ": %s", a.Reason)
+			}
+			w.out.WriteByte('\n')
+		case Relogged:
+			fmt.Fprintf(&w.out, "relogged %d", a.Ticket)
+			if a.Refused != "" {
+				fmt.Fprintf(&w.out, " refused: %s", a.Refused)
 			}
 			w.out.WriteByte('\n')
 		case *Commit:
@@ -279,7 +297,7 @@ func keyText(k model.RowKey) string {
 func parseRow(t *testing.T, line string) model.EvaluatedRow {
 	t.Helper()
 	words := strings.Fields(line)
-	kinds := map[string]model.RowKind{"put": model.RowPut, "snapshot": model.RowSnapshot, "layer": model.RowLayer, "delete": model.RowDelete, "truncate": model.RowTruncate}
+	kinds := map[string]model.RowKind{"put": model.RowPut, "snapshot": model.RowSnapshot, "layer": model.RowLayer, "delete": model.RowDelete, "truncate": model.RowTruncate, "sweep": model.RowSweep}
 	r := model.EvaluatedRow{Kind: kinds[words[0]], Key: parseKey(t, words[1])}
 	if r.Kind == 0 {
 		t.Fatalf("unknown row %q", line)

@@ -2,13 +2,15 @@
 // row, and the parts that such forms are made of: numbers as varints, texts
 // behind their length.
 //
-// The form is on disks: it stays as it is, byte for byte (TestForm). Hostile
+// The form is on disks: what was stored is read, byte for byte (TestForm). Hostile
 // bytes are an error that wraps store.ErrDamaged (FuzzRead).
 package record
 
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
+	"strings"
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
 	"github.com/sluicesync/sluice/libs/model"
@@ -18,10 +20,20 @@ import (
 // ErrCorrupt: a value is not what was written.
 var ErrCorrupt = fmt.Errorf("a value cannot be read: %w", store.ErrDamaged)
 
-// Append appends a record: its memberships, each with its object type and id if
-// they are not those of the one before, its lookups, its source (up to the end).
+// mark begins a record that has its log and digest, as no number of memberships
+// does. One that was stored before there were any has neither.
+const mark = "\x80\x00"
+
+// Append appends a record: the mark, its log and digest, if it has them, its
+// memberships, each with its object type and id if they are not those of the one
+// before, its lookups, its source (up to the end).
 func Append(dst []byte, rec *ledger.Record) []byte {
 	var typ, id string
+	if rec.Log != 0 || rec.Digest != 0 {
+		dst = append(dst, mark...)
+		dst = binary.AppendUvarint(dst, uint64(rec.Log))
+		dst = binary.LittleEndian.AppendUint64(dst, rec.Digest)
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(rec.Buckets)))
 	for i := range rec.Buckets {
 		m := &rec.Buckets[i]
@@ -42,6 +54,15 @@ func Read(value string) (*ledger.Record, error) {
 	r := Reader{value: value}
 	rec := &ledger.Record{}
 	var typ, id string
+	if rest, ok := strings.CutPrefix(r.value, mark); ok {
+		r.value = rest
+		log := r.Uvarint()
+		digest := r.Bytes(8)
+		if r.bad || log > math.MaxUint32 {
+			return nil, ErrCorrupt
+		}
+		rec.Log, rec.Digest = uint32(log), binary.LittleEndian.Uint64([]byte(digest))
+	}
 	if n := r.Uvarint(); n > uint64(len(r.value)) {
 		return nil, ErrCorrupt
 	} else if n > 0 {

@@ -277,7 +277,7 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 }
 
 func clone(r *ledger.Record) *ledger.Record {
-	c := &ledger.Record{Buckets: slices.Clone(r.Buckets), Lookups: slices.Clone(r.Lookups), Source: strings.Clone(r.Source)}
+	c := &ledger.Record{Buckets: slices.Clone(r.Buckets), Lookups: slices.Clone(r.Lookups), Source: strings.Clone(r.Source), Log: r.Log, Digest: r.Digest}
 	for i, m := range c.Buckets {
 		c.Buckets[i] = ledger.Membership{Bucket: strings.Clone(m.Bucket), ObjectType: strings.Clone(m.ObjectType), ObjectID: strings.Clone(m.ObjectID)}
 	}

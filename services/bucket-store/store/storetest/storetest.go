@@ -45,7 +45,7 @@ func Run(t *testing.T, open func(*testing.T) Instance) {
 	}{
 		{"Catalog", testCatalog}, {"Layers", testLayers}, {"Clear", testClear}, {"Fencing", testFencing}, {"Deploys", testDeploys},
 		{"Commit", testCommit}, {"Refused", testRefused}, {"Redelivered", testRedelivered}, {"LongTransaction", testLongTransaction},
-		{"Records", testRecords}, {"Table", testTable}, {"Checksums", testChecksums}, {"Ops", testOps},
+		{"AnotherLog", testAnotherLog}, {"Records", testRecords}, {"Table", testTable}, {"Checksums", testChecksums}, {"Ops", testOps},
 		{"Lookups", testLookups}, {"Versions", testVersions}, {"CompactLookups", testCompactLookups},
 		{"WriteCheckpoints", testWriteCheckpoints}, {"CreateAtOnce", testCreateAtOnce}, {"CustomCheckpoints", testCustomCheckpoints}, {"ExpireRequests", testExpireRequests},
 		{"Scan", testScan}, {"Replace", testReplace}, {"ReplaceRefused", testReplaceRefused}, {"Dirtiest", testDirtiest},
@@ -143,7 +143,21 @@ func (st *stream) tx(n int, rows ...model.EvaluatedRow) model.OpID {
 
 func (st *stream) applyBatch(b *model.EvaluatedBatch) {
 	st.Helper()
-	queue := []ledger.Event{ledger.Arrived{Ticket: 1, Batch: b}}
+	st.run(ledger.Arrived{Ticket: 1, Batch: b})
+	st.at = b.End
+}
+
+// relog begins another log.
+func (st *stream) relog(otherHistory bool) {
+	st.Helper()
+	st.run(ledger.Relog{Ticket: 1, Epoch: st.epoch, OtherHistory: otherHistory})
+	st.at = st.ledger.Head().Applied
+}
+
+// run steps the ledger until it has nothing more to do.
+func (st *stream) run(first ledger.Event) {
+	st.Helper()
+	queue := []ledger.Event{first}
 	for len(queue) > 0 {
 		e := queue[0]
 		queue = queue[1:]
@@ -168,14 +182,17 @@ func (st *stream) applyBatch(b *model.EvaluatedBatch) {
 				queue = append(queue, ledger.Committed{})
 			case ledger.Answer:
 				if a.Result != ledger.ResultCommitted {
-					st.Fatalf("batch %s: %s %s", b.End, a.Result, a.Message)
+					st.Fatalf("batch: %s %s", a.Result, a.Message)
+				}
+			case ledger.Relogged:
+				if a.Refused != "" {
+					st.Fatal(a.Refused)
 				}
 			case ledger.Broken:
 				st.Fatal(a.Reason)
 			}
 		}
 	}
-	st.at = b.End
 }
 
 func row(n int) model.RowKey {

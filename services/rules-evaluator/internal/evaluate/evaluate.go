@@ -123,7 +123,7 @@ func Prepare(b *model.ChangeBatch, plan Plan) *Batch {
 			continue
 		}
 		switch c.Op {
-		case model.Truncate, model.DropTable:
+		case model.Truncate, model.DropTable, model.Sweep:
 			continue
 		case model.Delete:
 			var ok bool
@@ -198,6 +198,9 @@ func (p *Batch) findMissing() {
 		if c.Op == model.Truncate || c.Op == model.DropTable {
 			gone[c.Table.ID] = true
 			continue
+		}
+		if c.Op == model.Sweep {
+			continue // it says nothing of the rows that are looked at here
 		}
 		if r.flags&incomplete != 0 {
 			prior := r.prior(c.Table)
@@ -395,6 +398,10 @@ func (e *evaluation) change(i int) {
 				e.batch.former[k] = version{}
 			}
 		}
+		return
+	}
+	if c.Op == model.Sweep {
+		e.add(model.RowSweep, i)
 		return
 	}
 	if e.table.Rows == nil {

@@ -137,6 +137,8 @@ func TestKinds(t *testing.T) {
 		model.Change{Table: unused, Op: model.Delete, Before: row(1)},
 		model.Change{Table: todos, Op: model.Truncate},
 		model.Change{Table: unused, Op: model.DropTable},
+		model.Change{Table: todos, Op: model.Sweep},
+		model.Change{Table: unused, Op: model.Sweep},
 	)
 	if len(problems) > 0 {
 		t.Fatalf("problems: %v", problems)
@@ -154,6 +156,8 @@ func TestKinds(t *testing.T) {
 		{model.RowSnapshot, id(todos, 3), nil, "3,d"},
 		{model.RowTruncate, model.RowID{}, nil, ""},
 		{model.RowTruncate, model.RowID{}, nil, ""},
+		{model.RowSweep, model.RowID{}, nil, ""},
+		{model.RowSweep, model.RowID{}, nil, ""},
 	}
 	if len(rows) != len(want) {
 		t.Fatalf("%d rows, not %d: %+v", len(rows), len(want), rows)
