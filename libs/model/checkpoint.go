@@ -27,7 +27,7 @@ type StreamState uint8
 const (
 	Processing StreamState = iota + 1 // snapshot or catch-up running
 	Active                            // consistent, serving clients
-	Errored                           // serving frozen data, being replaced
+	Errored                           // serving frozen data, being replaced: of earlier versions, when a log was lost
 	Stopped                           // replaced, to be cleaned
 	Terminated                        // cleaned, kept for history
 )

@@ -249,7 +249,7 @@ func position(n int) model.Position { return model.Position(fmt.Sprintf("0000000
 
 // next is a batch with one transaction that ends at position n.
 func (c *chain) next(n int, rows ...model.EvaluatedRow) *model.EvaluatedBatch {
-	b := &model.EvaluatedBatch{Stream: c.stream, Epoch: c.epoch, Previous: c.at, End: model.Cursor{Position: position(n)}, Rows: rows}
+	b := &model.EvaluatedBatch{Stream: c.stream, Epoch: c.epoch, Previous: c.at, End: model.Cursor{Position: c.at.Position.Mark() + position(n)}, Rows: rows}
 	b.Meta.Transactions = 1
 	c.at = b.End
 	return b
@@ -270,16 +270,16 @@ func (i *instance) begin(config string) *chain {
 	return i.chain(i.deploy(config).GetStream().GetId())
 }
 
-// chain begins the chain of a stream that was just made.
+// chain begins the chain of a stream that was just made, or of another log.
 func (i *instance) chain(id int64) *chain {
 	i.t.Helper()
 	s := i.open(id, "r1")
-	c := &chain{stream: model.StreamID(id), epoch: model.Epoch(s.GetEpoch())}
+	c := &chain{stream: model.StreamID(id), epoch: model.Epoch(s.GetEpoch()), at: wire.ModelStreamHead(s.GetHead()).Applied}
 	b := c.next(1)
-	b.End = model.Cursor{Position: position(1), Offset: 1}
+	b.End.Offset = 1
 	c.at = b.End
 	b.Meta.SnapshotDone = true
-	b.Meta.NoCheckpointBefore = position(5)
+	b.Meta.NoCheckpointBefore = c.at.Position.Mark() + position(5)
 	b.Meta.Progress = []model.TableProgress{{Table: model.SourceTable{ID: model.TableID{1}, Name: "t", Columns: []model.Column{}}, Done: true}}
 	i.apply(b)
 	return c
@@ -503,17 +503,27 @@ func TestDeploys(t *testing.T) {
 	if text, _ := i.ops(3, 1, "3#a"); text != "1 PUT 1 {}" {
 		t.Errorf("INV-41: stream 3 after clearing 1: %q", text)
 	}
-	r, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: 3, Reason: "slot lost"})
-	if err != nil || r.GetStream() != 4 {
-		t.Fatalf("restart: %v %v", r, err)
+	if _, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: 3, Epoch: uint64(c3.epoch) - 1, Reason: "slot lost"}); errs.CodeOf(err) != errs.S1003 {
+		t.Errorf("D5: a session that is over says that the slot is lost: %v", err)
 	}
-	expect("2 STOP 3 ERRORED 4 PROCESSING")
+	if _, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: 3, Epoch: uint64(c3.epoch), Reason: "slot lost"}); err != nil {
+		t.Fatalf("restart: %v", err)
+	}
 	list, err := i.catalog.List(t.Context(), &pb.ListRequest{IncludeTerminated: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(list.GetStreams()) != 4 || list.GetStreams()[2].GetHead().GetLastError() != "slot lost" || list.GetSize() == nil {
+	if s := list.GetStreams()[2]; len(list.GetStreams()) != 3 || s.GetState() != pb.StreamState_STREAM_STATE_ACTIVE || s.GetHead().GetLastError() != "slot lost" || s.GetHead().GetSnapshotDone() || list.GetSize() == nil {
 		t.Errorf("list: %v", list)
+	}
+	// What is stored is served meanwhile; then the error is over.
+	if text, _ := i.ops(3, 1, "3#a"); text != "1 PUT 1 {}" {
+		t.Errorf("while tables are compared there is %q", text)
+	}
+	i.answer(i.send(c3.next(9)), pb.ApplyResult_APPLY_RESULT_OBSOLETE)
+	i.apply(i.chain(3).next(6))
+	if h := i.head(3).GetHead(); h.GetLastError() != "" || !h.GetSnapshotDone() || h.GetCheckpoint().GetPosition() != "}"+string(position(6)) {
+		t.Errorf("when they are: %v", h)
 	}
 }
 
@@ -555,26 +565,28 @@ func TestWriteCheckpointNotices(t *testing.T) {
 
 // TestOtherHistory: when the source has another history, its positions begin
 // anew. What clients wait for in the earlier one they see with the first
-// checkpoint of the later one, and what they write meanwhile not before.
+// checkpoint of the later one, and what they write meanwhile not before. Where
+// only the log had a gap, they wait for what they have written.
 func TestOtherHistory(t *testing.T) {
 	nc := bus(t)
-	i := run(t, t.TempDir(), nc)
+	dir := t.TempDir()
+	i := run(t, dir, nc)
 	notice := notices(t, nc)
 	c := i.begin("config 1")
 	i.apply(c.next(60))
 	notice()
-	create := func(stream int64, head int, key string, want uint64) {
+	create := func(head int, key string, want uint64) {
 		t.Helper()
-		r, err := i.writes.Create(t.Context(), &pb.CreateWriteCheckpointsRequest{Stream: stream, Head: string(position(head)), Requests: []*pb.CheckpointRequest{{UserKey: key}}})
+		r, err := i.writes.Create(t.Context(), &pb.CreateWriteCheckpointsRequest{Stream: 1, Head: string(position(head)), Requests: []*pb.CheckpointRequest{{UserKey: key}}})
 		if err != nil || len(r.GetIds()) != 1 || r.GetIds()[0] != want {
 			t.Fatalf("create: %v %v, want %d", r, err, want)
 		}
 	}
-	reached := func(stream int64, at int, want ...uint64) {
+	reached := func(at model.Position, want ...uint64) {
 		t.Helper()
-		r, err := i.writes.Reached(t.Context(), &pb.ReachedRequest{Stream: stream, Position: string(position(at)), UserKeys: []string{"u/1", "u/2"}})
+		r, err := i.writes.Reached(t.Context(), &pb.ReachedRequest{Stream: 1, Position: string(at), UserKeys: []string{"u/1", "u/2"}})
 		if err != nil || !slices.Equal(r.GetIds(), want) {
-			t.Errorf("reached at %d of stream %d: %v %v, want %v", at, stream, r.GetIds(), err, want)
+			t.Errorf("reached at %s: %v %v, want %v", at, r.GetIds(), err, want)
 		}
 	}
 	told := func(want ...string) {
@@ -587,25 +599,55 @@ func TestOtherHistory(t *testing.T) {
 			t.Errorf("told of %q, want %q", got, want)
 		}
 	}
-	create(1, 100, "u/1", 1)
-	if r, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: 1, Reason: "restored", OtherHistory: true}); err != nil || r.GetStream() != 2 {
-		t.Fatalf("restart: %v %v", r, err)
+	create(100, "u/1", 1)
+	restart := func(other bool) {
+		t.Helper()
+		if _, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: 1, Epoch: uint64(c.epoch), Reason: "restored", OtherHistory: other}); err != nil {
+			t.Fatalf("restart: %v", err)
+		}
 	}
-	create(1, 5, "u/2", 1)
-	reached(1, 60, 0, 0)
-	c = i.chain(2)
+	restart(true)
+	create(5, "u/2", 1)
+	reached(position(60), 0, 0)
+	c = i.chain(1)
 	i.apply(c.next(6))
 	told("u/1 1", "u/2 1")
-	reached(2, 6, 1, 1)
-	create(2, 8, "u/1", 2)
-	reached(2, 6, 1, 1)
+	reached("~"+position(6), 1, 1)
+	create(8, "u/1", 2)
+	reached("~"+position(6), 1, 1)
 	i.apply(c.next(9))
 	told("u/1 2")
-	reached(2, 9, 2, 1)
+	reached("~"+position(9), 2, 1)
 	// A stream made since is of the same history.
 	if s := wire.ModelStream(i.deploy("config 2").GetStream()); s.Era != 1 {
 		t.Errorf("era %d", s.Era)
 	}
+	// In the same history positions mean what they meant.
+	create(20, "u/1", 3)
+	restart(false)
+	create(30, "u/2", 2)
+	reached("~"+position(9), 2, 1)
+	c = i.chain(1)
+	i.apply(c.next(19))
+	told()
+	reached("~}"+position(19), 2, 1)
+	i.apply(c.next(21))
+	told("u/1 3")
+	i.apply(c.next(30))
+	told("u/2 2")
+	reached("~}"+position(30), 3, 2)
+	// A new start of the service knows it all.
+	create(40, "u/1", 4)
+	restart(true)
+	i.stop()
+	i = run(t, dir, nc)
+	create(7, "u/2", 3)
+	c = i.chain(1)
+	i.apply(c.next(6))
+	told("u/1 4")
+	i.apply(c.next(7))
+	told("u/2 3")
+	reached("~}~"+position(7), 4, 3)
 }
 
 // TestCustomCheckpoints: D1 and D4 of the write checkpoints that rows carry, and
@@ -665,17 +707,6 @@ func TestCustomCheckpoints(t *testing.T) {
 	again, err := i.catalog.Deploy(t.Context(), &pb.DeployRequest{Config: "config 2", Tables: wire.TablePatterns(wire.ModelTablePatterns(plain.GetStream().GetTables())), CustomCheckpoints: true})
 	if err != nil || !again.GetCreated() {
 		t.Errorf("deploy with custom write checkpoints of what had none: %v %v", again, err)
-	}
-	r, err := i.repl.Restart(t.Context(), &pb.RestartRequest{Stream: again.GetStream().GetId(), Reason: "slot lost"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	list, err := i.catalog.List(t.Context(), &pb.ListRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := len(list.GetStreams()); list.GetStreams()[n-1].GetId() != r.GetStream() || !list.GetStreams()[n-1].GetCustomCheckpoints() {
-		t.Errorf("after a restart: %v", list.GetStreams())
 	}
 }
 

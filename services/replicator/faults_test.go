@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -262,119 +261,27 @@ func TestTakeover(t *testing.T) {
 	expectSame(t, s, id, conn, "todos")
 }
 
-// TestSlotLost: a slot that is gone makes a new stream, and the old one is
-// cleaned up when it is stopped.
-func TestSlotLost(t *testing.T) {
+// TestStopped: a stream that is stopped is cleaned up, with its slot.
+func TestStopped(t *testing.T) {
 	s := newSuite(t)
 	conn := s.pg.Connect(t, "postgres")
-	pgtest.Exec(t, conn, todos+`INSERT INTO todos VALUES (1, 'a', 0)`)
+	pgtest.Exec(t, conn, todos)
 	id := s.ledger.deploy(model.ValueOptions{}, "todos")
-	stop := s.start("a")
-	s.caughtUp(id, 10*time.Second)
-	stop()
-	eventually(t, 10*time.Second, "the slot can be dropped", func() bool { // the server takes a moment to see that nobody reads
-		_, err := conn.Exec(context.Background(), fmt.Sprintf(`SELECT pg_drop_replication_slot('powersync_%d_abcd')`, id), pgx.QueryExecModeSimpleProtocol)
-		return err == nil
-	})
-	pgtest.Exec(t, conn, `INSERT INTO todos VALUES (2, 'b', 0)`)
 	s.start("a")
-	s.caughtUp(id+1, 10*time.Second)
-	expectSame(t, s, id+1, conn, "todos")
-	if s.ledger.stream(id).otherHistory {
-		t.Error("the history is said to be another one")
-	}
+	s.caughtUp(id, 10*time.Second)
 	s.ledger.mu.Lock()
-	s.ledger.streams[id+1].State = model.Stopped
+	s.ledger.streams[id].State = model.Stopped
 	s.ledger.signal()
 	s.ledger.mu.Unlock()
 	eventually(t, 10*time.Second, "the stopped stream is terminated", func() bool {
 		s.ledger.mu.Lock()
 		defer s.ledger.mu.Unlock()
-		return s.ledger.streams[id+1].State == model.Terminated
+		return s.ledger.streams[id].State == model.Terminated
 	})
 	var slots int
 	if err := conn.QueryRow(context.Background(), `SELECT count(*) FROM pg_replication_slots`).Scan(&slots); err != nil || slots != 0 {
 		t.Errorf("%d slots are left, %v", slots, err)
 	}
-}
-
-// TestSourceHistory: a source that is promoted goes on. One that was put back to
-// an earlier state, by its files or by a recovery to a point in time, and another
-// cluster in its place, are each named, and a new stream is made; what the old one
-// has stays as it was.
-func TestSourceHistory(t *testing.T) {
-	s := newSuite(t)
-	pgtest.Exec(t, s.pg.Connect(t, "postgres"), todos+`INSERT INTO todos VALUES (1, 'a', 0)`)
-	id := s.ledger.deploy(model.ValueOptions{}, "todos")
-	stop := s.start("a")
-	s.caughtUp(id, 30*time.Second)
-	write := func(n int) { // what the source will not remember
-		conn := s.pg.Connect(t, "postgres")
-		pgtest.Exec(t, conn, fmt.Sprintf(`INSERT INTO todos SELECT %d + i, repeat('x', 200), 0 FROM generate_series(1, 5000) i`, n))
-		s.caughtUp(id, 30*time.Second)
-		expectSame(t, s, id, conn, "todos")
-	}
-	// replaced waits for the stream that takes the place of id, which stays as it
-	// is, with an error that says why.
-	replaced := func(why string) {
-		t.Helper()
-		before := s.ledger.rows(id, "todos")
-		next := id + 1
-		eventually(t, 30*time.Second, "a new stream: "+why, func() bool { return s.ledger.head(next).SnapshotDone })
-		old := s.ledger.stream(id)
-		if !old.otherHistory {
-			t.Errorf("that the history is another one is not said: %s", why)
-		}
-		if old.State != model.Errored || !strings.HasPrefix(old.Head.LastError, "[PSYNC_S1146] the source has another history than what is stored: ") || !strings.Contains(old.Head.LastError, why) {
-			t.Errorf("the old stream is %s: %s", old.State, old.Head.LastError)
-		}
-		if after := s.ledger.rows(id, "todos"); !slices.Equal(before, after) {
-			t.Errorf("the old stream's rows have changed: %d, then %d", len(before), len(after))
-		}
-		id = next
-		conn := s.pg.Connect(t, "postgres")
-		pgtest.Exec(t, conn, `UPDATE todos SET done = done + 1`)
-		s.caughtUp(id, 30*time.Second)
-		expectSame(t, s, id, conn, "todos")
-	}
-
-	origin := s.ledger.head(id).Origin
-	s.pg.Stop(t, "fast")
-	s.pg.Recover(t)
-	s.pg.StartAgain(t)
-	write(10_000)
-	if now := s.ledger.head(id).Origin; !strings.HasSuffix(origin, ":1") || now != strings.TrimSuffix(origin, "1")+"2" {
-		t.Errorf("the origin was %s and is %s after the promotion", origin, now)
-	}
-
-	s.pg.Stop(t, "fast")
-	saved := s.pg.Save(t)
-	s.pg.StartAgain(t)
-	write(20_000)
-	s.pg.Stop(t, "fast")
-	s.pg.Restore(t, saved)
-	s.pg.StartAgain(t)
-	replaced("its log ends at ")
-
-	s.pg.Stop(t, "fast")
-	saved = s.pg.Save(t)
-	s.pg.StartAgain(t)
-	write(30_000)
-	stop()
-	s.pg.Stop(t, "fast")
-	s.pg.Restore(t, saved)
-	s.pg.Recover(t)
-	s.pg.StartAgain(t)
-	// It has gone on beyond what is stored before anybody looks.
-	pgtest.Exec(t, s.pg.Connect(t, "postgres"), `INSERT INTO todos SELECT 40000 + i, repeat('y', 200), 0 FROM generate_series(1, 10000) i`)
-	stop = s.start("a")
-	replaced("its timeline 3 left timeline 2 at ")
-
-	stop()
-	s.pg = pgtest.Start(t)
-	pgtest.Exec(t, s.pg.Connect(t, "postgres"), todos+`INSERT INTO todos VALUES (1, 'b', 0)`)
-	s.start("a")
-	replaced("it is another database cluster: its system identifier is ")
 }
 
 // TestTwoStreams: during a deploy a second stream has its own copy and slot

@@ -65,7 +65,7 @@ func (j *job) run(ctx context.Context) {
 	waited := false
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := j.session(ctx)
+		epoch, err := j.session(ctx)
 		j.running.Store(false)
 		j.reading.Store(false)
 		j.publisher.Store(nil)
@@ -93,10 +93,7 @@ func (j *job) run(ctx context.Context) {
 		j.log.Warn("replication failed", "error", errs.Cause(err), "retry_in", delay)
 		j.r.env.Health.SetReady(err)
 		if j.r.src.Class(err) == source.Lost {
-			if j.restart(ctx, err) {
-				<-ctx.Done() // the catalog will end this job
-				return
-			}
+			j.restart(ctx, epoch, err)
 		}
 		pause(ctx, delay)
 	}
@@ -128,31 +125,31 @@ func (j *job) backoff(err error, attempt int) time.Duration {
 	case source.Denied:
 		return grow(30*time.Second, 15*time.Minute)
 	case source.Lost:
-		return 2 * time.Second
+		return grow(500*time.Millisecond, 30*time.Second)
 	}
 	return grow(500*time.Millisecond, 30*time.Second)
 }
 
-// restart asks for a new stream because this one's history is lost.
-func (j *job) restart(ctx context.Context, cause error) bool {
+// restart tells the ledger that the log that the session of epoch has read is lost:
+// the next session begins another one.
+func (j *job) restart(ctx context.Context, epoch model.Epoch, cause error) {
 	call, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	reply, err := j.r.rep.Restart(call, &pb.RestartRequest{Stream: int64(j.stream.ID), Reason: cause.Error(), OtherHistory: errors.Is(cause, source.ErrOtherHistory)})
-	if err != nil {
-		j.log.Error("cannot restart the stream", "error", errs.Cause(err))
-		return false
+	other := errors.Is(cause, source.ErrOtherHistory)
+	if _, err := j.r.rep.Restart(call, &pb.RestartRequest{Stream: int64(j.stream.ID), Epoch: uint64(epoch), Reason: cause.Error(), OtherHistory: other}); err != nil {
+		j.log.Error("cannot begin another log", "error", errs.Cause(err)) // the next session finds the same
+		return
 	}
-	j.log.Warn("history lost: the stream is built anew", "new_stream", reply.GetStream(), "reason", cause.Error())
-	return true
+	j.log.Warn("history lost: tables are compared with what is stored", "reason", cause.Error(), "other_history", other)
 }
 
-// session holds the lease once, until an error.
-func (j *job) session(ctx context.Context) error {
+// session holds the lease once, until an error. The epoch is 0 if there was none.
+func (j *job) session(ctx context.Context) (model.Epoch, error) {
 	call, cancel := context.WithTimeout(ctx, callTime)
 	opened, err := j.r.rep.OpenSession(call, &pb.OpenSessionRequest{Stream: int64(j.stream.ID), Holder: j.r.env.Instance, TtlMs: leaseTTL.Milliseconds()})
 	cancel()
 	if err != nil {
-		return sessionError("open session", err)
+		return 0, sessionError("open session", err)
 	}
 	epoch := model.Epoch(opened.GetEpoch())
 	stream := j.stream
@@ -162,7 +159,7 @@ func (j *job) session(ctx context.Context) error {
 	stream.Head = wire.ModelStreamHead(opened.GetHead())
 	known, err := wire.ModelTablesProgress(opened.GetTables())
 	if err != nil {
-		return err
+		return epoch, err
 	}
 	j.running.Store(true)
 	j.r.metrics.sessions.Inc()
@@ -185,7 +182,7 @@ func (j *job) session(ctx context.Context) error {
 	if _, cerr := j.r.rep.CloseSession(closing, &pb.CloseSessionRequest{Stream: int64(stream.ID), Holder: j.r.env.Instance, Epoch: uint64(epoch)}); cerr != nil {
 		j.log.Debug("cannot close session", "error", cerr)
 	}
-	return err
+	return epoch, err
 }
 
 // sessionError marks errors of calls to bucket-store, whatever they are, as
@@ -282,7 +279,11 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 	tables := stream.Tables
 	stream.Tables = stream.Reads()
 	j.warn(ctx, stream)
-	log, err := j.r.src.Open(ctx, stream)
+	applied := stream.Head.Applied
+	// The source knows nothing of the logs before.
+	atSource := *stream
+	atSource.Head.Applied.Position = applied.Position.Source()
+	log, err := j.r.src.Open(ctx, &atSource)
 	if err != nil {
 		return err
 	}
@@ -291,15 +292,15 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 	if err != nil {
 		return fmt.Errorf("%w: %w", errLeaseLost, err) // NATS is away: soon again
 	}
-	start, created := log.Start()
-	applied := stream.Head.Applied
-	chain := publish.NewChain(publisher, stream.ID, epoch, applied, start, known, j.observer())
+	chain := publish.NewChain(publisher, stream.ID, epoch, applied, log.Start(), known, j.observer())
 	chain.Layered(uint32(len(stream.Layers)))
-	chain.Copied(stream.Head.NoCheckpointBefore)
+	if until := stream.Head.NoCheckpointBefore; until.Mark() == applied.Position.Mark() {
+		chain.Copied(until.Source())
+	}
 	if o := log.Origin(); o != stream.Head.Origin {
 		chain.From(o)
 	}
-	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Parallel: j.r.src.Parallel(), Rows: j.r.metrics.snapshotRows, Layer: uint32(len(stream.Layers))}
+	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Parallel: j.r.src.Parallel(), Compare: applied.Position.Log() > 0, Rows: j.r.metrics.snapshotRows, Layer: uint32(len(stream.Layers))}
 	layers := &snapshot.Layers{Snapshot: snap, All: stream.Layers, Done: stream.Layered, Mark: j.r.head.Mark, Failed: func(err error) {
 		j.log.Warn("cannot copy what was added to the stream; trying again", "error", errs.Cause(err))
 		j.report(ctx, epoch, fmt.Errorf("copy what was added: %w", err))
@@ -317,7 +318,7 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 				publisher.Committed(head.Applied)
 				// What is at the position is stored even if more of a later
 				// transaction is.
-				log.Confirm(head.Applied.Position)
+				log.Confirm(head.Applied.Position.Source())
 				if head.SnapshotDone {
 					j.problem.Store(nil)
 					j.r.env.Health.SetReady(j.still())
@@ -329,9 +330,8 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 	})
 	eg.Go(func() error {
 		if !stream.Head.SnapshotDone {
-			if created && applied.Position != "" {
-				chain.Restart(start)
-				if err := snap.Reset(ctx); err != nil {
+			if snap.Compare && applied.Position.Source() == "" {
+				if err := snap.Begin(ctx); err != nil {
 					return err
 				}
 			}
@@ -399,7 +399,7 @@ func (j *job) watchSlot(ctx context.Context, log source.Log) error {
 // catchUp copies tables that the stream reads and does not have: those that
 // appeared while nobody read, and one whose copy was interrupted.
 func catchUp(ctx context.Context, log source.Log, chain *publish.Chain, snap *snapshot.Snapshot) error {
-	tables, err := log.Tables(ctx)
+	tables, err := log.Tables(ctx, chain.Known())
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"sort"
 	"strings"
@@ -45,6 +46,7 @@ type ledger struct {
 	faults  []string // broken promises
 	discard bool     // acknowledge without applying, as a bug would
 	pause   bool     // take nothing
+	left    int      // batches of a later log until discard; 0 = no end
 }
 
 type ledgerStream struct {
@@ -54,12 +56,16 @@ type ledgerStream struct {
 	early    map[model.Cursor]*model.ChangeBatch
 	progress map[model.TableID]model.TableProgress
 	tables   map[string]map[string]map[string]string // schema.name -> row key -> column -> value
+	logs     map[string]map[string]uint32            // the same, -> the last log that told of it
+	diff     []string                                // what the comparison with a later log has changed
+	skipped  int                                     // rows that it found to be the same
 	names    map[model.TableID]string
 	applied  int // rows
 	batches  int
 	restarts int
-	// otherHistory is what the last restart said.
+	// otherHistory and reason are what the last restart said.
 	otherHistory bool
+	reason       string
 	reported     []string // errors
 	countOnly    bool     // keep no rows
 }
@@ -75,7 +81,7 @@ func (l *ledger) deploy(values model.ValueOptions, tables ...string) model.Strea
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.next++
-	s := &ledgerStream{early: map[model.Cursor]*model.ChangeBatch{}, progress: map[model.TableID]model.TableProgress{}, tables: map[string]map[string]map[string]string{}, names: map[model.TableID]string{}}
+	s := &ledgerStream{early: map[model.Cursor]*model.ChangeBatch{}, progress: map[model.TableID]model.TableProgress{}, tables: map[string]map[string]map[string]string{}, logs: map[string]map[string]uint32{}, names: map[model.TableID]string{}}
 	s.ID, s.Name, s.State, s.Values = l.next, fmt.Sprintf("powersync_%d_abcd", l.next), model.Processing, values
 	for _, t := range tables {
 		schema, name, ok := strings.Cut(t, ".")
@@ -157,17 +163,21 @@ func (l *ledger) ReportError(_ context.Context, r *pb.ReportErrorRequest) (*pb.R
 
 func (l *ledger) Restart(_ context.Context, r *pb.RestartRequest) (*pb.RestartReply, error) {
 	l.mu.Lock()
-	old := l.streams[model.StreamID(r.GetStream())]
-	old.State = model.Errored
-	old.restarts++
-	old.otherHistory = r.GetOtherHistory()
-	old.Head.LastError = r.GetReason()
-	l.mu.Unlock()
-	var names []string
-	for _, p := range old.Tables {
-		names = append(names, p.Schema+"."+p.Name)
+	defer l.mu.Unlock()
+	s := l.streams[model.StreamID(r.GetStream())]
+	if s.Head.Epoch != model.Epoch(r.GetEpoch()) {
+		return nil, locked("epoch %d is over", r.GetEpoch())
 	}
-	return &pb.RestartReply{Stream: int64(l.deploy(old.Values, names...))}, nil
+	s.restarts++
+	s.otherHistory, s.reason = r.GetOtherHistory(), r.GetReason()
+	s.diff, s.skipped = nil, 0
+	s.Head.Applied, s.Head.SnapshotDone, s.Head.LastError = model.Cursor{Position: s.Head.Applied.Position.Next(s.otherHistory)}, false, r.GetReason()
+	if s.otherHistory {
+		s.Head.Origin = ""
+	}
+	clear(s.early)
+	l.signal()
+	return &pb.RestartReply{}, nil
 }
 
 func (l *ledger) Terminate(_ context.Context, r *pb.TerminateRequest) (*pb.TerminateReply, error) {
@@ -278,7 +288,7 @@ func (l *ledger) apply(b *model.ChangeBatch) {
 	s.early[b.Previous] = b
 	for {
 		b := s.early[s.Head.Applied]
-		if b == nil {
+		if b == nil || l.discard {
 			break
 		}
 		delete(s.early, s.Head.Applied)
@@ -305,8 +315,11 @@ func (s *ledgerStream) applyNow(l *ledger, b *model.ChangeBatch) {
 		if s.tables[id] == nil {
 			s.tables[id] = map[string]map[string]string{}
 		}
+		if s.logs[id] == nil {
+			s.logs[id] = map[string]uint32{}
+		}
 		s.names[c.Table.ID] = name
-		rows := s.tables[id]
+		rows, logs, log := s.tables[id], s.logs[id], b.End.Position.Log()
 		key := func(row []model.Value) string {
 			k := ""
 			for i, col := range c.Table.Columns {
@@ -334,7 +347,7 @@ func (s *ledgerStream) applyNow(l *ledger, b *model.ChangeBatch) {
 					row[col.Name] = show(c.Row[i])
 				}
 			}
-			rows[k] = row
+			rows[k], logs[k] = row, log
 		}
 		switch c.Op {
 		case model.Insert, model.Update:
@@ -347,8 +360,23 @@ func (s *ledgerStream) applyNow(l *ledger, b *model.ChangeBatch) {
 			}
 			put(k, old)
 		case model.SnapshotRow:
-			if k := key(c.Row); rows[k] == nil {
-				put(k, nil)
+			k := key(c.Row)
+			was := rows[k]
+			if was != nil && logs[k] == log {
+				break
+			}
+			put(k, nil)
+			if log > 0 && maps.Equal(was, rows[k]) {
+				s.skipped++
+			} else if log > 0 {
+				s.diff = append(s.diff, "put "+k)
+			}
+		case model.Sweep:
+			for k := range rows {
+				if logs[k] < log {
+					s.diff = append(s.diff, "remove "+k)
+					delete(rows, k)
+				}
 			}
 		case model.Delete:
 			delete(rows, key(c.Before))
@@ -361,6 +389,10 @@ func (s *ledgerStream) applyNow(l *ledger, b *model.ChangeBatch) {
 		s.progress[p.Table.ID] = p
 	}
 	s.batches++
+	if l.left > 0 && b.End.Position.Log() > 0 {
+		l.left--
+		l.discard = l.left == 0
+	}
 	s.Head.Applied = b.End
 	if b.Meta.SnapshotDone {
 		s.Head.SnapshotDone = true
@@ -571,5 +603,8 @@ func (s *suite) caughtUp(id model.StreamID, within time.Duration) {
 	}
 	high, low, _ := strings.Cut(position, "/")
 	want := model.Position(fmt.Sprintf("%08s/%08s", high, low))
-	eventually(s.t, within, "checkpoint at "+string(want), func() bool { return s.ledger.head(id).Checkpoint.Position >= want })
+	eventually(s.t, within, "checkpoint at "+string(want), func() bool {
+		h := s.ledger.head(id)
+		return h.SnapshotDone && h.Checkpoint.Position.Mark() == h.Applied.Position.Mark() && h.Checkpoint.Position.Source() >= want
+	})
 }

@@ -340,7 +340,7 @@ func (a *active) Create(ctx context.Context, head model.Position, rs []backend.R
 
 // Reached is the position that the stream's clients are told of.
 func (a *active) Reached() model.Position {
-	return a.hub.Applied().Position
+	return a.hub.Applied().Position.Source()
 }
 
 // position is the end of the source's log, for a write checkpoint of the legacy

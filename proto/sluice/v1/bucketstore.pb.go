@@ -823,7 +823,8 @@ type RestartRequest struct {
 	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The source has another history than what is stored, from which on positions
 	// begin anew.
-	OtherHistory  bool `protobuf:"varint,3,opt,name=other_history,json=otherHistory,proto3" json:"other_history,omitempty"`
+	OtherHistory  bool   `protobuf:"varint,3,opt,name=other_history,json=otherHistory,proto3" json:"other_history,omitempty"`
+	Epoch         uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -879,9 +880,16 @@ func (x *RestartRequest) GetOtherHistory() bool {
 	return false
 }
 
+func (x *RestartRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type RestartReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Stream        int64                  `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Stream        int64                  `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"` // the same, which goes on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3604,11 +3612,12 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"\x12\n" +
-	"\x10ReportErrorReply\"e\n" +
+	"\x10ReportErrorReply\"{\n" +
 	"\x0eRestartRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12#\n" +
-	"\rother_history\x18\x03 \x01(\bR\fotherHistory\"&\n" +
+	"\rother_history\x18\x03 \x01(\bR\fotherHistory\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"&\n" +
 	"\fRestartReply\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\"*\n" +
 	"\x10TerminateRequest\x12\x16\n" +

@@ -197,8 +197,10 @@ type ReplicationClient interface {
 	Committed(ctx context.Context, in *CommittedRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CommittedReply], error)
 	// ReportError records a fatal replication error of a stream ("" clears it).
 	ReportError(ctx context.Context, in *ReportErrorRequest, opts ...grpc.CallOption) (*ReportErrorReply, error)
-	// Restart builds a new stream from the same config because the source's
-	// history is lost; the old one goes on serving.
+	// Restart says that the log of the source that a session has read is lost: the
+	// tables are to be copied again, and compared with what is stored, which is
+	// served meanwhile. It fails with FAILED_PRECONDITION (PSYNC_S1003) if the
+	// session is over.
 	Restart(ctx context.Context, in *RestartRequest, opts ...grpc.CallOption) (*RestartReply, error)
 	// Terminate clears the data of a stopped stream and marks it terminated.
 	Terminate(ctx context.Context, in *TerminateRequest, opts ...grpc.CallOption) (*TerminateReply, error)
@@ -307,8 +309,10 @@ type ReplicationServer interface {
 	Committed(*CommittedRequest, grpc.ServerStreamingServer[CommittedReply]) error
 	// ReportError records a fatal replication error of a stream ("" clears it).
 	ReportError(context.Context, *ReportErrorRequest) (*ReportErrorReply, error)
-	// Restart builds a new stream from the same config because the source's
-	// history is lost; the old one goes on serving.
+	// Restart says that the log of the source that a session has read is lost: the
+	// tables are to be copied again, and compared with what is stored, which is
+	// served meanwhile. It fails with FAILED_PRECONDITION (PSYNC_S1003) if the
+	// session is over.
 	Restart(context.Context, *RestartRequest) (*RestartReply, error)
 	// Terminate clears the data of a stopped stream and marks it terminated.
 	Terminate(context.Context, *TerminateRequest) (*TerminateReply, error)

@@ -7,8 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 
 	"google.golang.org/grpc"
 
@@ -30,15 +28,6 @@ func nameSuffix() string {
 	var b [2]byte
 	rand.Read(b[:])
 	return "_" + hex.EncodeToString(b[:])
-}
-
-// prefixOf is what a stream's name began with.
-func prefixOf(s *model.Stream) string {
-	end := strconv.FormatInt(int64(s.ID), 10) + "_"
-	if i := strings.LastIndex(s.Name, end); i >= 0 {
-		return s.Name[:i]
-	}
-	return defaultPrefix
 }
 
 // Deploy makes a stream of a config, unless a live one has what it needs.
@@ -111,7 +100,7 @@ type deployment struct {
 func decide(streams []model.Stream, wanted *model.Stream, partTables [][]model.TablePattern, force bool) deployment {
 	var processing, active *model.Stream
 	for i := range streams {
-		wanted.Era = max(wanted.Era, streams[i].Era)
+		wanted.Era = max(wanted.Era, streams[i].EraNow())
 		switch s := &streams[i]; s.State {
 		case model.Processing:
 			processing = s

@@ -147,90 +147,31 @@ func (r *replication) ReportError(ctx context.Context, m *pb.ReportErrorRequest)
 	return &pb.ReportErrorReply{}, nil
 }
 
-// Restart replaces a stream whose source history is lost (spec/05 §1, INV-6).
+// Restart begins another log of a stream. Its reason is what status shows until a
+// checkpoint is published.
 func (r *replication) Restart(ctx context.Context, m *pb.RestartRequest) (*pb.RestartReply, error) {
-	id := model.StreamID(m.GetStream())
-	suffix := nameSuffix()
-	var result model.StreamID
-	var missing bool
-	made, err := r.Store.Change(ctx, func(streams []model.Stream) store.Change {
-		var old, processing *model.Stream
-		result, missing = 0, false
-		for i := range streams {
-			s := &streams[i]
-			if s.ID == id {
-				old = s
-			}
-			if s.State == model.Processing {
-				processing = s
-			}
-		}
-		if old == nil || old.State == model.Terminated {
-			missing = true
-			return store.Change{}
-		}
-		c := store.Change{States: map[model.StreamID]model.StreamState{}}
-		switch old.State {
-		case model.Processing:
-			c.States[id] = model.Stopped
-			processing = nil
-		case model.Active:
-			c.States[id] = model.Errored
-		}
-		if processing != nil {
-			result = processing.ID
-			return c
-		}
-		if old.State == model.Stopped {
-			result = newest(streams, id)
-			return c
-		}
-		c.New = &model.Stream{
-			Config: old.Config, Content: old.Content, Parts: old.Parts, Edited: old.Edited, EditedContent: old.EditedContent, Former: old.Former, Layers: old.Layers, Next: old.Next, NextContent: old.NextContent, Tables: old.Tables, Values: old.Values, CustomCheckpoints: old.CustomCheckpoints,
-			State: model.Processing, Created: model.Micros(r.Now().UnixMicro()), DeployedBy: old.DeployedBy,
-		}
-		if c.New.Era = old.Era; m.GetOtherHistory() {
-			c.New.Era++
-		}
-		c.Prefix, c.Suffix = prefixOf(old), suffix
-		return c
-	})
+	id, epoch := model.StreamID(m.GetStream()), model.Epoch(m.GetEpoch())
+	writing, err := r.writes()
+	if err != nil {
+		return nil, err
+	}
+	w, err := writing.Hub.Writer(id)
 	if err != nil {
 		return nil, mapped(err)
 	}
-	if missing {
-		return nil, mapped(store.ErrNoStream)
+	switch refused, err := w.Relog(ctx, epoch, m.GetOtherHistory()); {
+	case err != nil:
+		return nil, r.ended(ctx, err)
+	case refused != "":
+		return nil, errs.New(errs.S1003, "replication stream %d does not begin again: %s", id, refused)
 	}
-	if made != nil {
-		result = made.ID
-		// From now on write checkpoints are of its era.
-		writing, err := r.writes()
-		if err != nil {
-			return nil, err
-		}
-		if _, err := writing.Hub.Writer(made.ID); err != nil {
-			return nil, mapped(err)
-		}
+	r.Log.Warn("replication begins again", "stream", id, "reason", m.GetReason())
+	err = r.Store.ReportError(ctx, id, epoch, m.GetReason(), model.Micros(r.Now().UnixMicro()))
+	if fenced := (*store.FencedError)(nil); err != nil && !errors.As(err, &fenced) {
+		return nil, mapped(err)
 	}
-	r.Log.Warn("replication begins again", "stream", id, "replacement", result, "reason", m.GetReason())
-	if head, err := r.Store.Head(ctx, id); err == nil {
-		err := r.Store.ReportError(ctx, id, head.Epoch, m.GetReason(), model.Micros(r.Now().UnixMicro()))
-		if fenced := (*store.FencedError)(nil); err != nil && !errors.As(err, &fenced) {
-			return nil, mapped(err)
-		}
-	}
-	r.statesChanged()
-	return &pb.RestartReply{Stream: int64(result)}, nil
-}
-
-// newest is the newest stream that is not terminated, or else id.
-func newest(streams []model.Stream, id model.StreamID) model.StreamID {
-	for i := len(streams) - 1; i >= 0; i-- {
-		if streams[i].State != model.Terminated && streams[i].State != model.Stopped {
-			return streams[i].ID
-		}
-	}
-	return id
+	r.Catalog.Wake()
+	return &pb.RestartReply{Stream: int64(id)}, nil
 }
 
 // Terminate clears a stopped stream.

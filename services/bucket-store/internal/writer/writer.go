@@ -84,7 +84,7 @@ type Hub struct {
 	mu      sync.Mutex
 	closed  bool                       // guarded by mu
 	writers map[model.StreamID]*Writer // guarded by mu
-	era     uint32                     // of the newest of writers; guarded by mu
+	era     uint32                     // of the newest log; guarded by mu
 }
 
 // New returns a hub over s. Close ends it.
@@ -150,13 +150,13 @@ func (h *Hub) start(s *model.Stream) *Writer {
 	}
 	live, end := context.WithCancel(h.ctx)
 	w := &Writer{
-		hub: h, id: s.ID, custom: s.CustomCheckpoints, era: s.Era, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]ticket{}, reemits: map[uint64]chan<- ledger.Reemitted{},
+		hub: h, id: s.ID, custom: s.CustomCheckpoints, era: s.Era, live: live, end: end, ledger: ledger.New(s, h.options.Ledger), tickets: map[uint64]ticket{}, reemits: map[uint64]chan<- ledger.Reemitted{}, relogs: map[uint64]chan<- ledger.Relogged{},
 		in: make(chan any, 64), work: make(chan ledger.Action, 1), done: make(chan ledger.Event, 1), states: make(chan struct{}, 1),
 		view: view{head: s.Head, moved: make(chan struct{})},
 	}
 	w.over.Store(over(s.State))
 	h.writers[s.ID] = w
-	h.era = max(h.era, s.Era)
+	h.era = max(h.era, s.EraNow())
 	if began := h.options.Observer.Began; began != nil {
 		began(s)
 	}
@@ -239,7 +239,7 @@ type Writer struct {
 	live   context.Context // ends with the hub, or when the stream is terminated
 	end    context.CancelFunc
 
-	in     chan any           // *arrival, *reemission or ledger.Event; never closed. 64: some batches while a step runs
+	in     chan any           // *arrival, *reemission, *relog or ledger.Event; never closed. 64: some batches while a step runs
 	work   chan ledger.Action // to perform; closed by loop. One action is under way at most
 	done   chan ledger.Event  // from perform; one event an action
 	states chan struct{}      // 1: a signal
@@ -248,6 +248,7 @@ type Writer struct {
 	ledger     *ledger.Ledger
 	tickets    map[uint64]ticket
 	reemits    map[uint64]chan<- ledger.Reemitted // by ticket
+	relogs     map[uint64]chan<- ledger.Relogged  // by ticket
 	lastTicket uint64
 	traced     *trace.Span // of the newest batch committed that no notice has told of
 
@@ -268,9 +269,9 @@ func (w *Writer) CustomCheckpoints() bool { return w.custom }
 // Place is a position of the stream as write checkpoints know it.
 func (w *Writer) Place(p model.Position) model.Position { return model.PlaceIn(w.era, p) }
 
-// Place is a position of the source now, as write checkpoints know it: while a
-// stream is served whose history the source has no more, it is a place that only
-// the stream to replace it will reach.
+// Place is a position of the source now, as write checkpoints know it: while what
+// is served is of a history that the source has no more, it is a place that only
+// what comes of the comparison will reach.
 func (h *Hub) Place(p model.Position) model.Position {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -356,6 +357,10 @@ func (w *Writer) take(message any) {
 		m.Ticket = w.lastTicket
 		w.reemits[m.Ticket] = m.done
 		w.step(m.Reemit)
+	case *relog:
+		m.Ticket = w.lastTicket
+		w.relogs[m.Ticket] = m.done
+		w.step(m.Relog)
 	default:
 		w.step(message.(ledger.Event))
 	}
@@ -402,6 +407,10 @@ func (w *Writer) step(e ledger.Event) {
 		case ledger.Reemitted:
 			w.reemits[a.Ticket] <- a // never blocks: one answer, and there is room for it
 			delete(w.reemits, a.Ticket)
+		case ledger.Relogged:
+			w.hub.begun(w)
+			w.relogs[a.Ticket] <- a // never blocks: as above
+			delete(w.relogs, a.Ticket)
 		case ledger.Notify:
 			w.notify(&a.Notice)
 			notified = true

@@ -9,6 +9,9 @@
 //   - A batch that ends at offset 0 ends a source transaction, and no other does
 //     (D1; TestChain).
 //   - What is under way is bounded (TestBackpressure).
+//   - Positions come as the source knows them; those of batches bear the mark of
+//     the stream's log, so that each batch is after all of an earlier log
+//     (TestMark).
 package publish
 
 import (
@@ -68,6 +71,8 @@ type Chain struct {
 	now    func() time.Time
 	full   int // FullBytes, but in tests
 
+	mark model.Position // of the log, see model.Position
+
 	mu   sync.Mutex
 	prev model.Cursor // where the last batch ended
 	rows *source.Rows // changes that wait
@@ -92,8 +97,8 @@ type Chain struct {
 	beat    model.Micros // of the open transaction
 }
 
-// NewChain returns a chain that goes on at applied. If applied is the zero
-// cursor, the log begins at start.
+// NewChain returns a chain that goes on at applied. If nothing of the log is
+// applied, it begins at start.
 func NewChain(p *Publisher, stream model.StreamID, epoch model.Epoch, applied model.Cursor, start model.Position, known []model.TableProgress, obs Observer) *Chain {
 	c := newChain(p, stream, epoch, applied, start, known, obs)
 	p.progress = c.progress
@@ -109,11 +114,11 @@ func NewChain(p *Publisher, stream model.StreamID, epoch model.Epoch, applied mo
 func newChain(out transport, stream model.StreamID, epoch model.Epoch, applied model.Cursor, start model.Position, known []model.TableProgress, obs Observer) *Chain {
 	c := &Chain{
 		out: out, stream: stream, epoch: epoch, obs: obs, now: time.Now, full: FullBytes, known: map[model.TableID]*model.TableProgress{},
-		prev: applied, at: applied.Position, changes: 0, skip: applied.Offset >> insertBits, inserts: applied.Offset & insertMask,
+		mark: applied.Position.Mark(), prev: applied, at: applied.Position, changes: 0, skip: applied.Offset >> insertBits, inserts: applied.Offset & insertMask,
 		rows: &source.Rows{Limit: out.MaxRow()},
 	}
-	if c.at < start && applied.Position == "" {
-		c.at = start
+	if applied.Position.Source() == "" {
+		c.at = c.mark + start
 	}
 	for i := range known {
 		c.known[known[i].Table.ID] = &known[i]
@@ -125,29 +130,21 @@ func newChain(out transport, stream model.StreamID, epoch model.Epoch, applied m
 // published.
 func (c *Chain) Layered(layers uint32) { c.layer = layers }
 
-// Restart makes the chain go on at start, a place further on: what came before
-// was copied from a log that is gone.
-func (c *Chain) Restart(start model.Position) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at, c.changes, c.skip, c.inserts = start, 0, 0, 0
-}
-
-// Copied says that rows were copied up to position by an earlier session.
+// Copied says that rows were copied up to a position of the source.
 func (c *Chain) Copied(until model.Position) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.until = max(c.until, until)
+	c.until = max(c.until, c.mark+until)
 }
 
 // CopiedUntil is for the goroutine that adds changes.
-func (c *Chain) CopiedUntil() model.Position { return c.until }
+func (c *Chain) CopiedUntil() model.Position { return c.until.Source() }
 
 // Hold keeps checkpoints back until position.
 func (c *Chain) Hold(position model.Position) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.hold = max(c.hold, position)
+	c.hold = max(c.hold, c.mark+position)
 }
 
 // From says that positions are of another origin than bucket-store has.
@@ -170,7 +167,7 @@ func (c *Chain) MaxRow() int { return c.out.MaxRow() }
 func (c *Chain) Begin(position model.Position) (skip bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if position < c.at {
+	if c.mark+position < c.at {
 		return true
 	}
 	c.open, c.changes, c.marked, c.beat = true, 0, false, 0
@@ -220,7 +217,7 @@ func (c *Chain) Commit(ctx context.Context, t source.Transaction) error {
 		return errs.New(errs.S1101, "the transaction at %s has %d changes, of which %d are said to be stored", t.Position, c.changes, c.changes+c.skip)
 	}
 	at := c.at
-	c.at, c.inserts = t.Position, 0
+	c.at, c.inserts = c.mark+t.Position, 0
 	if c.changes == 0 && !c.marked && (c.prev.Offset == 0 || c.waiting || c.skip > 0) {
 		if c.skip > 0 {
 			// The transaction that is stored in part comes later.
@@ -232,7 +229,7 @@ func (c *Chain) Commit(ctx context.Context, t source.Transaction) error {
 		return errs.New(errs.S1101, "the transaction at %s precedes one that is stored in part", t.Position)
 	}
 	c.changes = 0
-	c.waiting, c.whole, c.wholeAt = true, len(c.rows.Changes), t.Position
+	c.waiting, c.whole, c.wholeAt = true, len(c.rows.Changes), c.at
 	c.meta.Transactions++
 	c.meta.SourceBytes += t.Bytes
 	c.meta.CommitTime = max(c.meta.CommitTime, t.Time)
@@ -257,6 +254,7 @@ func (c *Chain) Commit(ctx context.Context, t source.Transaction) error {
 func (c *Chain) Idle(_ context.Context, position model.Position) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	position = c.mark + position
 	if c.open || c.skip > 0 || position <= c.at || !c.out.quiet() {
 		return nil
 	}
@@ -316,6 +314,9 @@ func (c *Chain) insert(ctx context.Context, rows *source.Rows, meta model.BatchM
 	c.inserts++
 	if c.inserts > insertMask {
 		return errs.New(errs.S1101, "too many batches in one place of the chain")
+	}
+	if meta.NoCheckpointBefore != "" {
+		meta.NoCheckpointBefore = c.mark + meta.NoCheckpointBefore
 	}
 	changes := c.changes
 	if c.skip > 0 && !c.open {

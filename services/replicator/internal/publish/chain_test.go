@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sluicesync/sluice/libs/kit/trace"
@@ -287,5 +288,66 @@ func TestIdle(t *testing.T) {
 	}
 	if !c.Begin(position(4)) || c.Begin(position(5)) {
 		t.Error("transactions before the place are skipped, and no others")
+	}
+}
+
+// TestMark: D2 of positions: what the source says is behind the mark of the
+// stream's log in each batch, and comes back without it.
+func TestMark(t *testing.T) {
+	ctx := context.Background()
+	p := &pipe{t: t, calm: func() bool { return true }}
+	c := newChain(p, 7, 2, model.Cursor{Position: "}~"}, position(3), nil, Observer{})
+	if at := c.CopiedUntil(); at != "" {
+		t.Errorf("copied until %s", at)
+	}
+	insert := func(before model.Position) {
+		t.Helper()
+		if err := c.Insert(ctx, &source.Rows{}, model.BatchMeta{NoCheckpointBefore: before}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	insert("")
+	insert(position(5))
+	if at := c.CopiedUntil(); at != position(5) {
+		t.Errorf("copied until %s", at)
+	}
+	if !c.Begin(position(2)) {
+		t.Error("a transaction before the log's beginning is not skipped")
+	}
+	commit := func(at model.Position) {
+		t.Helper()
+		if c.Begin(at) {
+			t.Fatal("skipped")
+		}
+		c.Heartbeat(1)
+		c.Hold(at)
+		if err := c.Commit(ctx, source.Transaction{Position: at}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(position(6))
+	if err := c.Idle(ctx, position(7)); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, b := range p.batches {
+		got = append(got, fmt.Sprintf("%s to %s not before %q", b.Previous, b.End, b.Meta.NoCheckpointBefore))
+	}
+	in := func(n int, offset uint64) string {
+		return model.Cursor{Position: "}~" + position(n), Offset: offset}.String()
+	}
+	want := []string{
+		"}~+0 to " + in(3, 1) + ` not before ""`,
+		in(3, 1) + " to " + in(3, 2) + ` not before "}~` + string(position(5)) + `"`,
+		in(3, 2) + " to " + in(6, 0) + ` not before "}~` + string(position(6)) + `"`,
+		in(6, 0) + " to " + in(7, 0) + ` not before ""`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	// After a restart in the middle of the log.
+	c = newChain(p, 7, 3, p.batches[2].End, position(4), nil, Observer{})
+	if c.Begin(position(6)) || !c.Begin(position(5)) {
+		t.Error("the log goes on elsewhere than at what is applied")
 	}
 }

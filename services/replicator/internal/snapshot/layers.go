@@ -53,7 +53,7 @@ func (l *Layers) Begin(ctx context.Context, tables []model.TablePattern) error {
 		return nil
 	}
 	had := &model.Stream{Tables: tables, Layers: l.All[:l.Done]}
-	others, err := l.Log.TablesOf(ctx, had.Reads())
+	others, err := l.Log.TablesOf(ctx, had.Reads(), l.Chain.Known())
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (l *Layers) Begin(ctx context.Context, tables []model.TablePattern) error {
 	}
 	var meta model.BatchMeta
 	for i, layer := range l.All[l.Done:] {
-		found, err := l.Log.TablesOf(ctx, layer.Tables)
+		found, err := l.Log.TablesOf(ctx, layer.Tables, l.Chain.Known())
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func (l *Layers) piece(ctx context.Context) error {
 
 // list finds the tables of the layer that is copied.
 func (l *Layers) list(ctx context.Context) error {
-	found, err := l.Log.TablesOf(ctx, l.All[l.Done].Tables)
+	found, err := l.Log.TablesOf(ctx, l.All[l.Done].Tables, l.Chain.Known())
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@
 //     restart goes on behind the last row stored (TestResume).
 //   - What was copied of a table that cannot be gone on with is removed before
 //     the table is copied again (TestResumeWithoutKey).
+//   - What is stored of an earlier log is compared: a row is removed only when its
+//     table is copied to the end and has not shown it (TestCompare).
 package snapshot
 
 import (
@@ -47,6 +49,8 @@ type Snapshot struct {
 	Logger   *slog.Logger
 	// Parallel is how many tables are copied at once.
 	Parallel int
+	// Compare: what is stored is of an earlier log, or may be.
+	Compare bool
 	// Rows is told of rows copied.
 	Rows func(n int)
 	// Layer is the last one of the stream.
@@ -57,11 +61,11 @@ type Snapshot struct {
 // chain's known tables say is copied. The last batch says that it is done, and
 // from which position on a checkpoint may be made.
 func (s *Snapshot) All(ctx context.Context) error {
-	tables, err := s.Log.Tables(ctx)
+	known := s.Chain.Known()
+	tables, err := s.Log.Tables(ctx, known)
 	if err != nil {
 		return err
 	}
-	known := s.Chain.Known()
 	var gone []*model.SourceTable
 	current := map[model.TableID]bool{}
 	var todo []*source.Table
@@ -113,15 +117,18 @@ func (s *Snapshot) All(ctx context.Context) error {
 	return s.Chain.Insert(ctx, &source.Rows{}, model.BatchMeta{SnapshotDone: true, NoCheckpointBefore: end, Layer: s.Layer})
 }
 
-// Reset removes all that was copied: it came from a log that is gone.
-func (s *Snapshot) Reset(ctx context.Context) error {
-	var gone []*model.SourceTable
+// Begin says that of no table that is stored anything is copied. It is the first
+// batch of a log with which tables are to be compared.
+func (s *Snapshot) Begin(ctx context.Context) error {
+	var meta model.BatchMeta
 	for _, p := range s.Chain.Known() {
 		if !bytes.Equal(p.LastKey, source.Dropped) {
-			gone = append(gone, &p.Table)
+			meta.Progress = append(meta.Progress, model.TableProgress{Table: p.Table, Estimate: p.Rows})
 		}
 	}
-	return s.Drop(ctx, gone)
+	slices.SortFunc(meta.Progress, func(a, b model.TableProgress) int { return bytes.Compare(a.Table.ID[:], b.Table.ID[:]) })
+	s.Logger.Info("comparing tables with what is stored", "tables", len(meta.Progress))
+	return s.Chain.Insert(ctx, &source.Rows{}, meta)
 }
 
 // Drop removes tables with their rows.
@@ -154,11 +161,15 @@ func (s *Snapshot) Table(ctx context.Context, t *source.Table) error {
 func (s *Snapshot) table(ctx context.Context, t *source.Table, p *model.TableProgress, inline bool) error {
 	c := &copier{s: s, t: t, inline: inline, logged: time.Now(), progress: model.TableProgress{Table: t.SourceTable, Estimate: t.Estimate}}
 	c.rows.Limit = s.Chain.MaxRow()
+	if p != nil {
+		c.progress.Estimate = max(t.Estimate, p.Estimate)
+	}
 	var after []byte
 	start := time.Now()
 	if p != nil && len(p.LastKey) > 0 && s.Log.Resumable(t, p.LastKey) {
 		after, c.progress.Rows = p.LastKey, p.Rows
-	} else if p != nil {
+	} else if p != nil && !(s.Compare && !inline && hasKey(&t.SourceTable)) {
+		// Without a replica identity nobody knows which row was which.
 		c.rows.Add(model.Change{Table: &t.SourceTable, Op: model.Truncate}, 16)
 		c.extra = 1
 		c.progress.LastKey = nil
@@ -169,12 +180,20 @@ func (s *Snapshot) table(ctx context.Context, t *source.Table, p *model.TablePro
 			return err
 		}
 	}
+	if s.Compare && !inline {
+		c.rows.Add(model.Change{Table: &t.SourceTable, Op: model.Sweep}, 16)
+		c.extra++
+	}
 	c.progress.Done, c.progress.Layer = true, s.Layer
 	if err := c.Flush(ctx, t.Place); err != nil {
 		return err
 	}
 	s.Logger.Info("table copied", "table", t.Schema+"."+t.Name, "rows", c.progress.Rows, "seconds", time.Since(start).Seconds())
 	return nil
+}
+
+func hasKey(t *model.SourceTable) bool {
+	return slices.ContainsFunc(t.Columns, func(c model.Column) bool { return c.Key })
 }
 
 // copier collects the rows of one table.

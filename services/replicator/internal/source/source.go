@@ -17,7 +17,7 @@ import (
 )
 
 // ErrHistoryLost means that the log no longer has what the stream needs next:
-// the stream has to be built anew.
+// another log has to begin, and tables have to be compared with what is stored.
 var ErrHistoryLost = errors.New("the source's history is lost")
 
 // ErrOtherHistory is an ErrHistoryLost: the source has another history than the
@@ -38,9 +38,10 @@ type Source interface {
 	Heartbeat(ctx context.Context, at model.Micros) error
 	// Open takes over the place of a stream in the log, from whoever holds it.
 	// What s.Head says to be stored must be of the history that the source has
-	// now, and if it says that the tables are copied, the history since must
-	// still be there: else the error is ErrOtherHistory or another ErrHistoryLost,
-	// and its text names what happened. Otherwise the place is made if need be.
+	// now, and the history since must still be there: else the error is
+	// ErrOtherHistory or another ErrHistoryLost, and its text names what happened.
+	// If nothing is stored the place is made, anew if there is one. The positions
+	// of s.Head are the source's.
 	Open(ctx context.Context, s *model.Stream) (Log, error)
 	// Remove gives up the place of a stream. It is no error if there is none.
 	Remove(ctx context.Context, s *model.Stream) error
@@ -69,16 +70,16 @@ const (
 
 // Log is one stream's place in the log of its source.
 type Log interface {
-	// Start is where Read will begin, and whether the place was made by Open:
-	// then nothing that was copied before is of use.
-	Start() (at model.Position, created bool)
+	// Start is where Read will begin.
+	Start() model.Position
 	// Origin names the history that the positions of the log are of (see
 	// model.StreamHead).
 	Origin() string
 	// Tables lists the tables that the stream reads, as they are now, and TablesOf
-	// those of some of its patterns.
-	Tables(ctx context.Context) ([]Table, error)
-	TablesOf(ctx context.Context, patterns []model.TablePattern) ([]Table, error)
+	// those of some of its patterns. One that is known, with the same columns for
+	// its identity, keeps its id even if nothing else of it is the same.
+	Tables(ctx context.Context, known map[model.TableID]*model.TableProgress) ([]Table, error)
+	TablesOf(ctx context.Context, patterns []model.TablePattern, known map[model.TableID]*model.TableProgress) ([]Table, error)
 	// Settled tells whether a copy that begins now sees every transaction that
 	// Read has handed over. It is for the goroutine that reads.
 	Settled(ctx context.Context) (bool, error)

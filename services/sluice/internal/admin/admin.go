@@ -82,8 +82,9 @@ type Stream struct {
 	Adding bool `json:"adding"`
 }
 
-// Copy is how far an initial copy is.
+// Copy is how far a copy is.
 type Copy struct {
+	Compares   string `json:"compares"` // why it is not the first one
 	Tables     int    `json:"tables"`
 	TablesDone int    `json:"tables_done"`
 	Rows       uint64 `json:"rows"`
@@ -98,6 +99,9 @@ func (c *Copy) String() string {
 		percent = min(100*c.Rows/c.Estimate, 100)
 	}
 	s := fmt.Sprintf("copying %d%%, %d of about %d rows, %d of %d tables", percent, c.Rows, c.Estimate, c.TablesDone, c.Tables)
+	if c.Compares != "" {
+		s = fmt.Sprintf("re-snapshot, %d of %d tables, %d of about %d rows: %s; what is stored is served meanwhile", c.TablesDone, c.Tables, c.Rows, c.Estimate, c.Compares)
+	}
 	if c.ETA != nil {
 		s += ", about " + (time.Duration(*c.ETA) * time.Millisecond).Round(time.Second).String() + " left"
 	}

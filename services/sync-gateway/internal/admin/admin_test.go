@@ -160,13 +160,14 @@ func active(at time.Time) []model.Stream {
 		Head: model.StreamHead{Checkpoint: model.Checkpoint{Op: 42, Position: "0/2"}, SnapshotDone: true, EvaluatedAt: m, StoredAt: m, Heartbeat: m}}}
 }
 
-// The old data is served while a stream whose history is lost is built anew, and
-// the status says why it is stale.
-func TestStatusErrored(t *testing.T) {
+// The old data is served while tables are compared because the history is lost,
+// and the status says why it is stale.
+func TestStatusCompares(t *testing.T) {
 	now := time.Now()
 	streams := active(now)
-	streams[0].State, streams[0].Head.LastError = model.Errored, "[PSYNC_S1146] the history is lost"
-	streams = append(streams, model.Stream{ID: 4, Name: "powersync_4", Config: syncConfig, State: model.Processing})
+	h := &streams[0].Head
+	h.LastError, h.SnapshotDone, h.Applied.Position = "[PSYNC_S1146] the history is lost", false, h.Checkpoint.Position.Next(true)+"0/1"
+	h.Heartbeat = model.Micros(now.Add(-time.Hour).UnixMicro())
 	a := newAPI(t, &fakes{streams: streams}, nil)
 	_, body := post(a, "/api/admin/v1/sluice/status", "")
 	var s struct {
@@ -182,7 +183,7 @@ func TestStatusErrored(t *testing.T) {
 	if s.Data.Healthy || len(s.Data.Stages) != 6 || s.Data.Stages[3].OK || s.Data.Stages[3].Detail != "[PSYNC_S1146] the history is lost" {
 		t.Errorf("%s", body)
 	}
-	if len(s.Data.Streams) != 2 || s.Data.Streams[0].State != "ERRORED" || s.Data.Streams[0].LastError == "" || s.Data.Streams[1].State != "PROCESSING" {
+	if x := s.Data.Streams; len(x) != 1 || x[0].State != "ACTIVE" || x[0].LastError == "" || x[0].Position != "0/2" || x[0].Copy == nil || x[0].Copy.Compares != "the source has another history than what is stored" {
 		t.Errorf("%s", body)
 	}
 	_, body = post(a, "/api/admin/v1/diagnostics", "")

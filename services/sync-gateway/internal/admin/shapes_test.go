@@ -338,6 +338,16 @@ func TestCopy(t *testing.T) {
 			t.Errorf("%s, %v, want %s", got, err, c.want)
 		}
 	}
+	// A later copy, which is compared with what is stored.
+	for applied, want := range map[model.Position]string{
+		"}":     `{"compares":"the replication slot was lost","tables":3,"tables_done":0,"rows":0,"rows_estimated":300,"eta_ms":null}`,
+		"}~0/1": `{"compares":"the source has another history than what is stored","tables":3,"tables_done":1,"rows":150,"rows_estimated":450,"eta_ms":null}`,
+	} {
+		x := &model.Stream{State: model.Active, Created: x.Created, Head: model.StreamHead{Applied: model.Cursor{Position: applied}}}
+		if got, err := json.Marshal(copied(x, stored, d, now)); err != nil || string(got) != want {
+			t.Errorf("%s, %v, want %s", got, err, want)
+		}
+	}
 	if copied(&model.Stream{State: model.Active}, stored, d, now) != nil || copied(&model.Stream{State: model.Processing, Head: model.StreamHead{SnapshotDone: true}}, stored, d, now) != nil {
 		t.Error("a copy that is done has progress")
 	}

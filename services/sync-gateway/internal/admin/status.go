@@ -71,15 +71,18 @@ type streamStatus struct {
 	// DeployedBy is the name of a token, or "file" for the service config.
 	DeployedBy string `json:"deployed_by,omitempty"`
 	// Copy is the progress of the initial copy, until it is done, and then of the
-	// one for what was added by a deployed config.
+	// one for what was added by a deployed config, or of one that is compared with
+	// what is stored.
 	Copy *copyStatus `json:"copy,omitempty"`
 	// Adding: clients will be served by the config that was deployed last when that
 	// copy is done.
 	Adding bool `json:"adding,omitempty"`
 }
 
-// copyStatus is how far an initial copy is.
+// copyStatus is how far a copy is.
 type copyStatus struct {
+	// Compares: why it is not the first one. What is stored is served meanwhile.
+	Compares   string `json:"compares,omitempty"`
 	Tables     int    `json:"tables"`
 	TablesDone int    `json:"tables_done"`
 	Rows       uint64 `json:"rows"`
@@ -101,8 +104,9 @@ func (c *copyStatus) count(p *pb.TableProgress) {
 // copied puts what is stored of each table beside what the source has. d may be
 // nil: then only tables of which something is stored are counted.
 func copied(x *model.Stream, stored []*pb.TableProgress, d *pb.StreamDiagnosis, now time.Time) *copyStatus {
+	applied := x.Head.Applied.Position
 	switch {
-	case x.State == model.Active && int(x.Layered) < len(x.Layers):
+	case x.State == model.Active && x.Head.SnapshotDone && int(x.Layered) < len(x.Layers):
 		out := &copyStatus{}
 		for _, p := range stored {
 			if p.GetLayer() > x.Layered {
@@ -110,13 +114,24 @@ func copied(x *model.Stream, stored []*pb.TableProgress, d *pb.StreamDiagnosis, 
 			}
 		}
 		return out
-	case x.State != model.Processing || x.Head.SnapshotDone:
+	case x.Head.SnapshotDone, x.State != model.Processing && (x.State != model.Active || applied.Log() == 0):
 		return nil
 	}
 	out := &copyStatus{}
+	switch applied.Loss() {
+	case model.LostLog:
+		out.Compares = "the replication slot was lost"
+	case model.LostHistory:
+		out.Compares = "the source has another history than what is stored"
+	}
 	known := map[[2]string]bool{}
 	for _, p := range stored {
-		out.count(p)
+		if applied.Log() > 0 && applied.Source() == "" { // what is stored of it is all of the log before
+			out.Tables++
+			out.Estimate += p.GetRows()
+		} else {
+			out.count(p)
+		}
 		known[[2]string{p.GetTable().GetSchema(), p.GetTable().GetName()}] = true
 	}
 	for _, t := range d.GetTables() {
@@ -126,7 +141,7 @@ func copied(x *model.Stream, stored []*pb.TableProgress, d *pb.StreamDiagnosis, 
 		}
 	}
 	elapsed := now.Sub(time.UnixMicro(int64(x.Created)))
-	if out.Rows > 0 && elapsed > 0 && d != nil {
+	if out.Rows > 0 && elapsed > 0 && d != nil && applied.Log() == 0 {
 		eta := int64(float64(elapsed.Milliseconds()) * float64(out.Estimate-out.Rows) / float64(out.Rows))
 		out.ETA = &eta
 	}
@@ -208,7 +223,7 @@ func (s *streams) describe(d *pb.DiagnoseReply, now time.Time) []streamStatus {
 		x := &s.all[i]
 		y := streamStatus{
 			ID: int64(x.ID), Name: x.Name, State: x.State.String(), Checkpoint: x.Head.Checkpoint.Op.String(),
-			Position: string(x.Head.Checkpoint.Position), LastError: x.Head.LastError, DeployedAt: stamp(x.Created), DeployedBy: x.DeployedBy,
+			Position: string(x.Head.Checkpoint.Position.Source()), LastError: x.Head.LastError, DeployedAt: stamp(x.Created), DeployedBy: x.DeployedBy,
 			Copy: copied(x, s.tables[int64(x.ID)].GetTables(), ofStream(d, x), now), Adding: x.Next != "",
 		}
 		if x.FromFile {
@@ -339,7 +354,7 @@ const (
 
 func (a *API) describeStream(x *model.Stream, d *pb.StreamDiagnosis, content bool, now time.Time) *configStatus {
 	c := connectionStatus{ID: a.o.ConnectionID, Tag: a.o.Tag, SlotName: x.Name, Initial: x.Head.SnapshotDone,
-		LSN: string(x.Head.Checkpoint.Position), Keepalive: stamp(x.Head.Heartbeat), Checkpoint: stamp(x.Head.StoredAt), Tables: []tableStatus{}}
+		LSN: string(x.Head.Checkpoint.Position.Source()), Keepalive: stamp(x.Head.Heartbeat), Checkpoint: stamp(x.Head.StoredAt), Tables: []tableStatus{}}
 	out := &configStatus{Errors: []problem{}}
 	if content {
 		out.Content = x.Text()

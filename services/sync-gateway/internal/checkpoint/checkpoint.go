@@ -30,7 +30,7 @@ type Source interface {
 // Stream keeps the numbers of one replication stream.
 type Stream interface {
 	Create(ctx context.Context, head model.Position, rs []backend.Request) ([]uint64, error)
-	// Reached is the position of a checkpoint that clients are told of.
+	// Reached is the source's position of a checkpoint that clients are told of.
 	Reached() model.Position
 }
 

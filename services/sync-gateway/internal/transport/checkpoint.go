@@ -96,7 +96,7 @@ func (s *Server) legacyCheckpoint(c *call) error {
 		if err != nil {
 			return err
 		}
-		if at := hub.Applied(); at.Position >= head {
+		if at := hub.Applied(); at.Position.Source() >= head {
 			reply.JSON(c.w, http.StatusOK, data{struct {
 				Checkpoint string `json:"checkpoint"`
 			}{at.Op.String()}})

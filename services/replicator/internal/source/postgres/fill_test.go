@@ -60,7 +60,7 @@ func TestFill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tables, err := log.Tables(ctx)
+	tables, err := log.Tables(ctx, nil)
 	if err != nil || len(tables) != 1 {
 		t.Fatal(tables, err)
 	}
@@ -101,7 +101,7 @@ func TestFillUnseen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tables, err := log.Tables(ctx)
+	tables, err := log.Tables(ctx, nil)
 	if err != nil || len(tables) != 1 {
 		t.Fatal(tables, err)
 	}

@@ -54,7 +54,6 @@ type logReader struct {
 	version int
 	start   lsn
 	origin  origin
-	created bool
 
 	confirmed atomic.Uint64 // what the server may forget
 	heard     atomic.Int64  // when a message came, ns; 0 while we do not listen
@@ -87,19 +86,23 @@ type relationState struct {
 	types   []*pgType
 }
 
-func (l *logReader) Start() (model.Position, bool) { return l.start.position(), l.created }
+func (l *logReader) Start() model.Position { return l.start.position() }
 
 // Origin is the cluster and its timeline.
 func (l *logReader) Origin() string { return l.origin.String() }
 
 func (l *logReader) Close() {}
 
-func (l *logReader) Tables(ctx context.Context) ([]source.Table, error) {
-	return l.source.tables(ctx, l.stream.Tables, 0)
+func (l *logReader) Tables(ctx context.Context, known map[model.TableID]*model.TableProgress) ([]source.Table, error) {
+	return l.TablesOf(ctx, l.stream.Tables, known)
 }
 
-func (l *logReader) TablesOf(ctx context.Context, patterns []model.TablePattern) ([]source.Table, error) {
-	return l.source.tables(ctx, patterns, 0)
+func (l *logReader) TablesOf(ctx context.Context, patterns []model.TablePattern, known map[model.TableID]*model.TableProgress) ([]source.Table, error) {
+	all, err := l.source.tables(ctx, patterns, 0)
+	for i := range all {
+		adopt(known, &all[i].SourceTable, all[i].Private.(*table).oid)
+	}
+	return all, err
 }
 
 // maxRecent bounds the transactions that Settled looks at: the oldest of more are
@@ -428,7 +431,9 @@ func (l *logReader) data(ctx context.Context, b []byte) error {
 // relation remembers a relation. What follows from it waits for the first
 // change that is not skipped.
 func (l *logReader) relation(r relation) {
-	l.relations[r.oid] = &relationState{relation: r, table: r.sourceTable(), matched: matchesAny(l.stream.Tables, r.schema, r.name)}
+	s := &relationState{relation: r, table: r.sourceTable(), matched: matchesAny(l.stream.Tables, r.schema, r.name)}
+	adopt(l.sink.Known(), &s.table, r.oid)
+	l.relations[r.oid] = s
 }
 
 // prepare makes a relation ready for its first change.
@@ -482,6 +487,9 @@ func (l *logReader) current(ctx context.Context, s *relationState) (*source.Tabl
 		found, err := l.source.tables(ctx, nil, s.oid)
 		if err != nil {
 			return nil, err
+		}
+		for i := range found {
+			adopt(l.sink.Known(), &found[i].SourceTable, s.oid)
 		}
 		if len(found) == 1 && found[0].ID == s.table.ID {
 			return &found[0], nil

@@ -69,8 +69,16 @@ func (s *Source) sameHistory(ctx context.Context, head *model.StreamHead, curren
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	now, err := identify(ctx, conn)
-	if err != nil || head.Applied.Position == "" {
-		return now, err
+	if err != nil {
+		return origin{}, err
+	}
+	if head.Applied.Position == "" {
+		// Nothing is stored of the log; but what is stored of those before it may be
+		// of another history.
+		if head.Origin != "" && head.Origin != now.String() {
+			return origin{}, otherHistory("it is %s, what is stored is of %s (system identifier and timeline)", now, head.Origin)
+		}
+		return now, nil
 	}
 	applied, err := parseLSN(string(head.Applied.Position))
 	if err != nil {

@@ -89,39 +89,41 @@ func (s *Source) Open(ctx context.Context, stream *model.Stream) (source.Log, er
 	if l.origin, err = s.sameHistory(ctx, &stream.Head, current); err != nil {
 		return nil, err
 	}
-	if found != nil {
-		applied := lsn(0)
-		if p := stream.Head.Applied.Position; p != "" {
-			if applied, err = parseLSN(string(p)); err != nil {
-				return nil, err
-			}
+	if found != nil && found.plugin != "pgoutput" {
+		return nil, errs.New(errs.S1101, "replication slot %s exists with plugin %q", name, found.plugin)
+	}
+	if found != nil && found.database != s.config.Database {
+		return nil, errs.New(errs.S1101, "replication slot %s belongs to database %q", name, found.database)
+	}
+	if stream.Head.Applied.Position == "" {
+		// Whatever place there is, nothing was read from it that is stored.
+		if err := s.Remove(ctx, stream); err != nil {
+			return nil, err
+		}
+		if l.start, err = s.createSlot(ctx, name); err != nil {
+			return nil, err
+		}
+	} else {
+		applied, err := parseLSN(string(stream.Head.Applied.Position))
+		if err != nil {
+			return nil, err
 		}
 		switch {
+		case found == nil:
+			return nil, lost(name, "it does not exist any more")
 		case found.status == "lost" && !stream.Head.SnapshotDone && found.reason != "rows_removed":
 			// A new slot would end the same way.
 			return nil, errs.New(errs.S1146, "replication slot %s was invalidated while tables were being copied (%s): %s; then, for the copy to begin again: SELECT pg_drop_replication_slot(%s);",
 				name, reason(found), hint(found.reason), literal(name))
 		case found.status == "lost":
 			return nil, lost(name, "its WAL is gone ("+reason(found)+"): "+hint(found.reason))
-		case found.plugin != "pgoutput":
-			return nil, errs.New(errs.S1101, "replication slot %s exists with plugin %q", name, found.plugin)
-		case found.database != s.config.Database:
-			return nil, errs.New(errs.S1101, "replication slot %s belongs to database %q", name, found.database)
-		case applied != 0 && found.confirmed > applied:
+		case found.confirmed > applied:
 			return nil, lost(name, fmt.Sprintf("it is confirmed up to %s, the ledger has %s", found.confirmed, applied))
 		}
 		if err := s.takeOver(ctx, name, found); err != nil {
 			return nil, err
 		}
 		l.start = found.confirmed
-	} else {
-		if stream.Head.SnapshotDone {
-			return nil, lost(name, "it does not exist any more")
-		}
-		if l.start, err = s.createSlot(ctx, name); err != nil {
-			return nil, err
-		}
-		l.created = true
 	}
 	l.confirmed.Store(uint64(l.start))
 	return l, nil

@@ -14,9 +14,10 @@ import (
 	"github.com/sluicesync/sluice/services/replicator/internal/source"
 )
 
-// TestLostSlot: a slot whose WAL is gone means a new stream, but not while the
+// TestLostSlot: a slot whose WAL is gone means another log, but not while the
 // tables are still copied: that would end the same way again and again. Once
-// the operator has dropped it, the copy begins again.
+// the operator has dropped it, the copy begins again. When it does, whatever slot
+// there is makes place for a new one.
 func TestLostSlot(t *testing.T) {
 	pg := pgtest.Start(t, "max_slot_wal_keep_size='1MB'", "min_wal_size='32MB'")
 	conn := pg.Connect(t, "postgres")
@@ -55,26 +56,42 @@ func TestLostSlot(t *testing.T) {
 	if status != "lost" {
 		t.Fatalf("the slot is %s", status)
 	}
-	_, err = src.Open(ctx, stream)
+	copying := *stream
+	copying.Head.Applied.Position = log.Start()
+	_, err = src.Open(ctx, &copying)
 	if errs.CodeOf(err) != errs.S1146 || src.Class(err) == source.Lost || !strings.Contains(fmt.Sprint(err), "SELECT pg_drop_replication_slot('powersync_1_abcd');") {
 		t.Errorf("while tables are copied: %v", err)
 	}
-	done := *stream
+	done := copying
 	done.Head.SnapshotDone = true
 	_, err = src.Open(ctx, &done)
 	if errs.CodeOf(err) != errs.S1146 || src.Class(err) != source.Lost || !errors.Is(err, source.ErrHistoryLost) {
 		t.Errorf("when they are: %v", err)
 	}
-	pgtest.Exec(t, conn, `SELECT pg_drop_replication_slot('powersync_1_abcd')`)
-	if lag, err := log.Lag(ctx); err != nil || !lag.Missing {
-		t.Errorf("dropped: %+v %v", lag, err)
-	}
-	log, err = src.Open(ctx, stream)
+	again, err := src.Open(ctx, stream)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, created := log.Start(); !created {
-		t.Error("the slot was not made anew")
+	if lag, err := again.Lag(ctx); err != nil || lag.Missing || lag.WALStatus == "lost" || again.Start() <= log.Start() {
+		t.Errorf("made anew at %s: %+v %v", again.Start(), lag, err)
+	}
+	pgtest.Exec(t, conn, `SELECT pg_drop_replication_slot('powersync_1_abcd')`)
+	if lag, err := again.Lag(ctx); err != nil || !lag.Missing {
+		t.Errorf("dropped: %+v %v", lag, err)
+	}
+	for _, s := range []*model.Stream{&copying, &done} {
+		if _, err = src.Open(ctx, s); errs.CodeOf(err) != errs.S1146 || src.Class(err) != source.Lost || !strings.Contains(fmt.Sprint(err), "does not exist any more") {
+			t.Errorf("dropped: %v", err)
+		}
+	}
+	if log, err = src.Open(ctx, stream); err != nil || log.Start() <= again.Start() {
+		t.Errorf("made anew: %v", err)
+	}
+	// Nothing of this log is stored, but what is stored is of another history.
+	other := *stream
+	other.Head.Origin = "1:1"
+	if _, err := src.Open(ctx, &other); !errors.Is(err, source.ErrOtherHistory) {
+		t.Errorf("another cluster: %v", err)
 	}
 }
 
@@ -118,7 +135,7 @@ func TestGeneratedColumns(t *testing.T) {
 }
 
 // TestSlotAhead: a ledger that is behind its slot, as one restored from a backup
-// is, has lost the changes between them: that means a new stream. One that is not
+// is, has lost the changes between them: that means another log. One that is not
 // behind goes on.
 func TestSlotAhead(t *testing.T) {
 	pg := pgtest.Start(t)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -77,6 +78,29 @@ func (r *relation) sourceTable() model.SourceTable {
 		t.Columns[i] = model.Column{Name: c.name, Type: strconv.FormatUint(uint64(c.typeOID), 10), Key: c.key}
 	}
 	return t
+}
+
+// adopt gives t the id that is stored of it, if it differs from what is stored
+// only by its oid: as where its database was loaded from a dump, and is compared
+// now (nothing is copied yet), or has been (the place has the oid).
+func adopt(known map[model.TableID]*model.TableProgress, t *model.SourceTable, oid uint32) {
+	is := func(p *model.TableProgress) bool { return p != nil && !bytes.Equal(p.LastKey, source.Dropped) }
+	if is(known[t.ID]) {
+		return
+	}
+	other := func(c model.Column) bool { return !c.Key }
+	for id, p := range known {
+		if !is(p) || p.Table.Schema != t.Schema || p.Table.Name != t.Name || p.Table.CompleteRows != t.CompleteRows {
+			continue
+		}
+		if was, _, ok := parsePlace(p.LastKey); len(p.LastKey) > 0 && (!ok || was != oid) {
+			continue
+		}
+		if slices.Equal(slices.DeleteFunc(slices.Clone(p.Table.Columns), other), slices.DeleteFunc(slices.Clone(t.Columns), other)) {
+			t.ID = id
+			return
+		}
+	}
 }
 
 // place encodes how far a table is copied: its oid, then the texts of the key
