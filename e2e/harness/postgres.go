@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -49,6 +50,25 @@ func (p *Postgres) Stop(mode string) {
 	p.t.Helper()
 	if _, err := script(p.t, nil, "postgres", "down", p.dir, mode); err != nil {
 		p.t.Error(err)
+	}
+}
+
+// Save copies the files of the stopped server, with their owner, and returns what
+// puts them back.
+func (p *Postgres) Save() (restore func()) {
+	p.t.Helper()
+	run := func(name string, args ...string) {
+		p.t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			p.t.Fatalf("%s: %v\n%s", name, err, out)
+		}
+	}
+	saved := p.dir + ".saved"
+	run("cp", "-a", p.dir, saved)
+	return func() {
+		p.t.Helper()
+		run("rm", "-rf", p.dir)
+		run("mv", saved, p.dir)
 	}
 }
 
