@@ -1,7 +1,9 @@
 package bench
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -492,7 +494,7 @@ func BenchmarkIdleMemory(b *testing.B) {
 func BenchmarkCompact(b *testing.B) {
 	rows, updates := 1000, scaled(200)
 	w := newWorld(b, insert(rows, "'u'"))
-	w.start()
+	w.start(func(o *harness.Options) { o.CompactOnDemand = true })
 	for b.Loop() {
 		s := w.must("u", 256<<10)
 		for range updates {
@@ -509,6 +511,56 @@ func BenchmarkCompact(b *testing.B) {
 		fresh := w.must("u", 256<<10)
 		w.report(Result{Metric: "compacted", Value: float64(rows*(updates+1)) / took.Seconds(), Unit: "ops/s", Goal: 200_000, Better: "more"})
 		w.report(Result{Metric: "ops left for a new client", Value: float64(fresh.Ops), Unit: "ops", Better: "less"})
+	}
+}
+
+// BenchmarkCompacting is what live transactions notice of a compactor at work: a
+// process for each service, 50 clients and 50 transactions a second, in turns
+// without a compactor and with one that has 80,000 new ops before it.
+func BenchmarkCompacting(b *testing.B) {
+	rounds, owners, each, updates := 5, 20, 20, scaled(200)
+	w := newWorld(b, insert(rounds*owners*each, fmt.Sprintf("'busy' || i %% %d || '-' || i %% %d", rounds, rounds*owners)))
+	w.start(func(o *harness.Options) { o.Mode = harness.Suite })
+	for b.Loop() {
+		var alone, beside []time.Duration
+		var took time.Duration
+		done := 0.0
+		for round := range rounds {
+			w.sluice.Stop(harness.Compactor)
+			for range updates {
+				w.exec("UPDATE rows SET seq = seq + 1 WHERE owner LIKE $1", fmt.Sprintf("busy%d-%%", round))
+			}
+			s := w.must("marker", 4<<10)
+			w.commit("marker", 1) // what comes after all of them
+			if err := s.read(s.Ops + 1); err != nil {
+				b.Fatal(err)
+			}
+			s.Close()
+			live := func(prefix string) []time.Duration {
+				return w.latencies(50, scaled(250), 20*time.Millisecond, func(i int) string { return fmt.Sprint(prefix, round, "-", i) })
+			}
+			alone = append(alone, live("a")...)
+			w.sluice.Start(harness.Compactor)
+			harness.Eventually(w, time.Minute, "the compactor", func() error {
+				if ready, err := w.sluice.Ready(harness.Compactor); err != nil || !ready {
+					return cmp.Or(err, errors.New("it is not ready"))
+				}
+				return nil
+			})
+			took += w.timed(func() { beside = append(beside, live("b")...) })
+			for _, name := range []string{"sluice_compactor_ops_moved_total", "sluice_compactor_ops_cleared_total"} {
+				n, err := w.sluice.Metric(harness.Compactor, name)
+				if err != nil {
+					b.Fatal(err)
+				}
+				done += n
+			}
+		}
+		w.report(Result{Metric: "commit to complete p50, alone", Value: percentile(alone, 0.5), Unit: "ms", Better: "less"})
+		w.report(Result{Metric: "commit to complete p99, alone", Value: percentile(alone, 0.99), Unit: "ms", Better: "less"})
+		w.report(Result{Metric: "commit to complete p50, compacting", Value: percentile(beside, 0.5), Unit: "ms", Better: "less"})
+		w.report(Result{Metric: "commit to complete p99, compacting", Value: percentile(beside, 0.99), Unit: "ms", Goal: 1.2 * percentile(alone, 0.99), Better: "less"})
+		w.report(Result{Metric: "moved and cleared meanwhile", Value: done / took.Seconds(), Unit: "ops/s", Better: "more"})
 	}
 }
 

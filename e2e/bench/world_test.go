@@ -118,9 +118,13 @@ func (w *world) by(k Kind) *world {
 }
 
 // It returns once the first checkpoint is available to a client.
-func (w *world) start() {
+func (w *world) start(more ...func(*harness.Options)) {
 	w.Helper()
-	w.sluice = harness.StartInstance(w, harness.NeedsServers(w), w.pg, harness.Options{Mode: mode(), Replicas: 1, SyncConfig: syncConfig, Storage: os.Getenv("SLUICE_BENCH_STORAGE")})
+	o := harness.Options{Mode: mode(), Replicas: 1, SyncConfig: syncConfig, Storage: os.Getenv("SLUICE_BENCH_STORAGE")}
+	for _, change := range more {
+		change(&o)
+	}
+	w.sluice = harness.StartInstance(w, harness.NeedsServers(w), w.pg, o)
 	harness.Eventually(w, 5*time.Minute, "the first checkpoint", func() error {
 		s, err := w.stream(w.ctx, "nobody", 4<<10)
 		if err == nil {

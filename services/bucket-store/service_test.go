@@ -710,6 +710,42 @@ func TestCustomCheckpoints(t *testing.T) {
 	}
 }
 
+// TestTurns: compactors get the dirtiest bucket that nobody is at, once it is
+// visible.
+func TestTurns(t *testing.T) {
+	i := run(t, t.TempDir(), bus(t))
+	c := i.begin("config 1")
+	id := int64(c.stream)
+	hold := func(holder, bucket string) string {
+		t.Helper()
+		r, err := i.compact.Hold(t.Context(), &pb.HoldRequest{Stream: id, Holder: holder, TtlMs: 60_000, Bucket: bucket, MinChanges: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if head := i.head(id).GetHead().GetCheckpoint().GetOp(); r.GetCheckpoint() != head {
+			t.Errorf("checkpoint %d, the head has %d", r.GetCheckpoint(), head)
+		}
+		return r.GetBucket().GetBucket()
+	}
+	i.apply(c.next(6, put(1, "{}", "a"), put(1, "{}", "b"), put(2, "{}", "b"), put(3, "{}", "b"), put(4, "{}", "b")))
+	for _, step := range []struct{ holder, bucket, want string }{
+		{"x", "", "b"}, {"y", "", "a"}, {"y", "b", ""}, {"x", "b", "b"}, {"x", "", ""},
+	} {
+		if got := hold(step.holder, step.bucket); got != step.want {
+			t.Errorf("%+v: %q", step, got)
+		}
+	}
+	if _, err := i.compact.Release(t.Context(), &pb.ReleaseRequest{Stream: id, Holder: "x", Bucket: "b", RestMs: 60_000}); err != nil {
+		t.Fatal(err)
+	}
+	if got := hold("y", "b"); got != "b" {
+		t.Errorf("a bucket that was given back: %q", got)
+	}
+	if _, err := i.compact.Hold(t.Context(), &pb.HoldRequest{Stream: 99, Holder: "x"}); status.Code(err) != codes.NotFound {
+		t.Errorf("no such stream: %v", err)
+	}
+}
+
 // TestCompactOverAPI: INV-17 and the flags that readers live by.
 func TestCompactOverAPI(t *testing.T) {
 	i := run(t, t.TempDir(), bus(t))

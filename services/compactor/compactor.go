@@ -1,9 +1,11 @@
 // Package compactor rewrites the history of buckets so that new clients
-// download less, and has old checkpoint requests dropped: on a schedule, and on
-// demand through its gRPC service.
+// download less, and has old checkpoint requests dropped: all the time, the
+// dirtiest bucket first, in small steps at a bounded pace, and on demand through
+// its gRPC service.
 //
-// It owns no state. Whatever instance runs, how many at once, and wherever one
-// stops, bucket-store refuses what would do harm and the next run goes on.
+// It owns no state. Any number of instances share the work, a bucket at a time
+// (TestReplicas). Whatever instance runs, and wherever one stops, bucket-store
+// refuses what would do harm and the next one goes on.
 //
 // Invariants:
 //
@@ -21,6 +23,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"time"
 
@@ -37,28 +40,30 @@ import (
 
 // Config is the compactor's part of the configuration. Zero means default.
 type Config struct {
-	// Interval from one full round to the next: every bucket with at least
-	// MinChanges new ops that are at least MinRatio of its ops, and the
-	// parameter index, and checkpoint requests that are old. Default 1 h;
-	// negative: only what is asked for by Compact.
+	// Interval from one walk over the parameter index, and over checkpoint requests
+	// that are old, to the next. Default 1 h; negative: only what is asked for by
+	// Compact, also of buckets.
 	Interval time.Duration
 	// RequestRetention is how long checkpoint requests are kept at least, those
 	// made over HTTP and those of checkpoint_requests rows. Default 1 h.
 	RequestRetention time.Duration
-	// Look is the pause between looks for buckets that cannot wait for the next
-	// full round: those with UrgentChanges new ops, at least half of theirs.
-	// Default 1 min.
-	Look time.Duration
-	// MinChanges and MinRatio say what is worth compacting. Default 10 and 0.1.
+	// MinChanges new ops make a bucket worth compacting, if they are a tenth of its
+	// ops. Default 10.
 	MinChanges uint64
-	MinRatio   float64
-	// UrgentChanges: see Look. Default 10,000.
-	UrgentChanges uint64
+	// Rest is how long a bucket is left alone after it was compacted, so that
+	// clients that read it at an older checkpoint come to their end. Default 1 min.
+	Rest time.Duration
+	// Rate bounds the bytes of history a second that are read and rewritten, Busy
+	// the share of the time that is spent on it, unless somebody waits for it.
+	// Default 16 MB and 0.1; negative Rate: no bound.
+	Rate int64
+	Busy float64
 	// MemoryMB bounds what one bucket's compaction remembers. Buckets with more
 	// rows than fit are compacted less. Default 64.
 	MemoryMB int
 	// MoveBatch is how many MOVEs bucket-store commits at once, ClearBatch how
-	// many ops one CLEAR step folds. Default 2000 and 5000 (at least 2).
+	// many ops one CLEAR step folds. Default 2000 and 5000 (at least 2); of what
+	// nobody waits for 500 and 1000 at most.
 	MoveBatch  int
 	ClearBatch int
 	// Reemit is how many bytes of rows a day may be put again where they hold back
@@ -79,8 +84,8 @@ func (c Config) Validate() error {
 		}
 	}
 	check(c.RequestRetention >= 0, "request_retention must not be negative: %s", c.RequestRetention)
-	check(c.Look >= 0, "look must not be negative: %s", c.Look)
-	check(c.MinRatio >= 0 && c.MinRatio <= 1, "min_ratio must be from 0 to 1: %g", c.MinRatio)
+	check(c.Rest >= 0, "rest must not be negative: %s", c.Rest)
+	check(c.Busy >= 0 && c.Busy <= 1, "busy must be from 0 to 1: %g", c.Busy)
 	check(c.MemoryMB >= 0, "memory_mb must not be negative: %d", c.MemoryMB)
 	check(c.MoveBatch >= 0, "move_batch must not be negative: %d", c.MoveBatch)
 	check(c.ClearBatch == 0 || c.ClearBatch >= 2, "clear_batch must be at least 2: %d", c.ClearBatch)
@@ -91,11 +96,13 @@ func (c Config) Validate() error {
 func (c Config) withDefaults() Config {
 	def(&c.Interval, time.Hour)
 	def(&c.RequestRetention, time.Hour)
-	def(&c.Look, time.Minute)
 	def(&c.MinChanges, 10)
-	def(&c.MinRatio, 0.1)
-	def(&c.UrgentChanges, 10_000)
+	def(&c.Rest, time.Minute)
+	def(&c.Rate, 16_000_000)
+	def(&c.Busy, 0.1)
 	def(&c.MemoryMB, 64)
+	def(&c.MoveBatch, 2000)
+	def(&c.ClearBatch, 5000)
 	def(&c.Reemit, 100_000_000)
 	def(&c.Parallel, 2)
 	return c
@@ -133,11 +140,14 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		store:   pb.NewCompactionClient(conns.Store),
 		cfg:     cfg,
 		limits:  compact.Limits{Memory: cfg.MemoryMB << 20, Moves: cfg.MoveBatch, Clear: cfg.ClearBatch},
+		small:   compact.Limits{Memory: cfg.MemoryMB << 20, Moves: min(cfg.MoveBatch, 500), Clear: min(cfg.ClearBatch, 1000)},
 		budget:  newBudget(max(0, cfg.Reemit), time.Now()),
+		pace:    &pace{busy: cfg.Busy, rate: float64(max(0, cfg.Rate))},
 		slots:   semaphore.NewWeighted(int64(cfg.Parallel)),
 		log:     env.Log,
 		metrics: m,
-		busy:    map[string]chan struct{}{},
+		ready:   env.Health.SetReady,
+		name:    fmt.Sprintf("%016x", rand.Uint64()),
 	}
 	eg, ctx := errgroup.WithContext(ctx)
 	if conns.Listener != nil {
@@ -149,14 +159,14 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 	}
 	env.Health.Start()
 	eg.Go(func() error {
-		schedule.Run(ctx, schedule.Plan{Full: cfg.Interval, Look: cfg.Look}, func(ctx context.Context, round schedule.Round) error {
-			err := c.round(ctx, round)
-			if ctx.Err() == nil {
-				env.Health.SetReady(err)
-			}
-			return err
-		}, env.Health.Touch)
+		schedule.Run(ctx, idle, c.sweep, env.Health.Touch)
 		return nil
 	})
+	if cfg.Interval > 0 {
+		eg.Go(func() error {
+			schedule.Run(ctx, cfg.Interval, c.tidy, func() {})
+			return nil
+		})
+	}
 	return eg.Wait()
 }

@@ -255,10 +255,19 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestTwoAtOnce: INV-20, two compactors on the same buckets.
+// TestTwoAtOnce: INV-20, two compactors on the same buckets, also where no turns
+// keep them apart.
 func TestTwoAtOnce(t *testing.T) {
-	for seed := range uint64(5) {
+	for seed := range uint64(6) {
 		f := churn(seed, 3, 1000)
+		if seed%2 == 0 {
+			f.fault = func(call string, _ bool) error {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.holders = nil
+				return nil
+			}
+		}
 		want := f.reductions()
 		a, b := start(t, f, onDemand), start(t, f, Config{Interval: -1, MoveBatch: 3, ClearBatch: 11})
 		errc := make(chan error, 2)
@@ -273,6 +282,50 @@ func TestTwoAtOnce(t *testing.T) {
 		}
 		if d := cmp.Diff(want, f.reductions()); d != "" {
 			t.Errorf("seed %d: %s", seed, d)
+		}
+	}
+}
+
+// TestReplicas: two that run by themselves share the buckets: each is compacted
+// once, by one of them, and clients end up with the same.
+func TestReplicas(t *testing.T) {
+	f := churn(10, 300, 30_000)
+	want := f.reductions()
+	var scans atomic.Int32
+	done := make(chan struct{}) // closed when all buckets are compacted
+	f.fault = func(call string, after bool) error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if call == "Scan" && !after {
+			scans.Add(1)
+		}
+		if call != "Replace" || !after {
+			return nil
+		}
+		for _, n := range f.changes {
+			if n > 0 {
+				return nil
+			}
+		}
+		select {
+		case <-done:
+		default:
+			close(done)
+		}
+		return nil
+	}
+	cfg := Config{Rate: -1, Busy: 1, Reemit: -1}
+	a, b := start(t, f, cfg), start(t, f, cfg)
+	<-done
+	if d := cmp.Diff(want, f.reductions()); d != "" {
+		t.Error(d)
+	}
+	if n := scans.Load(); n != 300 {
+		t.Errorf("300 buckets were read %d times", n)
+	}
+	for _, c := range []running{a, b} {
+		if n := value(t, c.metrics, "sluice_compactor_buckets_total", "failed"); n > 0 {
+			t.Errorf("%g failed", n)
 		}
 	}
 }
@@ -336,37 +389,41 @@ func TestBadBucket(t *testing.T) {
 	}
 }
 
-// TestSchedule: the first look compacts what is very dirty, without being
-// asked, and the instance becomes ready.
-func TestSchedule(t *testing.T) {
+// TestSweep: what is worth it is compacted without being asked for, and the
+// instance becomes ready.
+func TestSweep(t *testing.T) {
 	f := churn(7, 1, 20_000)
-	f.buckets[`1#quiet["x"]`] = []model.Op{{ID: 1, Kind: model.OpRemove}, {ID: 2, Kind: model.OpRemove}}
-	f.changes[`1#quiet["x"]`] = 2
-	done := make(chan struct{}) // closed by the only Replace that finishes the bucket
+	quiet := `1#quiet["x"]`
+	f.buckets[quiet] = []model.Op{{ID: 1, Kind: model.OpRemove}, {ID: 2, Kind: model.OpRemove}}
+	f.changes[quiet] = 2
+	done, tidied := make(chan struct{}), make(chan struct{})
 	f.fault = func(call string, after bool) error {
-		if call == "Replace" && after {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			if f.changes[`1#by_user["0"]`] == 0 {
-				close(done)
-			}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		switch {
+		case call == "Replace" && after && f.changes[`1#by_user["0"]`] == 0:
+			close(done) // by the only Replace that finishes the bucket
+		case call == "ExpireRequests" && after:
+			close(tidied) // once an hour
 		}
 		return nil
 	}
-	c := start(t, f, Config{})
+	c := start(t, f, Config{Rate: -1, Busy: 1})
 	<-done
+	<-tidied
 	if n := len(f.snapshot()[`1#by_user["0"]`]); n > 20 {
 		t.Errorf("%d ops left", n)
 	}
-	if n := len(f.snapshot()[`1#quiet["x"]`]); n != 2 {
-		t.Errorf("the quiet bucket was compacted by a look")
+	if n := len(f.snapshot()[quiet]); n != 2 {
+		t.Errorf("the quiet bucket was compacted")
 	}
-	// The answer to a call made now comes after the round's own calls.
-	if _, err := c.client.Compact(t.Context(), &pb.CompactRequest{SkipBuckets: true}); err != nil {
-		t.Fatal(err)
+	f.mu.Lock()
+	if f.lookups != 0 {
+		t.Errorf("%d superseded lookups are left", f.lookups)
 	}
-	if !c.health.Snapshot().Started {
-		t.Error("not started")
+	f.mu.Unlock()
+	if h := c.health.Snapshot(); !h.Started || !h.Ready {
+		t.Errorf("health %+v", h)
 	}
 }
 
@@ -390,8 +447,8 @@ func TestValidate(t *testing.T) {
 	if err := (Config{}).Validate(); err != nil {
 		t.Errorf("zero config: %v", err)
 	}
-	err := Config{Look: -1, MinRatio: 2, MemoryMB: -1, MoveBatch: -1, ClearBatch: 1, Parallel: -1}.Validate()
-	for _, key := range []string{"look", "min_ratio", "memory_mb", "move_batch", "clear_batch", "parallel"} {
+	err := Config{Rest: -1, Busy: 2, MemoryMB: -1, MoveBatch: -1, ClearBatch: 1, Parallel: -1}.Validate()
+	for _, key := range []string{"rest", "busy", "memory_mb", "move_batch", "clear_batch", "parallel"} {
 		if err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("no problem with %s in %v", key, err)
 		}

@@ -35,6 +35,7 @@ type fakeStore struct {
 	lookups    int                   // superseded entries
 	requests   []time.Duration       // ages of checkpoint requests
 	calls      int
+	holders    map[string]string // by bucket; "rests": nobody's turn unless it is named
 }
 
 const streamID = 1
@@ -84,7 +85,7 @@ func (f *fakeStore) Dirtiest(_ context.Context, req *pb.DirtiestRequest) (reply 
 				if name <= req.GetAfter() {
 					continue
 				}
-			case n < req.GetMinChanges() || float64(n) < req.GetMinRatio()*float64(len(ops)):
+			case n < req.GetMinChanges() || n < uint64(len(ops)/10):
 				continue
 			}
 			reply.Buckets = append(reply.Buckets, &pb.DirtyBucket{Bucket: name, Ops: uint64(len(ops)), Changes: n})
@@ -101,6 +102,43 @@ func (f *fakeStore) Dirtiest(_ context.Context, req *pb.DirtiestRequest) (reply 
 		return nil
 	})
 	return reply, err
+}
+
+// Hold knows no time: a turn lasts until it is released, a rest for ever.
+func (f *fakeStore) Hold(_ context.Context, req *pb.HoldRequest) (reply *pb.HoldReply, err error) {
+	err = f.call("Hold", func() error {
+		reply = &pb.HoldReply{Checkpoint: uint64(f.checkpoint)}
+		if f.holders == nil {
+			f.holders = map[string]string{}
+		}
+		bucket := req.GetBucket()
+		if bucket == "" {
+			for name, ops := range f.buckets {
+				n := f.changes[name]
+				if f.holders[name] == "" && n >= max(req.GetMinChanges(), uint64(len(ops)/10)) && n > f.changes[bucket] {
+					bucket = name
+				}
+			}
+		}
+		if by := f.holders[bucket]; bucket != "" && (by == "" || by == "rests" || by == req.GetHolder()) {
+			f.holders[bucket] = req.GetHolder()
+			reply.Bucket = &pb.DirtyBucket{Bucket: bucket}
+		}
+		return nil
+	})
+	return reply, err
+}
+
+func (f *fakeStore) Release(_ context.Context, req *pb.ReleaseRequest) (*pb.ReleaseReply, error) {
+	f.mu.Lock() // no call: it is not missed if it fails
+	defer f.mu.Unlock()
+	if f.holders[req.GetBucket()] == req.GetHolder() {
+		delete(f.holders, req.GetBucket())
+		if req.GetRestMs() > 0 {
+			f.holders[req.GetBucket()] = "rests"
+		}
+	}
+	return &pb.ReleaseReply{}, nil
 }
 
 func (f *fakeStore) Scan(req *pb.ScanRequest, stream grpc.ServerStreamingServer[pb.ScanReply]) error {

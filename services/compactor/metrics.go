@@ -36,16 +36,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		lookups:     counter("lookups_removed_total", "Superseded parameter entries removed."),
 		requests:    counter("requests_expired_total", "Checkpoint requests dropped because they were old."),
 		buckets:     vec("buckets_total", "Buckets compacted, by result: ok, failed."),
-		runs:        vec("runs_total", "Runs, by the schedule and on demand, by result: ok, stopped."),
+		runs:        vec("runs_total", "Runs that had something to do, by themselves and on demand, by result: ok, stopped."),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "sluice_compactor_run_seconds", Help: "Duration of runs.",
+			Name: "sluice_compactor_run_seconds", Help: "Duration of runs that had something to do.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 4, 9),
 		}),
 		lastDone: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sluice_compactor_last_run_timestamp_seconds", Help: "When a run last ended well, or the compactor started.",
 		}),
 		interval: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "sluice_compactor_interval_seconds", Help: "From one full round to the next; 0 if nothing runs by itself.",
+			Name: "sluice_compactor_interval_seconds", Help: "From one walk over the parameter index to the next; 0 if nothing runs by itself.",
 		}),
 	}
 	m.lastDone.SetToCurrentTime()
@@ -86,6 +86,10 @@ func (m *metrics) ran(t *tally, err error, d time.Duration) {
 	m.requests.Add(float64(t.requests))
 	m.buckets.WithLabelValues("ok").Add(float64(t.buckets))
 	m.buckets.WithLabelValues("failed").Add(float64(t.failed))
+	if err == nil && !t.any() {
+		m.lastDone.SetToCurrentTime()
+		return
+	}
 	m.seconds.Observe(d.Seconds())
 	if err != nil {
 		m.runs.WithLabelValues("stopped").Inc()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,65 +19,39 @@ import (
 	"github.com/sluicesync/sluice/libs/model"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/compactor/internal/scan"
-	"github.com/sluicesync/sluice/services/compactor/internal/schedule"
 )
 
 const (
 	// page is how many buckets are asked for at once.
 	page = 1000
-	// attempts at a bucket at which another compactor is as well; then it is left
-	// to that one.
+	// attempts at a bucket at which another compactor is though it lost its turn;
+	// then it is left to that one.
 	attempts = 5
+	// idle is the pause between two sweeps, each of which goes on for as long as
+	// there is something to do, but begins nothing more after sweepFor.
+	idle     = time.Second
+	sweepFor = time.Minute
 )
 
 type compactor struct {
 	catalog pb.CatalogClient
 	store   pb.CompactionClient
 	cfg     Config
-	limits  compact.Limits
+	limits  compact.Limits // of what somebody waits for
+	small   compact.Limits // of what nobody waits for: steps so short that writers do not notice
 	budget  *budget
+	pace    *pace
 	slots   *semaphore.Weighted // one a bucket in work, over all runs: bounds memory
 	log     *slog.Logger
 	metrics *metrics
+	ready   func(error)
 
-	mu   sync.Mutex
-	busy map[string]chan struct{} // guarded by mu: stream and bucket in work; closed by who put it there
+	name    string        // of this process
+	holders atomic.Uint64 // of turns, of this process
 }
 
-// turn waits until no other run of this process is at a bucket, and takes it.
-// Two at once would refuse each other's steps again and again.
-func (c *compactor) turn(ctx context.Context, target scan.Target) (done func(), err error) {
-	key := fmt.Sprint(target.Stream, " ", target.Bucket)
-	for {
-		c.mu.Lock()
-		other, taken := c.busy[key]
-		if !taken {
-			mine := make(chan struct{})
-			c.busy[key] = mine
-			c.mu.Unlock()
-			return func() {
-				c.mu.Lock()
-				delete(c.busy, key)
-				c.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		c.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// selection says which buckets of a stream a run takes.
-type selection struct {
-	only       []string // these, whatever their state
-	everything bool     // all, whatever their state
-	minChanges uint64   // else these thresholds
-	minRatio   float64
-}
+// holder makes the name of a holder of turns.
+func (c *compactor) holder() string { return fmt.Sprint(c.name, "-", c.holders.Add(1)) }
 
 // tally sums up a run.
 type tally struct {
@@ -89,36 +64,82 @@ type tally struct {
 	err      error // the first failure of a bucket
 }
 
-// round is one round of the schedule over all active streams.
-func (c *compactor) round(ctx context.Context, round schedule.Round) error {
-	if c.cfg.Interval < 0 {
-		_, err := c.active(ctx) // shows whether bucket-store is there
-		return err
+// sweep compacts the dirtiest buckets of all active streams, one after the other,
+// until there is none that is worth it.
+func (c *compactor) sweep(ctx context.Context) error {
+	streams, err := c.active(ctx)
+	if err == nil {
+		c.ready(nil) // bucket-store is there; the sweep may take long
 	}
-	sel := selection{minChanges: c.cfg.UrgentChanges, minRatio: 0.5}
-	if round == schedule.Full {
-		sel = selection{minChanges: c.cfg.MinChanges, minRatio: c.cfg.MinRatio}
+	if c.cfg.Interval > 0 {
+		err = c.ran(ctx, "sweep", streams, err, func(id model.StreamID, t *tally) error {
+			return c.sweepStream(ctx, id, time.Now().Add(sweepFor), t)
+		})
 	}
-	t, err := c.run(ctx, sel, true, round == schedule.Full)
 	if err != nil && ctx.Err() == nil {
-		c.log.Warn("compaction round stopped, will be resumed", "round", round.String(), "error", errs.Cause(err))
+		c.ready(err)
 	}
-	if t.buckets > 0 || t.failed > 0 || t.lookups > 0 || t.requests > 0 {
-		c.log.Info("compacted", "round", round.String(), "buckets", t.buckets, "failed", t.failed, "ops_read", t.ops.Read,
+	return err
+}
+
+func (c *compactor) sweepStream(ctx context.Context, id model.StreamID, end time.Time, t *tally) error {
+	eg, ctx := errgroup.WithContext(ctx)
+	for time.Now().Before(end) {
+		if c.slots.Acquire(ctx, 1) != nil {
+			break // a bucket's error, or ctx's end: Wait tells
+		}
+		turn, err := c.next(ctx, id)
+		if err != nil || turn == nil {
+			c.slots.Release(1)
+			return errors.Join(err, eg.Wait())
+		}
+		eg.Go(func() error {
+			defer c.slots.Release(1)
+			return c.bucket(ctx, turn, effort{c.small, c.pace.step}, t)
+		})
+	}
+	return errors.Join(eg.Wait(), ctx.Err())
+}
+
+// tidy compacts the parameter index and drops old requests, of all active
+// streams.
+func (c *compactor) tidy(ctx context.Context) error {
+	streams, err := c.active(ctx)
+	return c.ran(ctx, "tidy", streams, err, func(id model.StreamID, t *tally) error { return c.lookups(ctx, id, c.pace.step, t) })
+}
+
+// ran does the work of a run for each stream and says what came of it.
+func (c *compactor) ran(ctx context.Context, round string, streams []model.StreamID, err error, work func(model.StreamID, *tally) error) error {
+	start := time.Now()
+	t := &tally{}
+	for i := 0; err == nil && i < len(streams); i++ {
+		err = work(streams[i], t)
+	}
+	c.metrics.ran(t, err, time.Since(start))
+	if err != nil && ctx.Err() == nil {
+		c.log.Warn("compaction stopped, will be resumed", "round", round, "error", errs.Cause(err))
+	}
+	if t.any() {
+		c.log.Debug("compacted", "round", round, "buckets", t.buckets, "failed", t.failed, "ops_read", t.ops.Read,
 			"ops_moved", t.ops.Moved, "ops_cleared", t.ops.Cleared, "lookups_removed", t.lookups, "requests_expired", t.requests)
 	}
 	return err
 }
 
-// run compacts the selected buckets, and the lookups and requests if so told, of
-// every active stream. The tally counts what was done also when it fails. Buckets
-// that fail by themselves are in tally.err only.
-func (c *compactor) run(ctx context.Context, sel selection, buckets, lookups bool) (*tally, error) {
+// now compacts, of every active stream, the buckets named, or all if none is,
+// and the lookups and requests, if so told. The tally counts what was done also
+// when it fails. Buckets that fail by themselves are in tally.err only.
+func (c *compactor) now(ctx context.Context, only []string, buckets, lookups bool) (*tally, error) {
 	start := time.Now()
 	t := &tally{}
 	streams, err := c.active(ctx)
 	for i := 0; err == nil && i < len(streams); i++ {
-		err = c.stream(ctx, streams[i], sel, buckets, lookups, t)
+		if buckets {
+			err = c.named(ctx, streams[i], only, t)
+		}
+		if err == nil && lookups {
+			err = c.lookups(ctx, streams[i], atOnce, t)
+		}
 	}
 	c.metrics.ran(t, err, time.Since(start))
 	return t, err
@@ -140,80 +161,68 @@ func (c *compactor) active(ctx context.Context) ([]model.StreamID, error) {
 	return ids, nil
 }
 
-func (c *compactor) stream(ctx context.Context, id model.StreamID, sel selection, buckets, lookups bool, t *tally) error {
-	if buckets {
-		if err := c.buckets(ctx, id, sel, t); err != nil {
-			return err
-		}
-	}
-	if !lookups {
-		return nil
-	}
-	// The checkpoint is asked for after the buckets are done: it is read now.
+func (c *compactor) lookups(ctx context.Context, id model.StreamID, step scan.Step, t *tally) error {
+	// The checkpoint is asked for now, after the buckets are done.
 	reply, err := c.store.Dirtiest(ctx, &pb.DirtiestRequest{Stream: int64(id), Limit: 1, MinChanges: 1})
 	if err != nil {
 		return fmt.Errorf("checkpoint of stream %d: %w", id, err)
 	}
 	if reply.GetCheckpoint() > 0 {
-		removed, err := scan.Lookups(ctx, c.store, id, model.OpID(reply.GetCheckpoint()))
+		removed, err := scan.Lookups(ctx, c.store, id, model.OpID(reply.GetCheckpoint()), step)
 		t.lookups += removed
 		if err != nil {
 			return err
 		}
 	}
-	expired, err := scan.Requests(ctx, c.store, id, c.cfg.RequestRetention)
+	expired, err := scan.Requests(ctx, c.store, id, c.cfg.RequestRetention, step)
 	t.requests += expired
 	return err
 }
 
-func (c *compactor) buckets(ctx context.Context, id model.StreamID, sel selection, t *tally) error {
-	req := &pb.DirtiestRequest{Stream: int64(id), Limit: page, MinChanges: sel.minChanges, MinRatio: sel.minRatio, Only: sel.only}
-	byName := sel.everything || len(sel.only) > 0
-	done := map[string]bool{} // by need, not by name: a bucket that stays dirty has one turn a run
+// named compacts the buckets named, or all if none is, whatever their state.
+func (c *compactor) named(ctx context.Context, id model.StreamID, only []string, t *tally) error {
+	req := &pb.DirtiestRequest{Stream: int64(id), Limit: page, Only: only}
 	for {
 		reply, err := c.store.Dirtiest(ctx, req)
 		if err != nil {
-			return fmt.Errorf("list dirty buckets of stream %d: %w", id, err)
+			return fmt.Errorf("list buckets of stream %d: %w", id, err)
 		}
 		if reply.GetCheckpoint() == 0 {
 			return nil // nothing is visible yet
 		}
-		fresh := false
 		eg, egCtx := errgroup.WithContext(ctx)
 		for _, b := range reply.GetBuckets() {
-			if byName {
-				req.After = max(req.After, b.GetBucket())
-			} else if done[b.GetBucket()] {
-				continue
-			} else {
-				done[b.GetBucket()] = true
-			}
-			fresh = true
+			req.After = max(req.After, b.GetBucket())
 			if c.slots.Acquire(egCtx, 1) != nil {
 				break // a bucket's error, or ctx's end: Wait tells
 			}
 			target := scan.Target{Stream: id, Bucket: b.GetBucket(), Checkpoint: model.OpID(reply.GetCheckpoint())}
 			eg.Go(func() error {
 				defer c.slots.Release(1)
-				return c.bucket(egCtx, target, t)
+				turn, err := c.take(egCtx, target)
+				if err != nil {
+					return err
+				}
+				return c.bucket(egCtx, turn, effort{c.limits, atOnce}, t)
 			})
 		}
-		if err := errors.Join(eg.Wait(), ctx.Err()); err != nil {
+		if err := errors.Join(eg.Wait(), ctx.Err()); err != nil || len(reply.GetBuckets()) < page {
 			return err
-		}
-		// A page by need may be all of buckets that have had their turn while
-		// others wait behind them: those wait for the next round.
-		if !fresh || len(reply.GetBuckets()) < page || len(done) >= 100*page {
-			return nil
 		}
 	}
 }
 
+// effort is how large the steps are and how soon one follows another.
+type effort struct {
+	limits compact.Limits
+	step   scan.Step
+}
+
 // compact compacts one bucket, without defragmenting it.
-func (c *compactor) compact(ctx context.Context, target scan.Target) (r scan.Result, err error) {
+func (c *compactor) compact(ctx context.Context, target scan.Target, by effort) (r scan.Result, err error) {
 	for range attempts {
 		var part scan.Result
-		part, err = scan.Bucket(ctx, c.store, target, c.limits)
+		part, err = scan.Bucket(ctx, c.store, target, by.limits, by.step)
 		c.metrics.ops(part)
 		r.Add(part)
 		if code(err) != codes.Aborted {
@@ -225,40 +234,49 @@ func (c *compactor) compact(ctx context.Context, target scan.Target) (r scan.Res
 	return r, err
 }
 
-// bucket compacts one bucket, and where old rows hold back much history has them
-// put again, as far as the budget goes, and compacts it again. Its error ends the run: bucket-store is out of
-// reach. A failure that concerns the bucket only is logged and counted.
-func (c *compactor) bucket(ctx context.Context, target scan.Target, t *tally) error {
-	done, err := c.turn(ctx, target)
-	if err != nil {
-		return err
-	}
-	defer done()
-	r, err := c.compact(ctx, target)
+// defragment compacts one bucket, and where old rows hold back much history has
+// them put again, as far as the budget goes, and compacts it again.
+func (c *compactor) defragment(ctx context.Context, target scan.Target, by effort) (scan.Result, error) {
+	r, err := c.compact(ctx, target, by)
 	for err == nil && len(r.Reemit) > 0 {
 		left := c.budget.bytes(time.Now())
 		if left == 0 {
 			break
 		}
-		var reply *pb.ReemitReply
-		if reply, err = scan.Reemit(ctx, c.store, &target, r.Reemit, left); err != nil || reply.GetOps() == 0 {
+		reply, err := scan.Reemit(ctx, c.store, &target, r.Reemit, left)
+		if err != nil || reply.GetOps() == 0 {
 			c.log.Debug("rows not put again", "stream", target.Stream, "bucket", target.Bucket, "reason", reply.GetReason(), "error", errs.Cause(err))
-			break
+			return r, err
 		}
 		c.budget.spend(reply.GetBytes())
 		c.metrics.reemitted(reply)
 		c.log.Info("rows put again, to fold the history that they held back", "stream", target.Stream, "bucket", target.Bucket, "rows", reply.GetOps(), "bytes", reply.GetBytes())
-		var folded scan.Result
-		folded, err = c.compact(ctx, target)
-		r.Add(folded)
+		folded, err := c.compact(ctx, target, by)
+		if r.Add(folded); err != nil {
+			return r, err
+		}
 	}
+	return r, err
+}
+
+// bucket compacts the bucket whose turn it is. Its error ends the run:
+// bucket-store is out of reach. A failure that concerns the bucket only is logged
+// and counted.
+func (c *compactor) bucket(ctx context.Context, turn *turn, by effort, t *tally) error {
+	target := turn.Target
+	var r scan.Result
+	err := turn.do(ctx, func(ctx context.Context) (err error) {
+		r, err = c.defragment(ctx, target, by)
+		return err
+	})
+	left := errors.Is(err, errLost) || code(err) == codes.Aborted
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ops.Add(r)
-	if err == nil || code(err) == codes.Aborted {
+	if err == nil || left {
 		t.buckets++
 		c.log.Debug("compacted bucket", "stream", target.Stream, "bucket", target.Bucket, "checkpoint", target.Checkpoint,
-			"ops_read", r.Read, "ops_moved", r.Moved, "ops_cleared", r.Cleared, "ops_untracked", r.Untracked, "left_to_another", err != nil)
+			"ops_read", r.Read, "ops_moved", r.Moved, "ops_cleared", r.Cleared, "ops_untracked", r.Untracked, "left_to_another", left)
 		return nil
 	}
 	if unreachable(err) {
@@ -271,6 +289,9 @@ func (c *compactor) bucket(ctx context.Context, target scan.Target, t *tally) er
 	c.log.Error("bucket not compacted", "stream", target.Stream, "bucket", target.Bucket, "error", errs.Cause(err))
 	return nil
 }
+
+// any tells whether anything was done.
+func (t *tally) any() bool { return t.buckets > 0 || t.failed > 0 || t.lookups > 0 || t.requests > 0 }
 
 // unreachable tells whether err says that bucket-store cannot be asked now, or
 // that nobody waits for the answer.

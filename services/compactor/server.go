@@ -21,7 +21,7 @@ func (s server) Compact(ctx context.Context, req *pb.CompactRequest) (*pb.Compac
 			return nil, errs.New(errs.S2001, "not a full bucket id: %q (they look like 1#definition[\"parameter\"])", b)
 		}
 	}
-	t, err := s.run(ctx, selection{only: req.GetBuckets(), everything: len(req.GetBuckets()) == 0}, !req.GetSkipBuckets(), !req.GetSkipLookups())
+	t, err := s.now(ctx, req.GetBuckets(), !req.GetSkipBuckets(), !req.GetSkipLookups())
 	if err == nil {
 		err = t.err
 	}

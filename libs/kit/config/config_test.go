@@ -71,7 +71,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("postgres: %+v", got)
 	}
 	s := f.Sluice
-	if s.NATSURL != "nats://127.0.0.1:4222" || s.BucketStore.Address != "127.0.0.1:7441" || s.BucketStore.Advertise != "" || s.Compactor.Interval != 24*time.Hour || s.Data != "sluice-data" {
+	if s.NATSURL != "nats://127.0.0.1:4222" || s.BucketStore.Address != "127.0.0.1:7441" || s.BucketStore.Advertise != "" || s.Compactor != (Compactor{Service{Address: "127.0.0.1:7443"}, time.Hour, 10, time.Minute, 16, 10, 100}) || s.Data != "sluice-data" {
 		t.Errorf("sluice: %+v", s)
 	}
 }
@@ -285,6 +285,28 @@ func TestUnknownKeys(t *testing.T) {
 	want := []string{"2:17: sluice.bucket_stroe: unknown key; is it bucket_store?", "3:15: sluice.nats.ulr: unknown key; is it url?"}
 	if len(got) != 3 || !slices.Equal(got[:2], want) || !strings.Contains(got[2], "there are nats, bucket_store") {
 		t.Errorf("warnings: %q", got)
+	}
+}
+
+// TestNumbers: in the file they are numbers.
+func TestNumbers(t *testing.T) {
+	f := parse(t, "sluice:\n  compactor: {defragment_mb_per_day: 7, mb_per_second: 0}\n", "SLUICE_COMPACTOR_MIN_CHANGES", "8")
+	if c := f.Sluice.Compactor; c.DefragmentMB != 7 || c.MBPerSecond != 0 || c.MinChanges != 8 {
+		t.Errorf("%+v", c)
+	}
+	for _, text := range []string{"-1", "x", "1.5"} {
+		if _, err := Parse([]byte("sluice:\n  compactor: {defragment_mb_per_day: "+text+"}\n"), "test.yaml", "/etc/sluice", environment()); err == nil || !strings.Contains(err.Error(), "sluice.compactor.defragment_mb_per_day") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestPercent(t *testing.T) {
+	for text, want := range map[string]int{"1": 1, "100": 100, "0": -1, "101": -1, "-5": -1, "half": -1} {
+		f, err := Parse([]byte("sluice:\n  compactor: {busy_percent: "+text+"}\n"), "test.yaml", "/etc/sluice", environment())
+		if want < 0 && (err == nil || !strings.Contains(err.Error(), "sluice.compactor.busy_percent")) || want > 0 && (err != nil || f.Sluice.Compactor.BusyPercent != want) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
 

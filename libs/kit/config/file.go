@@ -355,11 +355,21 @@ type BucketStore struct {
 // Compactor also has a schedule.
 type Compactor struct {
 	Service
-	// between two full rounds; `0s`: only on demand
-	Interval time.Duration `keys:"compactor.interval" default:"'24h'"`
+	// between two walks over the parameter index and the checkpoint requests; `0s`: nothing is compacted
+	// but [on demand](cli.md#compact)
+	Interval time.Duration `keys:"compactor.interval" default:"'1h'"`
+	// how many new ops make a bucket worth compacting, if they are a tenth of its ops
+	MinChanges int `keys:"compactor.min_changes" default:"10"`
+	// how long a bucket is left alone after it was compacted
+	Rest time.Duration `keys:"compactor.rest" default:"'1m'"`
+	// how many megabytes of history a compactor reads and rewrites a second at most; `0`: no bound
+	MBPerSecond int `keys:"compactor.mb_per_second" default:"16"`
+	// the share of the time that a compactor spends on it at most, for each of the two buckets that it has
+	// at a time
+	BusyPercent int `keys:"compactor.busy_percent" default:"10"`
 	// how many megabytes of rows may be put again a day to make histories shorter
 	// ([why](operations.md#compaction)); `0`: none
-	DefragmentMB int `keys:"compactor.defragment_mb_per_day" default:"'100'"`
+	DefragmentMB int `keys:"compactor.defragment_mb_per_day" default:"100"`
 }
 
 // Evaluator listens only privately.

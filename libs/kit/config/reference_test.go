@@ -162,7 +162,10 @@ func TestDocumentedDefaults(t *testing.T) {
 					case strings.Contains(of.Tag.Get("keys"), "minutes"):
 						got = fmt.Sprint(x.Minutes())
 					case strings.HasPrefix(want, "'"):
-						got = fmt.Sprintf("'%gh'", x.Hours())
+						got = "'" + x.String() + "'"
+						if d, err := time.ParseDuration(strings.Trim(want, "'")); err == nil && d == x {
+							got = want
+						}
 					}
 				case Service:
 					got = "'" + x.Address + "'"

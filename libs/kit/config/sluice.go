@@ -26,7 +26,7 @@ var known = map[string][]string{
 	"sluice.nats":            {"url"},
 	"sluice.bucket_store":    {"address", "advertise", "metrics_port"},
 	"sluice.replicator":      {"address", "metrics_port"},
-	"sluice.compactor":       {"address", "metrics_port", "interval", "defragment_mb_per_day"},
+	"sluice.compactor":       {"address", "metrics_port", "interval", "min_changes", "rest", "mb_per_second", "busy_percent", "defragment_mb_per_day"},
 	"sluice.rules_evaluator": {"metrics_port"},
 	"sluice.gateway":         {"metrics_port", "port", "max_streams", "path_prefix", "tls", "limits"},
 	"sluice.gateway.limits":  {"user_streams", "address_streams", "user_requests", "address_requests", "trusted_proxies"},
@@ -68,7 +68,11 @@ func ours(v value, p *parser, dir string) Sluice {
 		Replicator: o.service("replicator", "127.0.0.1:7442"),
 		Compactor: Compactor{
 			Service:      o.service("compactor", "127.0.0.1:7443"),
-			Interval:     o.interval("compactor.interval", 24*time.Hour),
+			Interval:     o.interval("compactor.interval", time.Hour),
+			MinChanges:   o.number("compactor.min_changes", 10),
+			Rest:         o.interval("compactor.rest", time.Minute),
+			MBPerSecond:  o.number("compactor.mb_per_second", 16),
+			BusyPercent:  o.percent("compactor.busy_percent", 10),
 			DefragmentMB: o.number("compactor.defragment_mb_per_day", 100),
 		},
 		Evaluator: Evaluator{MetricsPort: o.port("rules_evaluator.metrics_port")},
@@ -284,16 +288,25 @@ func (o overridden) count(key string) int {
 
 // number is a whole number of at least 0.
 func (o overridden) number(key string, or int) int {
-	s := o.text(key, "")
-	if s == "" {
+	if s, _, ok := o.env(key); ok {
+		n, err := strconv.ParseInt(s, 10, 32)
+		if err != nil || n < 0 {
+			o.problem(key, "must be a whole number of at least 0")
+			return or
+		}
+		return int(n)
+	}
+	return int(o.get(key).intOr(int64(or), 0, unlimited, errs.S9001))
+}
+
+// percent is a whole number from 1 to 100.
+func (o overridden) percent(key string, or int) int {
+	n := o.number(key, or)
+	if n < 1 || n > 100 {
+		o.problem(key, "must be a whole number from 1 to 100")
 		return or
 	}
-	n, err := strconv.ParseInt(s, 10, 32)
-	if err != nil || n < 0 {
-		o.problem(key, "must be a whole number of at least 0")
-		return or
-	}
-	return int(n)
+	return n
 }
 
 func (o overridden) interval(key string, or time.Duration) time.Duration {

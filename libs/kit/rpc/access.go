@@ -60,6 +60,8 @@ var Access = map[string][]certificate.Role{
 	prefix + "WriteCheckpoints/Create":  passed(certificate.Gateway),
 	prefix + "WriteCheckpoints/Reached": gateway,
 
+	prefix + "Compaction/Hold":           passed(certificate.Compactor),
+	prefix + "Compaction/Release":        passed(certificate.Compactor),
 	prefix + "Compaction/Dirtiest":       passed(certificate.Compactor),
 	prefix + "Compaction/Scan":           compactor,
 	prefix + "Compaction/Replace":        passed(certificate.Compactor),

@@ -2557,12 +2557,243 @@ func (x *ReachedReply) GetIds() []uint64 {
 	return nil
 }
 
+type HoldRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        int64                  `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Holder        string                 `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	TtlMs         uint32                 `protobuf:"varint,3,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
+	Bucket        string                 `protobuf:"bytes,4,opt,name=bucket,proto3" json:"bucket,omitempty"`                            // this one, new or again; "" = the dirtiest that nobody holds and that does not rest
+	MinChanges    uint64                 `protobuf:"varint,5,opt,name=min_changes,json=minChanges,proto3" json:"min_changes,omitempty"` // with "": as in DirtiestRequest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldRequest) Reset() {
+	*x = HoldRequest{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldRequest) ProtoMessage() {}
+
+func (x *HoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
+func (*HoldRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *HoldRequest) GetStream() int64 {
+	if x != nil {
+		return x.Stream
+	}
+	return 0
+}
+
+func (x *HoldRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *HoldRequest) GetTtlMs() uint32 {
+	if x != nil {
+		return x.TtlMs
+	}
+	return 0
+}
+
+func (x *HoldRequest) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *HoldRequest) GetMinChanges() uint64 {
+	if x != nil {
+		return x.MinChanges
+	}
+	return 0
+}
+
+type HoldReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint    uint64                 `protobuf:"varint,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // compaction must not touch ops above it
+	Bucket        *DirtyBucket           `protobuf:"bytes,2,opt,name=bucket,proto3" json:"bucket,omitempty"`          // that the holder has; none: another has it, or there is none that needs compaction
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldReply) Reset() {
+	*x = HoldReply{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldReply) ProtoMessage() {}
+
+func (x *HoldReply) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldReply.ProtoReflect.Descriptor instead.
+func (*HoldReply) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *HoldReply) GetCheckpoint() uint64 {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return 0
+}
+
+func (x *HoldReply) GetBucket() *DirtyBucket {
+	if x != nil {
+		return x.Bucket
+	}
+	return nil
+}
+
+type ReleaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        int64                  `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Holder        string                 `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	Bucket        string                 `protobuf:"bytes,3,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	RestMs        uint32                 `protobuf:"varint,4,opt,name=rest_ms,json=restMs,proto3" json:"rest_ms,omitempty"` // for so long it is nobody's turn, unless the bucket is named
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ReleaseRequest) GetStream() int64 {
+	if x != nil {
+		return x.Stream
+	}
+	return 0
+}
+
+func (x *ReleaseRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *ReleaseRequest) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *ReleaseRequest) GetRestMs() uint32 {
+	if x != nil {
+		return x.RestMs
+	}
+	return 0
+}
+
+type ReleaseReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseReply) Reset() {
+	*x = ReleaseReply{}
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseReply) ProtoMessage() {}
+
+func (x *ReleaseReply) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseReply.ProtoReflect.Descriptor instead.
+func (*ReleaseReply) Descriptor() ([]byte, []int) {
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{47}
+}
+
 type DirtiestRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        int64                  `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
 	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
-	MinChanges    uint64                 `protobuf:"varint,3,opt,name=min_changes,json=minChanges,proto3" json:"min_changes,omitempty"` // ops since the last compaction
-	MinRatio      float64                `protobuf:"fixed64,4,opt,name=min_ratio,json=minRatio,proto3" json:"min_ratio,omitempty"`      // and their share of the bucket's ops
+	MinChanges    uint64                 `protobuf:"varint,3,opt,name=min_changes,json=minChanges,proto3" json:"min_changes,omitempty"` // ops since the last compaction; they are a tenth of its ops at least
 	Only          []string               `protobuf:"bytes,5,rep,name=only,proto3" json:"only,omitempty"`                                // these buckets only, whatever their state
 	After         string                 `protobuf:"bytes,6,opt,name=after,proto3" json:"after,omitempty"`                              // page: buckets whose name is greater (with only or min_changes = 0)
 	unknownFields protoimpl.UnknownFields
@@ -2571,7 +2802,7 @@ type DirtiestRequest struct {
 
 func (x *DirtiestRequest) Reset() {
 	*x = DirtiestRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2814,7 @@ func (x *DirtiestRequest) String() string {
 func (*DirtiestRequest) ProtoMessage() {}
 
 func (x *DirtiestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[44]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2827,7 @@ func (x *DirtiestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtiestRequest.ProtoReflect.Descriptor instead.
 func (*DirtiestRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{44}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DirtiestRequest) GetStream() int64 {
@@ -2616,13 +2847,6 @@ func (x *DirtiestRequest) GetLimit() uint32 {
 func (x *DirtiestRequest) GetMinChanges() uint64 {
 	if x != nil {
 		return x.MinChanges
-	}
-	return 0
-}
-
-func (x *DirtiestRequest) GetMinRatio() float64 {
-	if x != nil {
-		return x.MinRatio
 	}
 	return 0
 }
@@ -2651,7 +2875,7 @@ type DirtiestReply struct {
 
 func (x *DirtiestReply) Reset() {
 	*x = DirtiestReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +2887,7 @@ func (x *DirtiestReply) String() string {
 func (*DirtiestReply) ProtoMessage() {}
 
 func (x *DirtiestReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[45]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +2900,7 @@ func (x *DirtiestReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtiestReply.ProtoReflect.Descriptor instead.
 func (*DirtiestReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{45}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DirtiestReply) GetCheckpoint() uint64 {
@@ -2704,7 +2928,7 @@ type DirtyBucket struct {
 
 func (x *DirtyBucket) Reset() {
 	*x = DirtyBucket{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +2940,7 @@ func (x *DirtyBucket) String() string {
 func (*DirtyBucket) ProtoMessage() {}
 
 func (x *DirtyBucket) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[46]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +2953,7 @@ func (x *DirtyBucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DirtyBucket.ProtoReflect.Descriptor instead.
 func (*DirtyBucket) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{46}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DirtyBucket) GetBucket() string {
@@ -2767,7 +2991,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2779,7 +3003,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[47]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2792,7 +3016,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{47}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ScanRequest) GetStream() int64 {
@@ -2847,7 +3071,7 @@ type ScanReply struct {
 
 func (x *ScanReply) Reset() {
 	*x = ScanReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2859,7 +3083,7 @@ func (x *ScanReply) String() string {
 func (*ScanReply) ProtoMessage() {}
 
 func (x *ScanReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[48]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2872,7 +3096,7 @@ func (x *ScanReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanReply.ProtoReflect.Descriptor instead.
 func (*ScanReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{48}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ScanReply) GetOps() []byte {
@@ -2906,7 +3130,7 @@ type ReplaceRequest struct {
 
 func (x *ReplaceRequest) Reset() {
 	*x = ReplaceRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3142,7 @@ func (x *ReplaceRequest) String() string {
 func (*ReplaceRequest) ProtoMessage() {}
 
 func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[49]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3155,7 @@ func (x *ReplaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{49}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ReplaceRequest) GetStream() int64 {
@@ -2986,7 +3210,7 @@ type MoveOp struct {
 
 func (x *MoveOp) Reset() {
 	*x = MoveOp{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2998,7 +3222,7 @@ func (x *MoveOp) String() string {
 func (*MoveOp) ProtoMessage() {}
 
 func (x *MoveOp) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[50]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3011,7 +3235,7 @@ func (x *MoveOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOp.ProtoReflect.Descriptor instead.
 func (*MoveOp) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{50}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *MoveOp) GetId() uint64 {
@@ -3037,7 +3261,7 @@ type ReplaceReply struct {
 
 func (x *ReplaceReply) Reset() {
 	*x = ReplaceReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3273,7 @@ func (x *ReplaceReply) String() string {
 func (*ReplaceReply) ProtoMessage() {}
 
 func (x *ReplaceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[51]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3286,7 @@ func (x *ReplaceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceReply.ProtoReflect.Descriptor instead.
 func (*ReplaceReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{51}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ReplaceReply) GetCleared() uint64 {
@@ -3087,7 +3311,7 @@ type ReemitRequest struct {
 
 func (x *ReemitRequest) Reset() {
 	*x = ReemitRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3099,7 +3323,7 @@ func (x *ReemitRequest) String() string {
 func (*ReemitRequest) ProtoMessage() {}
 
 func (x *ReemitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[52]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3112,7 +3336,7 @@ func (x *ReemitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReemitRequest.ProtoReflect.Descriptor instead.
 func (*ReemitRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{52}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReemitRequest) GetStream() int64 {
@@ -3162,7 +3386,7 @@ type ReemitReply struct {
 
 func (x *ReemitReply) Reset() {
 	*x = ReemitReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3174,7 +3398,7 @@ func (x *ReemitReply) String() string {
 func (*ReemitReply) ProtoMessage() {}
 
 func (x *ReemitReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[53]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3187,7 +3411,7 @@ func (x *ReemitReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReemitReply.ProtoReflect.Descriptor instead.
 func (*ReemitReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{53}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ReemitReply) GetOps() uint32 {
@@ -3230,7 +3454,7 @@ type CompactLookupsRequest struct {
 
 func (x *CompactLookupsRequest) Reset() {
 	*x = CompactLookupsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3242,7 +3466,7 @@ func (x *CompactLookupsRequest) String() string {
 func (*CompactLookupsRequest) ProtoMessage() {}
 
 func (x *CompactLookupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[54]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3255,7 +3479,7 @@ func (x *CompactLookupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactLookupsRequest.ProtoReflect.Descriptor instead.
 func (*CompactLookupsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{54}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CompactLookupsRequest) GetStream() int64 {
@@ -3296,7 +3520,7 @@ type CompactLookupsReply struct {
 
 func (x *CompactLookupsReply) Reset() {
 	*x = CompactLookupsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3308,7 +3532,7 @@ func (x *CompactLookupsReply) String() string {
 func (*CompactLookupsReply) ProtoMessage() {}
 
 func (x *CompactLookupsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[55]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3321,7 +3545,7 @@ func (x *CompactLookupsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactLookupsReply.ProtoReflect.Descriptor instead.
 func (*CompactLookupsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{55}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CompactLookupsReply) GetRemoved() uint64 {
@@ -3350,7 +3574,7 @@ type ExpireRequestsRequest struct {
 
 func (x *ExpireRequestsRequest) Reset() {
 	*x = ExpireRequestsRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3362,7 +3586,7 @@ func (x *ExpireRequestsRequest) String() string {
 func (*ExpireRequestsRequest) ProtoMessage() {}
 
 func (x *ExpireRequestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[56]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3375,7 +3599,7 @@ func (x *ExpireRequestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireRequestsRequest.ProtoReflect.Descriptor instead.
 func (*ExpireRequestsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{56}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ExpireRequestsRequest) GetStream() int64 {
@@ -3416,7 +3640,7 @@ type ExpireRequestsReply struct {
 
 func (x *ExpireRequestsReply) Reset() {
 	*x = ExpireRequestsReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[57]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3652,7 @@ func (x *ExpireRequestsReply) String() string {
 func (*ExpireRequestsReply) ProtoMessage() {}
 
 func (x *ExpireRequestsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[57]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3665,7 @@ func (x *ExpireRequestsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireRequestsReply.ProtoReflect.Descriptor instead.
 func (*ExpireRequestsReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{57}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ExpireRequestsReply) GetRemoved() uint64 {
@@ -3467,7 +3691,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[58]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3479,7 +3703,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[58]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3492,7 +3716,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{58}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *BackupRequest) GetName() string {
@@ -3513,7 +3737,7 @@ type BackupReply struct {
 
 func (x *BackupReply) Reset() {
 	*x = BackupReply{}
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[59]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3525,7 +3749,7 @@ func (x *BackupReply) String() string {
 func (*BackupReply) ProtoMessage() {}
 
 func (x *BackupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_v1_bucketstore_proto_msgTypes[59]
+	mi := &file_sluice_v1_bucketstore_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3538,7 +3762,7 @@ func (x *BackupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupReply.ProtoReflect.Descriptor instead.
 func (*BackupReply) Descriptor() ([]byte, []int) {
-	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{59}
+	return file_sluice_v1_bucketstore_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *BackupReply) GetPath() string {
@@ -3740,15 +3964,32 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\bposition\x18\x02 \x01(\tR\bposition\x12\x1b\n" +
 	"\tuser_keys\x18\x03 \x03(\tR\buserKeys\" \n" +
 	"\fReachedReply\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\x04R\x03ids\"\xa7\x01\n" +
+	"\x03ids\x18\x01 \x03(\x04R\x03ids\"\x8d\x01\n" +
+	"\vHoldRequest\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x15\n" +
+	"\x06ttl_ms\x18\x03 \x01(\rR\x05ttlMs\x12\x16\n" +
+	"\x06bucket\x18\x04 \x01(\tR\x06bucket\x12\x1f\n" +
+	"\vmin_changes\x18\x05 \x01(\x04R\n" +
+	"minChanges\"[\n" +
+	"\tHoldReply\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\x04R\n" +
+	"checkpoint\x12.\n" +
+	"\x06bucket\x18\x02 \x01(\v2\x16.sluice.v1.DirtyBucketR\x06bucket\"q\n" +
+	"\x0eReleaseRequest\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x16\n" +
+	"\x06bucket\x18\x03 \x01(\tR\x06bucket\x12\x17\n" +
+	"\arest_ms\x18\x04 \x01(\rR\x06restMs\"\x0e\n" +
+	"\fReleaseReply\"\x90\x01\n" +
 	"\x0fDirtiestRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x03R\x06stream\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x1f\n" +
 	"\vmin_changes\x18\x03 \x01(\x04R\n" +
-	"minChanges\x12\x1b\n" +
-	"\tmin_ratio\x18\x04 \x01(\x01R\bminRatio\x12\x12\n" +
+	"minChanges\x12\x12\n" +
 	"\x04only\x18\x05 \x03(\tR\x04only\x12\x14\n" +
-	"\x05after\x18\x06 \x01(\tR\x05after\"a\n" +
+	"\x05after\x18\x06 \x01(\tR\x05afterJ\x04\b\x04\x10\x05\"a\n" +
 	"\rDirtiestReply\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\x04R\n" +
@@ -3850,9 +4091,11 @@ const file_sluice_v1_bucketstore_proto_rawDesc = "" +
 	"\x03Ops\x12\x15.sluice.v1.OpsRequest\x1a\x13.sluice.v1.OpsChunk0\x012\xad\x01\n" +
 	"\x10WriteCheckpoints\x12Z\n" +
 	"\x06Create\x12(.sluice.v1.CreateWriteCheckpointsRequest\x1a&.sluice.v1.CreateWriteCheckpointsReply\x12=\n" +
-	"\aReached\x12\x19.sluice.v1.ReachedRequest\x1a\x17.sluice.v1.ReachedReply2\xa9\x03\n" +
+	"\aReached\x12\x19.sluice.v1.ReachedRequest\x1a\x17.sluice.v1.ReachedReply2\x9e\x04\n" +
 	"\n" +
-	"Compaction\x12@\n" +
+	"Compaction\x124\n" +
+	"\x04Hold\x12\x16.sluice.v1.HoldRequest\x1a\x14.sluice.v1.HoldReply\x12=\n" +
+	"\aRelease\x12\x19.sluice.v1.ReleaseRequest\x1a\x17.sluice.v1.ReleaseReply\x12@\n" +
 	"\bDirtiest\x12\x1a.sluice.v1.DirtiestRequest\x1a\x18.sluice.v1.DirtiestReply\x126\n" +
 	"\x04Scan\x12\x16.sluice.v1.ScanRequest\x1a\x14.sluice.v1.ScanReply0\x01\x12=\n" +
 	"\aReplace\x12\x19.sluice.v1.ReplaceRequest\x1a\x17.sluice.v1.ReplaceReply\x12:\n" +
@@ -3875,7 +4118,7 @@ func file_sluice_v1_bucketstore_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_v1_bucketstore_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_sluice_v1_bucketstore_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(ApplyResult)(0),                      // 0: sluice.v1.ApplyResult
 	(*ApplyRequest)(nil),                  // 1: sluice.v1.ApplyRequest
@@ -3922,116 +4165,125 @@ var file_sluice_v1_bucketstore_proto_goTypes = []any{
 	(*CreateWriteCheckpointsReply)(nil),   // 42: sluice.v1.CreateWriteCheckpointsReply
 	(*ReachedRequest)(nil),                // 43: sluice.v1.ReachedRequest
 	(*ReachedReply)(nil),                  // 44: sluice.v1.ReachedReply
-	(*DirtiestRequest)(nil),               // 45: sluice.v1.DirtiestRequest
-	(*DirtiestReply)(nil),                 // 46: sluice.v1.DirtiestReply
-	(*DirtyBucket)(nil),                   // 47: sluice.v1.DirtyBucket
-	(*ScanRequest)(nil),                   // 48: sluice.v1.ScanRequest
-	(*ScanReply)(nil),                     // 49: sluice.v1.ScanReply
-	(*ReplaceRequest)(nil),                // 50: sluice.v1.ReplaceRequest
-	(*MoveOp)(nil),                        // 51: sluice.v1.MoveOp
-	(*ReplaceReply)(nil),                  // 52: sluice.v1.ReplaceReply
-	(*ReemitRequest)(nil),                 // 53: sluice.v1.ReemitRequest
-	(*ReemitReply)(nil),                   // 54: sluice.v1.ReemitReply
-	(*CompactLookupsRequest)(nil),         // 55: sluice.v1.CompactLookupsRequest
-	(*CompactLookupsReply)(nil),           // 56: sluice.v1.CompactLookupsReply
-	(*ExpireRequestsRequest)(nil),         // 57: sluice.v1.ExpireRequestsRequest
-	(*ExpireRequestsReply)(nil),           // 58: sluice.v1.ExpireRequestsReply
-	(*BackupRequest)(nil),                 // 59: sluice.v1.BackupRequest
-	(*BackupReply)(nil),                   // 60: sluice.v1.BackupReply
-	nil,                                   // 61: sluice.v1.ListReply.TablesEntry
-	(*EvaluatedBatch)(nil),                // 62: sluice.v1.EvaluatedBatch
-	(*Cursor)(nil),                        // 63: sluice.v1.Cursor
-	(*StreamHead)(nil),                    // 64: sluice.v1.StreamHead
-	(*TableProgress)(nil),                 // 65: sluice.v1.TableProgress
-	(*Stream)(nil),                        // 66: sluice.v1.Stream
-	(*TablePattern)(nil),                  // 67: sluice.v1.TablePattern
-	(*ValueOptions)(nil),                  // 68: sluice.v1.ValueOptions
+	(*HoldRequest)(nil),                   // 45: sluice.v1.HoldRequest
+	(*HoldReply)(nil),                     // 46: sluice.v1.HoldReply
+	(*ReleaseRequest)(nil),                // 47: sluice.v1.ReleaseRequest
+	(*ReleaseReply)(nil),                  // 48: sluice.v1.ReleaseReply
+	(*DirtiestRequest)(nil),               // 49: sluice.v1.DirtiestRequest
+	(*DirtiestReply)(nil),                 // 50: sluice.v1.DirtiestReply
+	(*DirtyBucket)(nil),                   // 51: sluice.v1.DirtyBucket
+	(*ScanRequest)(nil),                   // 52: sluice.v1.ScanRequest
+	(*ScanReply)(nil),                     // 53: sluice.v1.ScanReply
+	(*ReplaceRequest)(nil),                // 54: sluice.v1.ReplaceRequest
+	(*MoveOp)(nil),                        // 55: sluice.v1.MoveOp
+	(*ReplaceReply)(nil),                  // 56: sluice.v1.ReplaceReply
+	(*ReemitRequest)(nil),                 // 57: sluice.v1.ReemitRequest
+	(*ReemitReply)(nil),                   // 58: sluice.v1.ReemitReply
+	(*CompactLookupsRequest)(nil),         // 59: sluice.v1.CompactLookupsRequest
+	(*CompactLookupsReply)(nil),           // 60: sluice.v1.CompactLookupsReply
+	(*ExpireRequestsRequest)(nil),         // 61: sluice.v1.ExpireRequestsRequest
+	(*ExpireRequestsReply)(nil),           // 62: sluice.v1.ExpireRequestsReply
+	(*BackupRequest)(nil),                 // 63: sluice.v1.BackupRequest
+	(*BackupReply)(nil),                   // 64: sluice.v1.BackupReply
+	nil,                                   // 65: sluice.v1.ListReply.TablesEntry
+	(*EvaluatedBatch)(nil),                // 66: sluice.v1.EvaluatedBatch
+	(*Cursor)(nil),                        // 67: sluice.v1.Cursor
+	(*StreamHead)(nil),                    // 68: sluice.v1.StreamHead
+	(*TableProgress)(nil),                 // 69: sluice.v1.TableProgress
+	(*Stream)(nil),                        // 70: sluice.v1.Stream
+	(*TablePattern)(nil),                  // 71: sluice.v1.TablePattern
+	(*ValueOptions)(nil),                  // 72: sluice.v1.ValueOptions
 }
 var file_sluice_v1_bucketstore_proto_depIdxs = []int32{
-	62, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
+	66, // 0: sluice.v1.ApplyRequest.batch:type_name -> sluice.v1.EvaluatedBatch
 	0,  // 1: sluice.v1.ApplyReply.result:type_name -> sluice.v1.ApplyResult
-	63, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
-	64, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
-	65, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
-	66, // 5: sluice.v1.OpenSessionReply.definition:type_name -> sluice.v1.Stream
-	64, // 6: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
-	66, // 7: sluice.v1.TeardownReply.streams:type_name -> sluice.v1.Stream
-	67, // 8: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
-	68, // 9: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
+	67, // 2: sluice.v1.PreviousRowsRequest.at:type_name -> sluice.v1.Cursor
+	68, // 3: sluice.v1.OpenSessionReply.head:type_name -> sluice.v1.StreamHead
+	69, // 4: sluice.v1.OpenSessionReply.tables:type_name -> sluice.v1.TableProgress
+	70, // 5: sluice.v1.OpenSessionReply.definition:type_name -> sluice.v1.Stream
+	68, // 6: sluice.v1.CommittedReply.head:type_name -> sluice.v1.StreamHead
+	70, // 7: sluice.v1.TeardownReply.streams:type_name -> sluice.v1.Stream
+	71, // 8: sluice.v1.DeployRequest.tables:type_name -> sluice.v1.TablePattern
+	72, // 9: sluice.v1.DeployRequest.values:type_name -> sluice.v1.ValueOptions
 	22, // 10: sluice.v1.DeployRequest.part_tables:type_name -> sluice.v1.PartTables
-	67, // 11: sluice.v1.PartTables.tables:type_name -> sluice.v1.TablePattern
-	66, // 12: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
-	66, // 13: sluice.v1.DeployReply.replaced:type_name -> sluice.v1.Stream
-	67, // 14: sluice.v1.DeployReply.tables:type_name -> sluice.v1.TablePattern
-	66, // 15: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
-	66, // 16: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
-	61, // 17: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
+	71, // 11: sluice.v1.PartTables.tables:type_name -> sluice.v1.TablePattern
+	70, // 12: sluice.v1.DeployReply.stream:type_name -> sluice.v1.Stream
+	70, // 13: sluice.v1.DeployReply.replaced:type_name -> sluice.v1.Stream
+	71, // 14: sluice.v1.DeployReply.tables:type_name -> sluice.v1.TablePattern
+	70, // 15: sluice.v1.WatchReply.streams:type_name -> sluice.v1.Stream
+	70, // 16: sluice.v1.ListReply.streams:type_name -> sluice.v1.Stream
+	65, // 17: sluice.v1.ListReply.tables:type_name -> sluice.v1.ListReply.TablesEntry
 	29, // 18: sluice.v1.ListReply.size:type_name -> sluice.v1.StorageSize
-	65, // 19: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
-	64, // 20: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
+	69, // 19: sluice.v1.TableProgressList.tables:type_name -> sluice.v1.TableProgress
+	68, // 20: sluice.v1.HeadReply.head:type_name -> sluice.v1.StreamHead
 	34, // 21: sluice.v1.LookupsReply.results:type_name -> sluice.v1.LookupValues
 	38, // 22: sluice.v1.OpsRequest.positions:type_name -> sluice.v1.BucketPosition
 	41, // 23: sluice.v1.CreateWriteCheckpointsRequest.requests:type_name -> sluice.v1.CheckpointRequest
-	47, // 24: sluice.v1.DirtiestReply.buckets:type_name -> sluice.v1.DirtyBucket
-	51, // 25: sluice.v1.ReplaceRequest.moves:type_name -> sluice.v1.MoveOp
-	28, // 26: sluice.v1.ListReply.TablesEntry.value:type_name -> sluice.v1.TableProgressList
-	1,  // 27: sluice.v1.Appender.Apply:input_type -> sluice.v1.ApplyRequest
-	3,  // 28: sluice.v1.Appender.PreviousRows:input_type -> sluice.v1.PreviousRowsRequest
-	5,  // 29: sluice.v1.Replication.OpenSession:input_type -> sluice.v1.OpenSessionRequest
-	7,  // 30: sluice.v1.Replication.RenewLease:input_type -> sluice.v1.RenewLeaseRequest
-	9,  // 31: sluice.v1.Replication.CloseSession:input_type -> sluice.v1.CloseSessionRequest
-	11, // 32: sluice.v1.Replication.Committed:input_type -> sluice.v1.CommittedRequest
-	13, // 33: sluice.v1.Replication.ReportError:input_type -> sluice.v1.ReportErrorRequest
-	15, // 34: sluice.v1.Replication.Restart:input_type -> sluice.v1.RestartRequest
-	17, // 35: sluice.v1.Replication.Terminate:input_type -> sluice.v1.TerminateRequest
-	21, // 36: sluice.v1.Catalog.Deploy:input_type -> sluice.v1.DeployRequest
-	24, // 37: sluice.v1.Catalog.Watch:input_type -> sluice.v1.WatchRequest
-	26, // 38: sluice.v1.Catalog.List:input_type -> sluice.v1.ListRequest
-	19, // 39: sluice.v1.Catalog.Teardown:input_type -> sluice.v1.TeardownRequest
-	30, // 40: sluice.v1.Reader.Head:input_type -> sluice.v1.HeadRequest
-	32, // 41: sluice.v1.Reader.Lookups:input_type -> sluice.v1.LookupsRequest
-	35, // 42: sluice.v1.Reader.Checksums:input_type -> sluice.v1.ChecksumsRequest
-	37, // 43: sluice.v1.Reader.Ops:input_type -> sluice.v1.OpsRequest
-	40, // 44: sluice.v1.WriteCheckpoints.Create:input_type -> sluice.v1.CreateWriteCheckpointsRequest
-	43, // 45: sluice.v1.WriteCheckpoints.Reached:input_type -> sluice.v1.ReachedRequest
-	45, // 46: sluice.v1.Compaction.Dirtiest:input_type -> sluice.v1.DirtiestRequest
-	48, // 47: sluice.v1.Compaction.Scan:input_type -> sluice.v1.ScanRequest
-	50, // 48: sluice.v1.Compaction.Replace:input_type -> sluice.v1.ReplaceRequest
-	53, // 49: sluice.v1.Compaction.Reemit:input_type -> sluice.v1.ReemitRequest
-	55, // 50: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
-	57, // 51: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
-	59, // 52: sluice.v1.Storage.Backup:input_type -> sluice.v1.BackupRequest
-	2,  // 53: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
-	4,  // 54: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
-	6,  // 55: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
-	8,  // 56: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
-	10, // 57: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
-	12, // 58: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
-	14, // 59: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
-	16, // 60: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
-	18, // 61: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
-	23, // 62: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
-	25, // 63: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
-	27, // 64: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
-	20, // 65: sluice.v1.Catalog.Teardown:output_type -> sluice.v1.TeardownReply
-	31, // 66: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
-	33, // 67: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
-	36, // 68: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
-	39, // 69: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
-	42, // 70: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
-	44, // 71: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
-	46, // 72: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
-	49, // 73: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
-	52, // 74: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
-	54, // 75: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
-	56, // 76: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
-	58, // 77: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
-	60, // 78: sluice.v1.Storage.Backup:output_type -> sluice.v1.BackupReply
-	53, // [53:79] is the sub-list for method output_type
-	27, // [27:53] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	51, // 24: sluice.v1.HoldReply.bucket:type_name -> sluice.v1.DirtyBucket
+	51, // 25: sluice.v1.DirtiestReply.buckets:type_name -> sluice.v1.DirtyBucket
+	55, // 26: sluice.v1.ReplaceRequest.moves:type_name -> sluice.v1.MoveOp
+	28, // 27: sluice.v1.ListReply.TablesEntry.value:type_name -> sluice.v1.TableProgressList
+	1,  // 28: sluice.v1.Appender.Apply:input_type -> sluice.v1.ApplyRequest
+	3,  // 29: sluice.v1.Appender.PreviousRows:input_type -> sluice.v1.PreviousRowsRequest
+	5,  // 30: sluice.v1.Replication.OpenSession:input_type -> sluice.v1.OpenSessionRequest
+	7,  // 31: sluice.v1.Replication.RenewLease:input_type -> sluice.v1.RenewLeaseRequest
+	9,  // 32: sluice.v1.Replication.CloseSession:input_type -> sluice.v1.CloseSessionRequest
+	11, // 33: sluice.v1.Replication.Committed:input_type -> sluice.v1.CommittedRequest
+	13, // 34: sluice.v1.Replication.ReportError:input_type -> sluice.v1.ReportErrorRequest
+	15, // 35: sluice.v1.Replication.Restart:input_type -> sluice.v1.RestartRequest
+	17, // 36: sluice.v1.Replication.Terminate:input_type -> sluice.v1.TerminateRequest
+	21, // 37: sluice.v1.Catalog.Deploy:input_type -> sluice.v1.DeployRequest
+	24, // 38: sluice.v1.Catalog.Watch:input_type -> sluice.v1.WatchRequest
+	26, // 39: sluice.v1.Catalog.List:input_type -> sluice.v1.ListRequest
+	19, // 40: sluice.v1.Catalog.Teardown:input_type -> sluice.v1.TeardownRequest
+	30, // 41: sluice.v1.Reader.Head:input_type -> sluice.v1.HeadRequest
+	32, // 42: sluice.v1.Reader.Lookups:input_type -> sluice.v1.LookupsRequest
+	35, // 43: sluice.v1.Reader.Checksums:input_type -> sluice.v1.ChecksumsRequest
+	37, // 44: sluice.v1.Reader.Ops:input_type -> sluice.v1.OpsRequest
+	40, // 45: sluice.v1.WriteCheckpoints.Create:input_type -> sluice.v1.CreateWriteCheckpointsRequest
+	43, // 46: sluice.v1.WriteCheckpoints.Reached:input_type -> sluice.v1.ReachedRequest
+	45, // 47: sluice.v1.Compaction.Hold:input_type -> sluice.v1.HoldRequest
+	47, // 48: sluice.v1.Compaction.Release:input_type -> sluice.v1.ReleaseRequest
+	49, // 49: sluice.v1.Compaction.Dirtiest:input_type -> sluice.v1.DirtiestRequest
+	52, // 50: sluice.v1.Compaction.Scan:input_type -> sluice.v1.ScanRequest
+	54, // 51: sluice.v1.Compaction.Replace:input_type -> sluice.v1.ReplaceRequest
+	57, // 52: sluice.v1.Compaction.Reemit:input_type -> sluice.v1.ReemitRequest
+	59, // 53: sluice.v1.Compaction.CompactLookups:input_type -> sluice.v1.CompactLookupsRequest
+	61, // 54: sluice.v1.Compaction.ExpireRequests:input_type -> sluice.v1.ExpireRequestsRequest
+	63, // 55: sluice.v1.Storage.Backup:input_type -> sluice.v1.BackupRequest
+	2,  // 56: sluice.v1.Appender.Apply:output_type -> sluice.v1.ApplyReply
+	4,  // 57: sluice.v1.Appender.PreviousRows:output_type -> sluice.v1.PreviousRowsReply
+	6,  // 58: sluice.v1.Replication.OpenSession:output_type -> sluice.v1.OpenSessionReply
+	8,  // 59: sluice.v1.Replication.RenewLease:output_type -> sluice.v1.RenewLeaseReply
+	10, // 60: sluice.v1.Replication.CloseSession:output_type -> sluice.v1.CloseSessionReply
+	12, // 61: sluice.v1.Replication.Committed:output_type -> sluice.v1.CommittedReply
+	14, // 62: sluice.v1.Replication.ReportError:output_type -> sluice.v1.ReportErrorReply
+	16, // 63: sluice.v1.Replication.Restart:output_type -> sluice.v1.RestartReply
+	18, // 64: sluice.v1.Replication.Terminate:output_type -> sluice.v1.TerminateReply
+	23, // 65: sluice.v1.Catalog.Deploy:output_type -> sluice.v1.DeployReply
+	25, // 66: sluice.v1.Catalog.Watch:output_type -> sluice.v1.WatchReply
+	27, // 67: sluice.v1.Catalog.List:output_type -> sluice.v1.ListReply
+	20, // 68: sluice.v1.Catalog.Teardown:output_type -> sluice.v1.TeardownReply
+	31, // 69: sluice.v1.Reader.Head:output_type -> sluice.v1.HeadReply
+	33, // 70: sluice.v1.Reader.Lookups:output_type -> sluice.v1.LookupsReply
+	36, // 71: sluice.v1.Reader.Checksums:output_type -> sluice.v1.ChecksumsReply
+	39, // 72: sluice.v1.Reader.Ops:output_type -> sluice.v1.OpsChunk
+	42, // 73: sluice.v1.WriteCheckpoints.Create:output_type -> sluice.v1.CreateWriteCheckpointsReply
+	44, // 74: sluice.v1.WriteCheckpoints.Reached:output_type -> sluice.v1.ReachedReply
+	46, // 75: sluice.v1.Compaction.Hold:output_type -> sluice.v1.HoldReply
+	48, // 76: sluice.v1.Compaction.Release:output_type -> sluice.v1.ReleaseReply
+	50, // 77: sluice.v1.Compaction.Dirtiest:output_type -> sluice.v1.DirtiestReply
+	53, // 78: sluice.v1.Compaction.Scan:output_type -> sluice.v1.ScanReply
+	56, // 79: sluice.v1.Compaction.Replace:output_type -> sluice.v1.ReplaceReply
+	58, // 80: sluice.v1.Compaction.Reemit:output_type -> sluice.v1.ReemitReply
+	60, // 81: sluice.v1.Compaction.CompactLookups:output_type -> sluice.v1.CompactLookupsReply
+	62, // 82: sluice.v1.Compaction.ExpireRequests:output_type -> sluice.v1.ExpireRequestsReply
+	64, // 83: sluice.v1.Storage.Backup:output_type -> sluice.v1.BackupReply
+	56, // [56:84] is the sub-list for method output_type
+	28, // [28:56] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_sluice_v1_bucketstore_proto_init() }
@@ -4046,7 +4298,7 @@ func file_sluice_v1_bucketstore_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_v1_bucketstore_proto_rawDesc), len(file_sluice_v1_bucketstore_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   61,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

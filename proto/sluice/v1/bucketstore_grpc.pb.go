@@ -1158,6 +1158,8 @@ var WriteCheckpoints_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
+	Compaction_Hold_FullMethodName           = "/sluice.v1.Compaction/Hold"
+	Compaction_Release_FullMethodName        = "/sluice.v1.Compaction/Release"
 	Compaction_Dirtiest_FullMethodName       = "/sluice.v1.Compaction/Dirtiest"
 	Compaction_Scan_FullMethodName           = "/sluice.v1.Compaction/Scan"
 	Compaction_Replace_FullMethodName        = "/sluice.v1.Compaction/Replace"
@@ -1172,7 +1174,14 @@ const (
 //
 // Compaction is what the compactor may do.
 type CompactionClient interface {
-	// Dirtiest lists buckets by the ops that compaction may win, most first.
+	// Hold gives a compactor a turn at a bucket, so that no two are at one at the
+	// same time. Turns are kept in memory and end with their time: one that is lost
+	// costs work that is done twice, and no more.
+	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldReply, error)
+	// Release ends a turn.
+	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseReply, error)
+	// Dirtiest lists buckets by the ops that compaction may win, most first, to
+	// within a factor of two.
 	Dirtiest(ctx context.Context, in *DirtiestRequest, opts ...grpc.CallOption) (*DirtiestReply, error)
 	// Scan streams a bucket's ops in descending order of id, from up_to down.
 	Scan(ctx context.Context, in *ScanRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScanReply], error)
@@ -1194,6 +1203,26 @@ type compactionClient struct {
 
 func NewCompactionClient(cc grpc.ClientConnInterface) CompactionClient {
 	return &compactionClient{cc}
+}
+
+func (c *compactionClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*HoldReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HoldReply)
+	err := c.cc.Invoke(ctx, Compaction_Hold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *compactionClient) Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseReply)
+	err := c.cc.Invoke(ctx, Compaction_Release_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *compactionClient) Dirtiest(ctx context.Context, in *DirtiestRequest, opts ...grpc.CallOption) (*DirtiestReply, error) {
@@ -1271,7 +1300,14 @@ func (c *compactionClient) ExpireRequests(ctx context.Context, in *ExpireRequest
 //
 // Compaction is what the compactor may do.
 type CompactionServer interface {
-	// Dirtiest lists buckets by the ops that compaction may win, most first.
+	// Hold gives a compactor a turn at a bucket, so that no two are at one at the
+	// same time. Turns are kept in memory and end with their time: one that is lost
+	// costs work that is done twice, and no more.
+	Hold(context.Context, *HoldRequest) (*HoldReply, error)
+	// Release ends a turn.
+	Release(context.Context, *ReleaseRequest) (*ReleaseReply, error)
+	// Dirtiest lists buckets by the ops that compaction may win, most first, to
+	// within a factor of two.
 	Dirtiest(context.Context, *DirtiestRequest) (*DirtiestReply, error)
 	// Scan streams a bucket's ops in descending order of id, from up_to down.
 	Scan(*ScanRequest, grpc.ServerStreamingServer[ScanReply]) error
@@ -1295,6 +1331,12 @@ type CompactionServer interface {
 // pointer dereference when methods are called.
 type UnimplementedCompactionServer struct{}
 
+func (UnimplementedCompactionServer) Hold(context.Context, *HoldRequest) (*HoldReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hold not implemented")
+}
+func (UnimplementedCompactionServer) Release(context.Context, *ReleaseRequest) (*ReleaseReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
+}
 func (UnimplementedCompactionServer) Dirtiest(context.Context, *DirtiestRequest) (*DirtiestReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Dirtiest not implemented")
 }
@@ -1332,6 +1374,42 @@ func RegisterCompactionServer(s grpc.ServiceRegistrar, srv CompactionServer) {
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&Compaction_ServiceDesc, srv)
+}
+
+func _Compaction_Hold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CompactionServer).Hold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Compaction_Hold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CompactionServer).Hold(ctx, req.(*HoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Compaction_Release_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CompactionServer).Release(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Compaction_Release_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CompactionServer).Release(ctx, req.(*ReleaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
 func _Compaction_Dirtiest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -1442,6 +1520,14 @@ var Compaction_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "sluice.v1.Compaction",
 	HandlerType: (*CompactionServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Hold",
+			Handler:    _Compaction_Hold_Handler,
+		},
+		{
+			MethodName: "Release",
+			Handler:    _Compaction_Release_Handler,
+		},
 		{
 			MethodName: "Dirtiest",
 			Handler:    _Compaction_Dirtiest_Handler,

@@ -140,7 +140,8 @@ type WriteCheckpointRequest struct {
 
 // Compaction rewrites history without changing what clients end up with.
 type Compaction interface {
-	// Dirtiest lists buckets.
+	// Dirtiest lists buckets. By need, the work is that of what is listed, however
+	// many buckets there are.
 	Dirtiest(ctx context.Context, id model.StreamID, q DirtyQuery) ([]DirtyBucket, error)
 	// Scan yields a bucket's ops in (downTo, upTo] in descending order of id
 	// (or ascending), without data. The op is valid until the next iteration.
@@ -163,14 +164,14 @@ type Compaction interface {
 	ExpireRequests(ctx context.Context, id model.StreamID, before model.Micros, after []byte, limit int) (removed uint64, next []byte, err error)
 }
 
-// DirtyQuery selects buckets: Only these if any are named; else those with at
-// least MinChanges ops since their last compaction that make at least MinRatio
-// of their ops. With a Limit, and MinChanges 0 or Only, it pages by name
-// through After; else the ones with the most changes come, most first.
+// DirtyQuery selects buckets: Only these if any are named; with MinChanges 0
+// all; else, by need, those with at least MinChanges ops since their last
+// compaction that have any Dirt. The dirtiest come first; among those of the same
+// Dirt the order is the store's. Only or without MinChanges, it pages by name
+// through After.
 type DirtyQuery struct {
 	Limit      int // 0 = all
 	MinChanges uint64
-	MinRatio   float64
 	Only       []string
 	After      string
 }
@@ -193,7 +194,7 @@ type Replacement struct {
 	// ClearTo: all ops up to it become one CLEAR with that id; none of them
 	// may be a PUT, after Moves. 0 = nothing.
 	ClearTo model.OpID
-	// Finished: the bucket counts as compacted.
+	// Finished: the bucket counts as compacted, up to Checkpoint.
 	Finished bool
 }
 

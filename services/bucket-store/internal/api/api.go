@@ -28,6 +28,7 @@ import (
 	"github.com/sluicesync/sluice/libs/model"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/lease"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/turn"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
@@ -135,7 +136,7 @@ func (a *API) Register(r grpc.ServiceRegistrar) {
 	pb.RegisterCatalogServer(r, &catalog{API: a})
 	pb.RegisterReaderServer(r, &reader{API: a})
 	pb.RegisterWriteCheckpointsServer(r, &writeCheckpoints{API: a})
-	pb.RegisterCompactionServer(r, &compaction{API: a})
+	pb.RegisterCompactionServer(r, &compaction{API: a, turns: turn.New(a.Now)})
 	pb.RegisterStorageServer(r, &storage{API: a})
 }
 

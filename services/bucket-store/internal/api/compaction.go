@@ -14,12 +14,14 @@ import (
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/turn"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
 type compaction struct {
 	pb.UnimplementedCompactionServer
 	*API
+	turns *turn.Table
 }
 
 // Dirtiest lists buckets and the checkpoint above which nothing may be
@@ -37,7 +39,7 @@ func (c *compaction) Dirtiest(ctx context.Context, m *pb.DirtiestRequest) (*pb.D
 	}
 	head, _, _ := w.Head()
 	buckets, err := c.Store.Dirtiest(ctx, id, store.DirtyQuery{
-		Limit: int(m.GetLimit()), MinChanges: m.GetMinChanges(), MinRatio: m.GetMinRatio(), Only: m.GetOnly(), After: m.GetAfter(),
+		Limit: int(m.GetLimit()), MinChanges: m.GetMinChanges(), Only: m.GetOnly(), After: m.GetAfter(),
 	})
 	if err != nil {
 		return nil, mapped(fmt.Errorf("dirtiest: %w", err))
@@ -49,10 +51,50 @@ func (c *compaction) Dirtiest(ctx context.Context, m *pb.DirtiestRequest) (*pb.D
 	return reply, nil
 }
 
+// Hold gives a compactor a turn at a bucket.
+func (c *compaction) Hold(ctx context.Context, m *pb.HoldRequest) (*pb.HoldReply, error) {
+	id, ttl := model.StreamID(m.GetStream()), time.Duration(m.GetTtlMs())*time.Millisecond
+	writing, err := c.writes()
+	if err != nil {
+		return nil, err
+	}
+	w, err := writing.Hub.Writer(id)
+	if err != nil {
+		return nil, mapped(err)
+	}
+	// Before the bucket is listed, so that what has made it dirty is below it.
+	head, _, _ := w.Head()
+	reply := &pb.HoldReply{Checkpoint: uint64(head.Checkpoint.Op)}
+	switch {
+	case reply.GetCheckpoint() == 0: // nothing is visible yet
+	case m.GetBucket() != "":
+		if c.turns.Take(id, m.GetBucket(), m.GetHolder(), ttl) {
+			reply.Bucket = &pb.DirtyBucket{Bucket: m.GetBucket()}
+		}
+	default:
+		b, ok, err := c.turns.Next(id, m.GetHolder(), ttl, func(limit int) ([]store.DirtyBucket, error) {
+			return c.Store.Dirtiest(ctx, id, store.DirtyQuery{Limit: limit, MinChanges: max(1, m.GetMinChanges())})
+		})
+		if err != nil {
+			return nil, mapped(fmt.Errorf("dirtiest: %w", err))
+		}
+		if ok {
+			reply.Bucket = &pb.DirtyBucket{Bucket: b.Bucket, Ops: b.Ops, Changes: b.Changes}
+		}
+	}
+	return reply, nil
+}
+
+// Release ends a turn.
+func (c *compaction) Release(_ context.Context, m *pb.ReleaseRequest) (*pb.ReleaseReply, error) {
+	c.turns.Release(model.StreamID(m.GetStream()), m.GetBucket(), m.GetHolder(), time.Duration(m.GetRestMs())*time.Millisecond)
+	return &pb.ReleaseReply{}, nil
+}
+
 // A block of Scan ends at either bound.
 const (
-	scanBytes = 256 << 10
-	scanOps   = 5000
+	scanBytes = 64 << 10
+	scanOps   = 1000
 )
 
 // Scan streams a bucket's ops without data.

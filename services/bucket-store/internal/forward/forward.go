@@ -44,6 +44,8 @@ var Owned = map[string]bool{
 	"/sluice.v1.Catalog/Deploy":            true,
 	"/sluice.v1.Catalog/Teardown":          true,
 	"/sluice.v1.WriteCheckpoints/Create":   true,
+	"/sluice.v1.Compaction/Hold":           true,
+	"/sluice.v1.Compaction/Release":        true,
 	"/sluice.v1.Compaction/Dirtiest":       true,
 	"/sluice.v1.Compaction/Replace":        true,
 	"/sluice.v1.Compaction/Reemit":         true,

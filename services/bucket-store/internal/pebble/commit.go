@@ -45,12 +45,9 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	batch := s.db.NewBatch()
 	defer batch.Close()
 	w := writer{batch: batch, stream: c.Stream}
-	states, err := s.nextStates(st, was, now, c)
+	states, err := s.nextStates(&w, st, was, now, c)
 	if err != nil {
 		return err
-	}
-	for i := range states {
-		w.state(c.Buckets[i].Bucket, &states[i])
 	}
 	for _, i := range opOrder(c, states) {
 		w.op(states[c.Ops[i].Bucket].number, &c.Ops[i].Op)
@@ -120,8 +117,8 @@ func (s *Store) redefine(batch *pebble.Batch, c *ledger.Commit) (map[*stream]*mo
 	})
 }
 
-// nextStates adds the commit to the states of its buckets.
-func (s *Store) nextStates(st *stream, was, now *head, c *ledger.Commit) ([]bucketState, error) {
+// nextStates adds the commit to the states of its buckets and writes them.
+func (s *Store) nextStates(w *writer, st *stream, was, now *head, c *ledger.Commit) ([]bucketState, error) {
 	states := make([]bucketState, len(c.Buckets))
 	for i := range c.Buckets {
 		d := &c.Buckets[i]
@@ -129,6 +126,7 @@ func (s *Store) nextStates(st *stream, was, now *head, c *ledger.Commit) ([]buck
 		if err != nil {
 			return nil, err
 		}
+		dirt := b.dirt()
 		if b.number == 0 {
 			now.buckets++
 			b.number = now.buckets
@@ -140,6 +138,7 @@ func (s *Store) nextStates(st *stream, was, now *head, c *ledger.Commit) ([]buck
 		b.head.count += d.Count
 		b.head.last = d.Last
 		b.changes += d.Count
+		w.state(d.Bucket, &b, dirt)
 		states[i] = b
 	}
 	return states, nil
@@ -197,10 +196,24 @@ type writer struct {
 
 func (w *writer) set(key, value []byte) { w.err = errors.Join(w.err, w.batch.Set(key, value, nil)) }
 
-func (w *writer) state(bucket string, s *bucketState) {
+// state writes a bucket's state, and its place in the index by dirt unless it
+// was that dirty before.
+func (w *writer) state(bucket string, s *bucketState, was int) {
 	w.key = appendBucketKey(w.key[:0], w.stream, bucket)
 	w.buf = appendState(w.buf[:0], s)
 	w.set(w.key, w.buf)
+	is := s.dirt()
+	if is == was {
+		return
+	}
+	if was > 0 {
+		w.key = appendDirtyKey(w.key[:0], w.stream, was, bucket)
+		w.err = errors.Join(w.err, w.batch.Delete(w.key, nil))
+	}
+	if is > 0 {
+		w.key = appendDirtyKey(w.key[:0], w.stream, is, bucket)
+		w.set(w.key, nil)
+	}
 }
 
 func (w *writer) op(bucket uint64, op *model.Op) {

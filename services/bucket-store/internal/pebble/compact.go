@@ -3,12 +3,12 @@ package pebble
 import (
 	"bytes"
 	"cmp"
-	"container/heap"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -19,7 +19,7 @@ import (
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
 
-// Dirtiest lists buckets. It reads every bucket state of the stream, in order.
+// Dirtiest lists buckets: by need, from the index by dirt.
 func (s *Store) Dirtiest(_ context.Context, id model.StreamID, q store.DirtyQuery) ([]store.DirtyBucket, error) {
 	if _, err := s.stream(id); err != nil {
 		return nil, err
@@ -27,53 +27,88 @@ func (s *Store) Dirtiest(_ context.Context, id model.StreamID, q store.DirtyQuer
 	if len(q.Only) > 0 {
 		return s.only(id, q)
 	}
-	lower, upper := streamRange(kindBucket, id)
-	prefix := len(lower)
-	paged := q.MinChanges == 0
-	if paged && q.After != "" {
+	kind, skip := byte(kindBucket), 0
+	if q.MinChanges > 0 {
+		kind, skip = kindDirty, 1
+	}
+	lower, upper := streamRange(kind, id)
+	prefix := len(lower) + skip
+	switch {
+	case q.MinChanges > 0:
+		upper = appendDirtyKey(nil, id, bits.Len64(q.MinChanges)-1, "")
+	case q.After != "":
 		lower = append(appendBucketKey(nil, id, q.After), 0)
 	}
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return nil, fmt.Errorf("read bucket states: %w", fault(err))
+		return nil, fmt.Errorf("read dirty buckets: %w", fault(err))
 	}
 	defer it.Close()
-	var out dirtyHeap
-	for it.First(); it.Valid(); it.Next() {
-		b, err := readState(it.Value())
+	var out []store.DirtyBucket
+	for it.First(); it.Valid() && (q.Limit == 0 || len(out) < q.Limit); it.Next() {
+		name := string(it.Key()[prefix:])
+		var b bucketState
+		if kind == kindBucket {
+			b, err = readState(it.Value())
+		} else {
+			b, err = s.state(stateKey{id, name})
+		}
 		if err != nil {
-			return nil, fmt.Errorf("read bucket states: %w", fault(err))
+			return nil, fmt.Errorf("read dirty buckets: %w", fault(err))
 		}
-		if b.changes < q.MinChanges || float64(b.changes) < q.MinRatio*float64(b.head.count) {
-			continue
-		}
-		full := q.Limit > 0 && len(out) == q.Limit
-		if paged && full {
-			break
-		}
-		if full && out[0].Changes >= b.changes {
-			continue
-		}
-		d := store.DirtyBucket{Bucket: string(it.Key()[prefix:]), Ops: b.head.count, Changes: b.changes}
-		switch {
-		case paged:
-			out = append(out, d)
-		case full:
-			out[0] = d
-			heap.Fix(&out, 0)
-		default:
-			heap.Push(&out, d)
+		if b.changes >= q.MinChanges { // it may have been compacted since
+			out = append(out, store.DirtyBucket{Bucket: name, Ops: b.head.count, Changes: b.changes})
 		}
 	}
 	if err := it.Error(); err != nil {
-		return nil, fmt.Errorf("read bucket states: %w", fault(err))
-	}
-	if !paged {
-		slices.SortFunc(out, func(a, b store.DirtyBucket) int {
-			return cmp.Or(cmp.Compare(b.Changes, a.Changes), cmp.Compare(a.Bucket, b.Bucket))
-		})
+		return nil, fmt.Errorf("read dirty buckets: %w", fault(err))
 	}
 	return out, nil
+}
+
+// dirtIndexed is there once the index by dirt is.
+var dirtIndexed = []byte{kindMeta, 'd'}
+
+// indexDirt makes the index by dirt of a store of before there was one. A crash
+// before its end has it made again.
+func (s *Store) indexDirt() error {
+	if _, ok, err := s.get(dirtIndexed); ok || err != nil {
+		return err
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{kindBucket}, UpperBound: []byte{kindBucket + 1}})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	batch := s.db.NewBatch()
+	defer func() { batch.Close() }()
+	for it.First(); it.Valid(); it.Next() {
+		b, err := readState(it.Value())
+		if err != nil {
+			return err
+		}
+		if b.dirt() == 0 {
+			continue
+		}
+		stream := model.StreamID(binary.BigEndian.Uint64(it.Key()[1:]))
+		if err := batch.Set(appendDirtyKey(nil, stream, b.dirt(), string(it.Key()[9:])), nil, nil); err != nil {
+			return err
+		}
+		if batch.Count() >= lookupStep {
+			if err := s.apply(batch, pebble.NoSync); err != nil {
+				return err
+			}
+			batch.Close()
+			batch = s.db.NewBatch()
+		}
+	}
+	if err := it.Error(); err != nil {
+		return err
+	}
+	if err := batch.Set(dirtIndexed, nil, nil); err != nil {
+		return err
+	}
+	return s.apply(batch, pebble.Sync)
 }
 
 func (s *Store) only(id model.StreamID, q store.DirtyQuery) ([]store.DirtyBucket, error) {
@@ -93,19 +128,6 @@ func (s *Store) only(id model.StreamID, q store.DirtyQuery) ([]store.DirtyBucket
 		}
 	}
 	return out, nil
-}
-
-// dirtyHeap has the bucket with the fewest changes first.
-type dirtyHeap []store.DirtyBucket
-
-func (h dirtyHeap) Len() int           { return len(h) }
-func (h dirtyHeap) Less(i, j int) bool { return h[i].Changes < h[j].Changes }
-func (h dirtyHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *dirtyHeap) Push(x any)        { *h = append(*h, x.(store.DirtyBucket)) }
-func (h *dirtyHeap) Pop() any {
-	last := (*h)[len(*h)-1]
-	*h = (*h)[:len(*h)-1]
-	return last
 }
 
 // Scan yields a bucket's ops without data.
@@ -163,6 +185,13 @@ func (s *Store) Replace(_ context.Context, id model.StreamID, r store.Replacemen
 			return 0, err
 		}
 	}
+	var newer uint64
+	if r.Finished {
+		if newer, err = s.newer(id, b, r.Checkpoint); err != nil {
+			return 0, err
+		}
+	}
+	count := b.head.count
 
 	st.write.Lock()
 	defer st.write.Unlock()
@@ -171,6 +200,10 @@ func (s *Store) Replace(_ context.Context, id model.StreamID, r store.Replacemen
 	}
 	if b, err = s.state(key); err != nil {
 		return 0, err
+	}
+	dirt := b.dirt()
+	if r.Finished {
+		b.changes = newer + b.head.count - count
 	}
 	if removed > 0 {
 		b.head.count -= removed
@@ -186,11 +219,9 @@ func (s *Store) Replace(_ context.Context, id model.StreamID, r store.Replacemen
 		}
 		s.states.put(key.clone(), warned)
 	}
-	if r.Finished {
-		b.changes = 0
-	}
-	if err := batch.Set(appendBucketKey(nil, id, r.Bucket), appendState(nil, &b), nil); err != nil {
-		return 0, fmt.Errorf("replace ops: %w", fault(err))
+	w := writer{batch: batch, stream: id}
+	if w.state(r.Bucket, &b, dirt); w.err != nil {
+		return 0, fmt.Errorf("replace ops: %w", fault(w.err))
 	}
 	if err := s.apply(batch, pebble.NoSync); err != nil {
 		s.states.drop(key)
@@ -198,6 +229,28 @@ func (s *Store) Replace(_ context.Context, id model.StreamID, r store.Replacemen
 	}
 	s.states.put(key.clone(), b)
 	return removed, nil
+}
+
+// newer counts the ops of a bucket above c.
+func (s *Store) newer(id model.StreamID, b bucketState, c model.OpID) (n uint64, err error) {
+	switch {
+	case b.head.last <= c:
+		return 0, nil
+	case b.base.last <= c && c < b.first:
+		return b.head.count - b.base.count, nil
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: opKey(id, b.number, c+1), UpperBound: opKey(id, b.number, b.head.last+1)})
+	if err != nil {
+		return 0, fmt.Errorf("read ops: %w", fault(err))
+	}
+	defer it.Close()
+	for it.First(); it.Valid(); it.Next() {
+		n++
+	}
+	if err := it.Error(); err != nil {
+		return 0, fmt.Errorf("read ops: %w", fault(err))
+	}
+	return n, nil
 }
 
 // rowName is a row's key in a bucket.

@@ -241,10 +241,11 @@ func (i *Import) Add(_ context.Context, p *store.Part) error {
 	}
 	for n := range p.Buckets {
 		b := &p.Buckets[n]
-		w.state(b.Bucket, &bucketState{
+		s := bucketState{
 			number: b.Number, head: total{b.Head.Checksum, b.Head.Count, b.Head.Last}, base: total{b.Base.Checksum, b.Base.Count, b.Base.Last},
 			first: b.First, cleared: b.Cleared, changes: b.Changes,
-		})
+		}
+		w.state(b.Bucket, &s, s.dirt()) // Finish leaves the index by dirt to who opens the store
 	}
 	for n := range p.Ops {
 		w.op(p.Buckets[p.Ops[n].Bucket].Number, &p.Ops[n].Op)
@@ -267,6 +268,9 @@ func (i *Import) Finish(_ context.Context, c *store.ImportedCatalog) error {
 		if err := errors.Join(setDefinition(batch, &def), batch.Set(streamKey(kindHead, st.ID), appendHead(nil, &h), nil), batch.Set(streamKey(kindCleared, st.ID), cleared, nil)); err != nil {
 			return err
 		}
+	}
+	if err := batch.Delete(dirtIndexed, nil); err != nil {
+		return err
 	}
 	if err := batch.Set(nextKey, binary.BigEndian.AppendUint64(nil, uint64(c.LastStream)), nil); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 const (
 	kindBucket   = 'b' // stream, bucket name: bucketState
 	kindCustom   = 'c' // stream, user key: custom write checkpoints
+	kindDirty    = 'd' // stream, store.Dirt descending, bucket name: nothing
 	kindHead     = 'h' // stream: head
 	kindCleared  = 'l' // stream: op up to which the parameter index is compacted
 	kindMeta     = 'm' // name
@@ -23,7 +24,7 @@ const (
 )
 
 // streamKinds are the kinds whose keys go when a stream is cleared.
-var streamKinds = []byte{kindBucket, kindCustom, kindCleared, kindOp, kindLookup, kindRecord, kindProgress}
+var streamKinds = []byte{kindBucket, kindCustom, kindDirty, kindCleared, kindOp, kindLookup, kindRecord, kindProgress}
 
 const (
 	opKeySize    = 1 + 8 + 8 + 8
@@ -57,6 +58,10 @@ func after(prefix []byte) []byte {
 
 func appendBucketKey(dst []byte, id model.StreamID, bucket string) []byte {
 	return append(appendStream(dst, kindBucket, id), bucket...)
+}
+
+func appendDirtyKey(dst []byte, id model.StreamID, dirt int, bucket string) []byte {
+	return append(append(appendStream(dst, kindDirty, id), ^byte(dirt)), bucket...)
 }
 
 func putOpKey(dst []byte, id model.StreamID, bucket uint64, op model.OpID) {

@@ -283,6 +283,9 @@ func (s *Store) load() error {
 	if err := iter.Error(); err != nil {
 		return err
 	}
+	if err := s.indexDirt(); err != nil {
+		return fmt.Errorf("index buckets by dirt: %w", err)
+	}
 	return s.checkProgress()
 }
 

@@ -101,6 +101,8 @@ type bucketState struct {
 	changes uint64     // ops since the last compaction
 }
 
+func (s *bucketState) dirt() int { return store.Dirt(s.head.count, s.changes) }
+
 func appendState(dst []byte, s *bucketState) []byte {
 	for _, n := range [...]uint64{
 		s.number, uint64(s.head.checksum), s.head.count, uint64(s.head.last),

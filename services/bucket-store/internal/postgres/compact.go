@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
@@ -18,8 +20,7 @@ import (
 // byName orders by name, by the index on what a name begins with.
 const byName = `substring(name from 1 for 512), name`
 
-// Dirtiest lists buckets: by name through an index, by changes by reading every
-// bucket state of the stream.
+// Dirtiest lists buckets: by name or by dirt, each through its index.
 func (s *Store) Dirtiest(ctx context.Context, id model.StreamID, q store.DirtyQuery) ([]store.DirtyBucket, error) {
 	var limit *int64
 	if q.Limit > 0 {
@@ -32,13 +33,12 @@ func (s *Store) Dirtiest(ctx context.Context, id model.StreamID, q store.DirtyQu
 	case len(q.Only) > 0:
 		rows, err = s.read.Query(ctx, of(id, `SELECT name, count, changes FROM buckets@ WHERE hash = ANY($3::uuid[]) AND (`+where+`) ORDER BY `+byName+` LIMIT $2`), bytesOf(q.After), limit, hashes(q.Only))
 	case q.MinChanges == 0 && q.After == "":
-		rows, err = s.read.Query(ctx, of(id, `SELECT name, count, changes FROM buckets@ WHERE changes >= $2::float8 * count ORDER BY `+byName+` LIMIT $1`), limit, q.MinRatio)
+		rows, err = s.read.Query(ctx, of(id, `SELECT name, count, changes FROM buckets@ ORDER BY `+byName+` LIMIT $1`), limit)
 	case q.MinChanges == 0:
-		rows, err = s.read.Query(ctx, of(id, `SELECT name, count, changes FROM buckets@ WHERE (`+byName+`) > (substring($1::bytea from 1 for 512), $1)
-			AND changes >= $3::float8 * count ORDER BY `+byName+` LIMIT $2`), bytesOf(q.After), limit, q.MinRatio)
+		rows, err = s.read.Query(ctx, of(id, `SELECT name, count, changes FROM buckets@ WHERE (`+byName+`) > (substring($1::bytea from 1 for 512), $1) ORDER BY `+byName+` LIMIT $2`), bytesOf(q.After), limit)
 	default:
-		rows, err = s.read.Query(ctx, of(id, `SELECT name, count, changes FROM buckets@ WHERE changes >= $1 AND changes >= $2::float8 * count ORDER BY changes DESC, name LIMIT $3`),
-			int64(q.MinChanges), q.MinRatio, limit)
+		rows, err = s.read.Query(ctx, of(id, `SELECT name, count, changes FROM buckets@ WHERE dirt > 0 AND dirt >= $1 AND changes >= $2 ORDER BY dirt DESC LIMIT $3`),
+			int16(bits.Len64(q.MinChanges)), int64(q.MinChanges), limit)
 	}
 	if err != nil {
 		return nil, failed(id, "list buckets", err)
@@ -233,8 +233,9 @@ func (x *replacer) end(ctx context.Context, removed uint64) error {
 	}
 	if removed > 0 || x.r.Finished {
 		x.batch.Queue(of(x.id, `UPDATE buckets@ SET count = count - $2, base_count = CASE WHEN $3 <= base_last THEN base_count - $2 ELSE base_count END,
-			cleared = greatest(cleared, $3), changes = CASE WHEN $4 THEN 0 ELSE changes END WHERE hash = $1`),
-			[16]byte(hashOf(x.r.Bucket)), int64(removed), opID(cleared), x.r.Finished)
+			cleared = greatest(cleared, $3), changes = CASE WHEN NOT $4 THEN changes WHEN last <= $5 THEN 0 WHEN base_last <= $5 AND $5 < first THEN count - base_count
+			ELSE (SELECT count(*) FROM ops@ WHERE bucket = $6 AND op > $5) END WHERE hash = $1`),
+			[16]byte(hashOf(x.r.Bucket)), int64(removed), opID(cleared), x.r.Finished, opID(x.r.Checkpoint), x.bucket)
 	}
 	x.batch.Queue(`COMMIT`)
 	return send(ctx, x.conn, &x.batch)
@@ -377,22 +378,15 @@ func (s *Store) dropLookups(ctx context.Context, id model.StreamID, gone []entry
 		var b pgx.Batch
 		s.begin(&b)
 		b.Queue(`SET LOCAL synchronous_commit = off`)
-		b.Queue(`UPDATE heads SET lookups_cleared = greatest(lookups_cleared, $2) WHERE stream = $1`, int64(id), cleared)
 		b.Queue(of(id, `DELETE FROM lookups@ l USING unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int8[]) k(lookup, tbl, rid, op)
-			WHERE l.lookup = k.lookup AND l.tbl = k.tbl AND l.rid = k.rid AND l.op = k.op`), lookups, tables, rows, ops)
-		r := conn.SendBatch(ctx, &b)
-		for range b.Len() {
-			tag, err := r.Exec()
-			if err != nil {
-				return errors.Join(err, ignored(r.Close()))
-			}
-			removed = uint64(tag.RowsAffected()) // the last one's count
-		}
-		if err := r.Close(); err != nil {
-			return err
-		}
-		_, err := conn.Exec(ctx, `COMMIT`)
-		return err
+			WHERE l.lookup = k.lookup AND l.tbl = k.tbl AND l.rid = k.rid AND l.op = k.op`), lookups, tables, rows, ops).Exec(func(tag pgconn.CommandTag) error {
+			removed = uint64(tag.RowsAffected())
+			return nil
+		})
+		// Last: it locks the head, which commits wait for.
+		b.Queue(`UPDATE heads SET lookups_cleared = greatest(lookups_cleared, $2) WHERE stream = $1`, int64(id), cleared)
+		b.Queue(`COMMIT`)
+		return conn.SendBatch(ctx, &b).Close()
 	})
 	return removed, err
 }

@@ -27,18 +27,30 @@ func TestMigrate(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	s := open(t, c, Options{Schema: "m", NoMigration: true})
+	s := owning(t, c, Options{Schema: "m", NoMigration: true})
 	defer s.Close()
-	if _, err := s.Change(t.Context(), func([]model.Stream) store.Change { return store.Change{New: &model.Stream{State: model.Processing}} }); err != nil {
+	made, err := s.Change(t.Context(), func([]model.Stream) store.Change { return store.Change{New: &model.Stream{State: model.Processing}} })
+	if err != nil {
 		t.Fatal(err)
 	}
+	// Steps after the first keep what there is.
 	steps, err := migrations()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range len(steps) - 1 { // all but the one that has the data
+	for _, down := range []bool{true, false} {
+		for range steps[1:] {
+			if err := Migrate(t.Context(), c, o, down, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := s.Dirtiest(t.Context(), made.ID, store.DirtyQuery{MinChanges: 1}); err != nil {
+		t.Errorf("a stream of before the step: %v", err)
+	}
+	for range steps[1:] {
 		if err := Migrate(t.Context(), c, o, true, false); err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
 	}
 	if err := Migrate(t.Context(), c, o, true, false); err == nil || !strings.Contains(err.Error(), "--drop-data") {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +50,7 @@ var _ store.Store = (*Store)(nil)
 type stream struct {
 	model.Stream
 	buckets  map[string]*bucket
+	dirty    [65]map[string]*bucket              // by Dirt
 	entries  map[string]map[model.RowKey][]entry // by lookup; ascending by op
 	cleared  model.OpID
 	records  map[model.RowKey]*ledger.Record
@@ -61,6 +63,23 @@ type bucket struct {
 	cleared model.OpID
 	changes uint64
 }
+
+// index puts a bucket that was of that dirt where it belongs now.
+func (st *stream) index(name string, b *bucket, was int) {
+	is := b.dirt()
+	if is == was {
+		return
+	}
+	delete(st.dirty[was], name)
+	if is > 0 {
+		if st.dirty[is] == nil {
+			st.dirty[is] = map[string]*bucket{}
+		}
+		st.dirty[is][name] = b
+	}
+}
+
+func (b *bucket) dirt() int { return store.Dirt(uint64(len(b.ops)), b.changes) }
 
 type entry struct {
 	op     model.OpID
@@ -147,7 +166,7 @@ func (s *Store) Change(_ context.Context, decide func([]model.Stream) store.Chan
 func (st *stream) empty() {
 	st.buckets, st.entries, st.cleared = map[string]*bucket{}, map[string]map[model.RowKey][]entry{}, 0
 	st.records, st.progress = map[model.RowKey]*ledger.Record{}, map[model.TableID]model.TableProgress{}
-	st.custom = map[string]store.UserCheckpoints{}
+	st.custom, st.dirty = map[string]store.UserCheckpoints{}, [65]map[string]*bucket{}
 }
 
 // OpenSession raises the epoch.
@@ -232,14 +251,17 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	}
 	for i := range c.Ops {
 		name, op := c.Buckets[c.Ops[i].Bucket].Bucket, c.Ops[i].Op
+		name = strings.Clone(name)
 		b := st.buckets[name]
 		if b == nil {
 			b = &bucket{}
-			st.buckets[strings.Clone(name)] = b
+			st.buckets[name] = b
 		}
+		was := b.dirt()
 		op.ObjectType, op.ObjectID, op.Data = strings.Clone(op.ObjectType), strings.Clone(op.ObjectID), strings.Clone(op.Data)
 		b.ops = append(b.ops, op)
 		b.changes++
+		st.index(name, b, was)
 	}
 	for _, r := range c.Rows {
 		if r.Record == nil {
@@ -498,25 +520,29 @@ func (s *Store) Dirtiest(_ context.Context, id model.StreamID, q store.DirtyQuer
 	if err != nil {
 		return nil, err
 	}
-	paged := q.MinChanges == 0 || len(q.Only) > 0
 	var out []store.DirtyBucket
-	for name, b := range st.buckets {
-		switch {
-		case len(q.Only) > 0 && !slices.Contains(q.Only, name):
-		case len(q.Only) == 0 && (b.changes < q.MinChanges || float64(b.changes) < q.MinRatio*float64(len(b.ops))):
-		case paged && q.After != "" && name <= q.After:
-		default:
+	list := func(names iter.Seq[string]) bool {
+		for _, name := range slices.Compact(slices.Sorted(names)) {
+			b := st.buckets[name]
+			if b == nil || b.changes < q.MinChanges && len(q.Only) == 0 || q.After != "" && name <= q.After {
+				continue
+			}
 			out = append(out, store.DirtyBucket{Bucket: name, Ops: uint64(len(b.ops)), Changes: b.changes})
+			if len(out) == q.Limit {
+				return false
+			}
 		}
+		return true
 	}
-	slices.SortFunc(out, func(a, b store.DirtyBucket) int {
-		if paged {
-			return cmp.Compare(a.Bucket, b.Bucket)
+	switch {
+	case len(q.Only) > 0:
+		list(slices.Values(q.Only))
+	case q.MinChanges == 0:
+		list(maps.Keys(st.buckets))
+	default:
+		q.After = ""
+		for dirt := len(st.dirty) - 1; dirt >= bits.Len64(q.MinChanges) && list(maps.Keys(st.dirty[dirt])); dirt-- {
 		}
-		return cmp.Or(cmp.Compare(b.Changes, a.Changes), cmp.Compare(a.Bucket, b.Bucket))
-	})
-	if q.Limit > 0 && len(out) > q.Limit {
-		out = out[:q.Limit]
 	}
 	return out, nil
 }
@@ -607,10 +633,13 @@ func (s *Store) Replace(_ context.Context, id model.StreamID, r store.Replacemen
 			b.cleared = max(b.cleared, r.ClearTo)
 		}
 	}
+	was := b.dirt()
 	b.ops = ops
 	if r.Finished {
-		b.changes = 0
+		n, _ := slices.BinarySearchFunc(ops, r.Checkpoint+1, func(op model.Op, id model.OpID) int { return cmp.Compare(op.ID, id) })
+		b.changes = uint64(len(ops) - n)
 	}
+	st.index(strings.Clone(r.Bucket), b, was)
 	return removed, nil
 }
 

@@ -1,8 +1,10 @@
 package storetest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sluicesync/sluice/libs/model"
@@ -74,6 +76,10 @@ func (t *suite) dumpStream(b *strings.Builder, s store.Store, st *model.Stream, 
 	}
 	buckets, err := s.Dirtiest(t.ctx, st.ID, store.DirtyQuery{})
 	t.check(err)
+	dirty, err := s.Dirtiest(t.ctx, st.ID, store.DirtyQuery{MinChanges: 1})
+	t.check(err)
+	slices.SortFunc(dirty, func(a, b store.DirtyBucket) int { return cmp.Compare(a.Bucket, b.Bucket) })
+	fmt.Fprintf(b, " dirty %+v\n", dirty)
 	for _, d := range buckets {
 		fmt.Fprintf(b, " bucket %+v", d)
 		for _, c := range []model.OpID{head.Persisted, head.Checkpoint.Op, head.Checkpoint.Op / 2} {

@@ -48,7 +48,7 @@ func Run(t *testing.T, open func(*testing.T) Instance) {
 		{"AnotherLog", testAnotherLog}, {"Records", testRecords}, {"Table", testTable}, {"Checksums", testChecksums}, {"Ops", testOps},
 		{"Lookups", testLookups}, {"Versions", testVersions}, {"CompactLookups", testCompactLookups},
 		{"WriteCheckpoints", testWriteCheckpoints}, {"CreateAtOnce", testCreateAtOnce}, {"CustomCheckpoints", testCustomCheckpoints}, {"ExpireRequests", testExpireRequests},
-		{"Scan", testScan}, {"Replace", testReplace}, {"ReplaceRefused", testReplaceRefused}, {"Dirtiest", testDirtiest},
+		{"Scan", testScan}, {"Replace", testReplace}, {"ReplaceRefused", testReplaceRefused}, {"Dirtiest", testDirtiest}, {"Finished", testFinished},
 		{"HostileNames", testHostileNames}, {"LargeRow", testLargeRow}, {"LargeBucket", testLargeBucket}, {"ManyBuckets", testManyBuckets},
 		{"LikeTheModel", testLikeTheModel}, {"Meanwhile", testMeanwhile}, {"Canceled", testCanceled}, {"Broken", testBroken}, {"Copy", testCopy},
 	} {

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -41,6 +42,13 @@ type Target struct {
 	Checkpoint model.OpID
 }
 
+// Step is called after each call of bucket-store, or block that it has sent, with
+// the bytes of history that it was about and how long it took. It may wait.
+type Step func(ctx context.Context, bytes int, took time.Duration) error
+
+// opBytes is what an op that is rewritten counts as.
+const opBytes = 100
+
 // Result counts what was done, also when it ended with an error.
 type Result struct {
 	Read, Moved, Cleared uint64
@@ -61,32 +69,35 @@ func (r *Result) Add(s Result) {
 }
 
 // Bucket compacts one bucket. What it has done when it fails stays done.
-func Bucket(ctx context.Context, store Store, t Target, l compact.Limits) (Result, error) {
-	r, err := bucket(ctx, store, t, l)
+func Bucket(ctx context.Context, store Store, t Target, l compact.Limits, step Step) (Result, error) {
+	r, err := bucket(ctx, store, t, l, step)
 	if err != nil {
 		return r, fmt.Errorf("compact bucket %s of stream %d: %w", t.Bucket, t.Stream, err)
 	}
 	return r, nil
 }
 
-func bucket(ctx context.Context, store Store, t Target, l compact.Limits) (Result, error) {
+func bucket(ctx context.Context, store Store, t Target, l compact.Limits, step Step) (Result, error) {
 	plan := compact.New(l)
 	var r Result
 	eg, moveCtx := errgroup.WithContext(ctx)
 	steps := make(chan []compact.Move) // closed by read's caller; unbuffered: one step made, one carried out
 	eg.Go(func() error {
 		for moves := range steps {
-			req := t.request(moves)
-			if _, err := store.Replace(moveCtx, req); err != nil {
+			start := time.Now()
+			if _, err := store.Replace(moveCtx, t.request(moves)); err != nil {
 				return fmt.Errorf("replace %d ops by MOVEs: %w", len(moves), err)
 			}
 			r.Moved += uint64(len(moves))
+			if err := step(moveCtx, len(moves)*opBytes, time.Since(start)); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
 	eg.Go(func() error {
 		defer close(steps)
-		return read(moveCtx, store, t, plan, steps)
+		return read(moveCtx, store, t, plan, steps, step)
 	})
 	err := eg.Wait()
 	r.Read, r.Untracked = plan.Ops()
@@ -100,12 +111,16 @@ func bucket(ctx context.Context, store Store, t Target, l compact.Limits) (Resul
 		req := t.request(c.Moves)
 		req.ClearTo = uint64(c.To)
 		req.Finished = i == len(clears)-1
+		start := time.Now()
 		reply, err := store.Replace(ctx, req)
 		if err != nil {
 			return r, fmt.Errorf("clear up to op %d: %w", c.To, err)
 		}
 		r.Moved += uint64(len(c.Moves))
 		r.Cleared += reply.GetCleared()
+		if err := step(ctx, int(reply.GetCleared())*opBytes, time.Since(start)); err != nil {
+			return r, err
+		}
 	}
 	if len(clears) == 0 {
 		req := t.request(nil)
@@ -137,7 +152,7 @@ func Reemit(ctx context.Context, store Store, t *Target, ops []model.OpID, bytes
 
 // read feeds the plan with the whole bucket, newest op first, and passes on the
 // steps as they come due.
-func read(ctx context.Context, store Store, t Target, plan *compact.Plan, steps chan<- []compact.Move) error {
+func read(ctx context.Context, store Store, t Target, plan *compact.Plan, steps chan<- []compact.Move, step Step) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the stream when the plan does
 	send := func(next func() []compact.Move) error {
@@ -156,6 +171,7 @@ func read(ctx context.Context, store Store, t Target, plan *compact.Plan, steps 
 	}
 	last := t.Checkpoint + 1
 	for {
+		start := time.Now()
 		reply, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return send(plan.Rest)
@@ -163,6 +179,7 @@ func read(ctx context.Context, store Store, t Target, plan *compact.Plan, steps 
 		if err != nil {
 			return fmt.Errorf("scan below op %d: %w", last, err)
 		}
+		took := time.Since(start)
 		for op, err := range wire.Ops(reply.GetOps()) {
 			if err != nil {
 				return fmt.Errorf("decode ops below %d: %w", last, err)
@@ -175,6 +192,9 @@ func read(ctx context.Context, store Store, t Target, plan *compact.Plan, steps 
 			if err := send(plan.Moves); err != nil {
 				return err
 			}
+		}
+		if err := step(ctx, len(reply.GetOps()), took); err != nil {
+			return err
 		}
 	}
 }
