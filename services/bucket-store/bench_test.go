@@ -70,6 +70,19 @@ func encoded(b *testing.B, stream model.StreamID, epoch model.Epoch, at model.Cu
 // SLUICE_BENCH_STORAGE=postgresql one on Postgres.
 func openStore(b *testing.B) store.Store {
 	b.Helper()
+	s := openStoreIn(b, b.TempDir())
+	b.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	return s
+}
+
+// openStoreIn opens the embedded store in a folder, or an empty one on Postgres;
+// the caller closes it.
+func openStoreIn(b *testing.B, dir string) store.Store {
+	b.Helper()
 	var s store.Store
 	var err error
 	if os.Getenv("SLUICE_BENCH_STORAGE") == "postgresql" {
@@ -79,16 +92,11 @@ func openStore(b *testing.B) store.Store {
 			_, err = pg.Own(b.Context(), "", func(error) {})
 		}
 	} else {
-		s, err = pebble.Open(b.TempDir(), pebble.Options{})
+		s, err = pebble.Open(dir, pebble.Options{})
 	}
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			b.Error(err)
-		}
-	})
 	return s
 }
 
@@ -192,6 +200,137 @@ func BenchmarkTransactions(b *testing.B) {
 			}
 			b.ReportMetric(batches*float64(b.N)/b.Elapsed().Seconds(), "tx/s")
 		})
+	}
+}
+
+// watched is a store that says what a truncate asks of it.
+type watched struct {
+	store.Store
+	begin       time.Time
+	first       time.Duration // until the first write
+	pages, rows int
+	commits     int
+}
+
+func (w *watched) Table(ctx context.Context, id model.StreamID, table model.TableID, after model.RowID, limit int) ([]ledger.KeyedRecord, bool, error) {
+	rows, more, err := w.Store.Table(ctx, id, table, after, limit)
+	w.pages++
+	w.rows += len(rows)
+	return rows, more, err
+}
+
+func (w *watched) Commit(ctx context.Context, c *ledger.Commit) error {
+	err := w.Store.Commit(ctx, c)
+	if w.commits++; w.commits == 1 {
+		w.first = time.Since(w.begin)
+	}
+	return err
+}
+
+// BenchmarkTruncate truncates a table of a million rows in 1,000 buckets, while
+// another table's row waits behind it.
+func BenchmarkTruncate(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		const rows, size = 1_000_000, 2000
+		w := &watched{Store: openStore(b)}
+		st := newStream(b, w)
+		h := benchHub(b, w)
+		messages, at := encoded(b, st.ID, st.Head.Epoch, model.Cursor{}, rows/size, size, 1000, model.RowPut)
+		applyAll(b, h, messages, 32)
+		table := rowsOf(0, 1, 1, model.RowPut)[0].Key.Table
+		other := rowsOf(rows, 1, 1000, model.RowPut)
+		other[0].Key.Table = model.TableID{9}
+		messages = nil
+		for n, rows := range [][]model.EvaluatedRow{{{Kind: model.RowTruncate, Key: model.RowKey{Table: table}}}, other} {
+			batch := &model.EvaluatedBatch{Stream: st.ID, Epoch: st.Head.Epoch, Previous: at, End: model.Cursor{Position: position(1_000_000 + n)}, Rows: rows}
+			at = batch.End
+			m, err := proto.Marshal(&pb.ApplyRequest{Id: 1, Batch: wire.EvaluatedBatch(batch)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			messages = append(messages, m)
+		}
+		w.pages, w.rows, w.commits = 0, 0, 0
+		runtime.GC()
+		b.StartTimer()
+		w.begin = time.Now()
+		applyAll(b, h, messages, 32)
+		b.ReportMetric(time.Since(w.begin).Seconds(), "s")
+		b.ReportMetric(float64(w.first.Microseconds())/1000, "ms-to-first-write")
+		b.ReportMetric(float64(w.pages), "reads")
+		b.ReportMetric(float64(w.rows), "rows-read")
+		b.ReportMetric(float64(w.commits), "commits")
+	}
+}
+
+// BenchmarkBytesPerOp is what an op takes on disk, beside the bytes of its row's
+// data: rows of three sizes, each in one bucket or in several. Half of the data
+// is random digits.
+func BenchmarkBytesPerOp(b *testing.B) {
+	for _, size := range []int{200, 2000, 20_000} {
+		for _, shared := range []int{1, 5, 25} {
+			b.Run(fmt.Sprintf("data=%d/buckets=%d", size, shared), func(b *testing.B) {
+				for b.Loop() {
+					b.StopTimer()
+					dir := b.TempDir()
+					s := openStoreIn(b, dir)
+					st := newStream(b, s)
+					h := benchHub(b, s)
+					random := rand.New(rand.NewPCG(1, 2))
+					c := chain{stream: st.ID, epoch: st.Head.Epoch}
+					ops := 50_000_000 / (size + 200)
+					data := 0
+					var messages [][]byte
+					for row := 0; row < ops/shared; {
+						var rows []model.EvaluatedRow
+						for ; row < ops/shared && len(rows) < max(1, 2_000_000/size/shared); row++ {
+							r := rowsOf(row, 1, 1, model.RowPut)[0]
+							text := []byte(strings.Repeat("text of a row, ", size/15+1)[:size])
+							for i := range text[:size/2] {
+								text[i] = "0123456789"[random.IntN(10)]
+							}
+							put := r.Puts[0]
+							put.Data = fmt.Sprintf(`{"id":"%d","body":"%s"}`, row, text)
+							r.Puts = nil
+							for n := range shared {
+								put.Bucket = fmt.Sprintf(`1#lists|0["user-%d"]`, (row+n*41)%1000)
+								r.Puts = append(r.Puts, put)
+								data += len(put.Data)
+							}
+							rows = append(rows, r)
+						}
+						m, err := proto.Marshal(&pb.ApplyRequest{Id: 1, Batch: wire.EvaluatedBatch(c.next(100+row, rows...))})
+						if err != nil {
+							b.Fatal(err)
+						}
+						messages = append(messages, m)
+					}
+					b.StartTimer()
+					applyAll(b, h, messages, 32)
+					b.StopTimer()
+					h.Close()
+					if p, ok := s.(*pebble.Store); ok { // what is only in its log is in no size
+						if err := p.Close(); err != nil {
+							b.Fatal(err)
+						}
+						s = openStoreIn(b, dir)
+					}
+					stored, err := s.Size(b.Context())
+					if err != nil {
+						b.Fatal(err)
+					}
+					if err := s.Close(); err != nil {
+						b.Fatal(err)
+					}
+					n := float64(ops / shared * shared)
+					b.ReportMetric(float64(stored.Operations)/n, "B/op-stored")
+					b.ReportMetric(float64(data)/n, "B/op-of-data")
+					b.ReportMetric(float64(stored.Operations)/float64(data), "stored/data")
+					b.StartTimer()
+				}
+			})
+		}
 	}
 }
 

@@ -1,6 +1,10 @@
 package ledger
 
-import "github.com/sluicesync/sluice/libs/model"
+import (
+	"bytes"
+
+	"github.com/sluicesync/sluice/libs/model"
+)
 
 // Action is what the shell is to do: one of the types of this file, or
 // *Commit.
@@ -43,9 +47,9 @@ type Load struct {
 	Keys []model.RowKey
 }
 
-// LoadTable reads at most Limit records of a table, in row id order, those
-// greater than After (from the first one if After is zero), and is answered by
-// TableLoaded or Failed.
+// LoadTable reads at most Limit records of a table, fewer if they are large, in
+// row id order, those greater than After (from the first one if After is zero),
+// and is answered by TableLoaded or Failed.
 type LoadTable struct {
 	Table model.TableID
 	After model.RowID
@@ -118,6 +122,7 @@ type Commit struct {
 
 	Buckets  []BucketChange
 	Ops      []BucketOp // in op id order
+	Gone     []RowRange // records that are removed, before Rows are written
 	Rows     []RowWrite // at most one per key
 	Entries  []EntryWrite
 	Progress []model.TableProgress
@@ -151,6 +156,19 @@ type BucketOp struct {
 type RowWrite struct {
 	Key    model.RowKey
 	Record *Record
+}
+
+// RowRange is the rows of a table from the one after After on (the first one if
+// After is zero) up to UpTo.
+type RowRange struct {
+	Table model.TableID
+	After model.RowID
+	UpTo  model.RowID
+}
+
+// Has tells whether the range has a row.
+func (r *RowRange) Has(k model.RowKey) bool {
+	return k.Table == r.Table && (r.After == (model.RowID{}) || bytes.Compare(k.Row[:], r.After[:]) > 0) && bytes.Compare(k.Row[:], r.UpTo[:]) <= 0
 }
 
 // EntryWrite adds a version to the parameter index: from ID on, Key has Values

@@ -21,6 +21,7 @@ type builder struct {
 	buckets     []BucketChange
 	ops         []BucketOp
 	entries     []EntryWrite
+	gone        []RowRange
 	writes      []RowWrite
 	memberships []Membership // backs the records made here
 	subkey      []byte
@@ -53,7 +54,7 @@ func (b *builder) reset(op model.OpID) {
 	clear(b.entries)
 	clear(b.writes)
 	b.rows, b.keys = b.rows[:0], b.keys[:0]
-	b.buckets, b.ops, b.entries, b.writes = b.buckets[:0], b.ops[:0], b.entries[:0], b.writes[:0]
+	b.buckets, b.ops, b.entries, b.gone, b.writes = b.buckets[:0], b.ops[:0], b.entries[:0], b.gone[:0], b.writes[:0]
 	b.memberships = nil // may live on in an observer of the commit
 	b.first = 0
 }
@@ -79,14 +80,36 @@ func (b *builder) know(records []*Record) {
 	b.keys = b.keys[:0]
 }
 
-// stored takes the record of a key that was not asked for.
-func (b *builder) stored(key model.RowKey, r *Record) {
-	if i, ok := b.index[key]; ok {
-		b.rows[i].record = r
-		return
+// truncate removes the next rows of a table, those after a row, and returns how
+// many it has taken: as many as make at most limit ops, but one. Nothing else of
+// the table may be in the commit yet.
+func (b *builder) truncate(table model.TableID, after model.RowID, rows []KeyedRecord, limit int) (taken int) {
+	for ; taken < len(rows) && (taken == 0 || len(b.ops)+len(b.entries) < limit); taken++ {
+		r := &rows[taken]
+		b.leave(r.Key, r.Record)
+		// It is known to be gone: a put that follows need not ask.
+		b.index[r.Key] = len(b.rows)
+		b.rows = append(b.rows, rowState{key: r.Key})
 	}
-	b.index[key] = len(b.rows)
-	b.rows = append(b.rows, rowState{key: key, record: r})
+	if taken > 0 {
+		b.gone = append(b.gone, RowRange{Table: table, After: after, UpTo: rows[taken-1].Key.Row})
+	}
+	return taken
+}
+
+// sweep removes those of the next rows of a table that are known from an earlier
+// log only, and returns how many it has looked at: limit as for truncate.
+func (b *builder) sweep(rows []KeyedRecord, limit int) (taken int) {
+	for ; taken < len(rows) && (taken == 0 || len(b.ops)+len(b.entries) < limit); taken++ {
+		r := &rows[taken]
+		if r.Record.Log >= b.log {
+			continue
+		}
+		b.leave(r.Key, r.Record)
+		b.index[r.Key] = len(b.rows)
+		b.rows = append(b.rows, rowState{key: r.Key, dirty: true})
+	}
+	return taken
 }
 
 // touches tells whether a row of the table was seen.
@@ -208,18 +231,23 @@ func (b *builder) remove(key model.RowKey) {
 	if s.record == nil {
 		return
 	}
-	var removed model.Checksum
-	if len(s.record.Buckets) > 0 {
-		removed = b.removeChecksum(key)
-	}
-	for _, m := range s.record.Buckets {
-		b.add(m.Bucket, model.Op{Kind: model.OpRemove, Checksum: removed, Key: key, ObjectType: m.ObjectType, ObjectID: m.ObjectID})
-	}
-	for _, e := range s.record.Lookups {
-		b.entry(key, e.Lookup, "")
-	}
+	b.leave(key, s.record)
 	s.record = nil
 	s.dirty = true
+}
+
+// leave takes a row out of all the buckets and lookups that it is in.
+func (b *builder) leave(key model.RowKey, r *Record) {
+	var removed model.Checksum
+	if len(r.Buckets) > 0 {
+		removed = b.removeChecksum(key)
+	}
+	for _, m := range r.Buckets {
+		b.add(m.Bucket, model.Op{Kind: model.OpRemove, Checksum: removed, Key: key, ObjectType: m.ObjectType, ObjectID: m.ObjectID})
+	}
+	for _, e := range r.Lookups {
+		b.entry(key, e.Lookup, "")
+	}
 }
 
 func (b *builder) removeChecksum(key model.RowKey) model.Checksum {
@@ -256,5 +284,5 @@ func (b *builder) fill(c *Commit) {
 			b.writes = append(b.writes, RowWrite{Key: s.key, Record: s.record})
 		}
 	}
-	c.Buckets, c.Ops, c.Entries, c.Rows = b.buckets, b.ops, b.entries, b.writes
+	c.Buckets, c.Ops, c.Entries, c.Gone, c.Rows = b.buckets, b.ops, b.entries, b.gone, b.writes
 }

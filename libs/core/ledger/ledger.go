@@ -50,8 +50,8 @@ type Options struct {
 	// always takes one batch. 0 = 16 MiB, 20,000 rows.
 	GroupBytes int
 	GroupRows  int
-	// TableRows is how many rows of a truncated table one commit removes.
-	// 0 = 2,000.
+	// TableRows is how many rows of a truncated table one commit removes at most,
+	// fewer if they make more than GroupRows ops. 0 = 20,000.
 	TableRows int
 	// Listed bounds the buckets and lookups that a notice names. 0 = 1,000.
 	Listed int
@@ -61,7 +61,7 @@ func (o *Options) defaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&o.BufferBytes, 64 << 20}, {&o.GroupBytes, 16 << 20}, {&o.GroupRows, 20_000}, {&o.TableRows, 2_000}, {&o.Listed, 1_000}} {
+	}{{&o.BufferBytes, 64 << 20}, {&o.GroupBytes, 16 << 20}, {&o.GroupRows, 20_000}, {&o.TableRows, 20_000}, {&o.Listed, 1_000}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -435,21 +435,18 @@ func (l *Ledger) apply() []Action {
 
 func (l *Ledger) tableLoaded(e TableLoaded) []Action {
 	g := l.group
-	removed := false
-	for i := range e.Rows {
-		if g.sweep && e.Rows[i].Record.Log >= l.builder.log {
-			continue
-		}
-		l.builder.stored(e.Rows[i].Key, e.Rows[i].Record)
-		l.builder.remove(e.Rows[i].Key)
-		removed = true
+	var n int
+	if g.sweep {
+		n = l.builder.sweep(e.Rows, l.options.GroupRows)
+	} else {
+		n = l.builder.truncate(*g.table, g.after, e.Rows, l.options.GroupRows)
 	}
-	if e.More {
+	if e.More || n < len(e.Rows) {
 		// A crash between these commits leaves part of the table removed
 		// above the checkpoint, and the batch will come again: it removes the
 		// rest.
-		g.after = e.Rows[len(e.Rows)-1].Key.Row
-		if !removed {
+		g.after = e.Rows[n-1].Key.Row
+		if !l.builder.touches(*g.table) { // all of these stay
 			return []Action{LoadTable{Table: *g.table, After: g.after, Limit: l.options.TableRows}}
 		}
 		return l.commit(false)

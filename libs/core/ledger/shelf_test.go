@@ -35,7 +35,7 @@ func (s *shelf) load(a Action) Event {
 	case LoadTable:
 		var e TableLoaded
 		for k, r := range s.records {
-			if k.Table == a.Table && bytes.Compare(k.Row[:], a.After[:]) > 0 {
+			if k.Table == a.Table && (a.After == (model.RowID{}) || bytes.Compare(k.Row[:], a.After[:]) > 0) {
 				e.Rows = append(e.Rows, KeyedRecord{k, r})
 			}
 		}
@@ -87,6 +87,9 @@ func (s *shelf) commit(c *Commit) bool {
 	for _, op := range c.Ops {
 		name := c.Buckets[op.Bucket].Bucket
 		s.buckets[name] = append(s.buckets[name], op.Op)
+	}
+	for _, r := range c.Gone {
+		maps.DeleteFunc(s.records, func(k model.RowKey, _ *Record) bool { return r.Has(k) })
 	}
 	for _, r := range c.Rows {
 		if r.Record == nil {

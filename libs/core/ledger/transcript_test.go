@@ -208,6 +208,9 @@ func (w *world) step(e Event) {
 		case *Commit:
 			w.under = a
 			fmt.Fprintf(&w.out, "commit %s -> %s batches=%d ops=%d", a.Previous, a.Head.Applied, a.Batches, len(a.Ops))
+			for _, r := range a.Gone {
+				fmt.Fprintf(&w.out, " gone (%s, %s]", keyText(model.RowKey{Table: r.Table, Row: r.After}), keyText(model.RowKey{Table: r.Table, Row: r.UpTo}))
+			}
 			for _, c := range a.Checkpoints {
 				fmt.Fprintf(&w.out, " %s=%d from %s", c.UserKey, c.ID, a.CheckpointsAt)
 			}

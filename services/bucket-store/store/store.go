@@ -84,8 +84,9 @@ type Ledger interface {
 	// Records returns what is known of rows, in the order of keys, nil for a
 	// row that is not known.
 	Records(ctx context.Context, id model.StreamID, keys []model.RowKey) ([]*ledger.Record, error)
-	// Table returns at most limit records of a table in row id order, of rows
-	// greater than after (all if after is zero), and whether there are more.
+	// Table returns at most limit records of a table, fewer if they are large, in
+	// row id order, of rows greater than after (all if after is zero), and whether
+	// there are more.
 	Table(ctx context.Context, id model.StreamID, table model.TableID, after model.RowID, limit int) ([]ledger.KeyedRecord, bool, error)
 }
 

@@ -1,6 +1,7 @@
 package pebble
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -51,6 +52,11 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 	}
 	for _, i := range opOrder(c, states) {
 		w.op(states[c.Ops[i].Bucket].number, &c.Ops[i].Op)
+	}
+	for i := range c.Gone {
+		if err := s.gone(&w, &c.Gone[i]); err != nil {
+			return err
+		}
 	}
 	filter := st.filter.Load()
 	for _, i := range rowOrder(c) {
@@ -235,6 +241,36 @@ func (w *writer) record(r *ledger.RowWrite) {
 	w.set(w.key, w.buf)
 }
 
+// gone removes a range of records: in one step, unless there are few of them (see
+// clearFew).
+func (s *Store) gone(w *writer, r *ledger.RowRange) error {
+	lower := appendRecordKey(nil, w.stream, model.RowKey{Table: r.Table, Row: r.After})
+	if r.After != (model.RowID{}) {
+		lower = append(lower, 0)
+	}
+	upper := append(appendRecordKey(nil, w.stream, model.RowKey{Table: r.Table, Row: r.UpTo}), 0)
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return fmt.Errorf("read records: %w", fault(err))
+	}
+	defer it.Close()
+	var few [][]byte
+	for it.First(); it.Valid() && len(few) <= clearFew; it.Next() {
+		few = append(few, bytes.Clone(it.Key()))
+	}
+	if err := it.Error(); err != nil {
+		return fmt.Errorf("read records: %w", fault(err))
+	}
+	if len(few) > clearFew {
+		w.err = errors.Join(w.err, w.batch.DeleteRange(lower, upper, nil))
+		return nil
+	}
+	for _, key := range few {
+		w.err = errors.Join(w.err, w.batch.Delete(key, nil))
+	}
+	return nil
+}
+
 func (w *writer) entry(e *ledger.EntryWrite) {
 	w.key = appendLookupKey(w.key[:0], w.stream, e.Lookup, e.Key, e.ID)
 	w.buf = append(w.buf[:0], e.Values...)
@@ -279,6 +315,9 @@ func (s *Store) Records(_ context.Context, id model.StreamID, keys []model.RowKe
 	return records, nil
 }
 
+// tableBytes bounds the records that Table returns, but for one.
+const tableBytes = 8 << 20
+
 // Table returns records of a table.
 func (s *Store) Table(_ context.Context, id model.StreamID, table model.TableID, from model.RowID, limit int) (rows []ledger.KeyedRecord, more bool, err error) {
 	if _, err := s.stream(id); err != nil {
@@ -294,10 +333,12 @@ func (s *Store) Table(_ context.Context, id model.StreamID, table model.TableID,
 		return nil, false, fmt.Errorf("read table: %w", fault(err))
 	}
 	defer iter.Close()
+	size := 0
 	for iter.First(); iter.Valid(); iter.Next() {
-		if len(rows) == limit {
+		if len(rows) == limit || size >= tableBytes {
 			return rows, true, nil
 		}
+		size += len(iter.Value())
 		rec, err := record.Read(string(iter.Value()))
 		if err != nil {
 			return nil, false, fmt.Errorf("read table: %w", fault(err))

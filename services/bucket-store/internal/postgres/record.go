@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -49,20 +50,25 @@ func (s *Store) Records(ctx context.Context, id model.StreamID, keys []model.Row
 	return records, nil
 }
 
+// tableBytes bounds the records that Table returns, but for one.
+const tableBytes = 8 << 20
+
 // Table returns records of a table.
 func (s *Store) Table(ctx context.Context, id model.StreamID, table model.TableID, after model.RowID, limit int) (found []ledger.KeyedRecord, more bool, err error) {
-	rows, err := s.write.Query(ctx, of(id, `SELECT rid, value FROM records@ WHERE tbl = $1 AND rid >= $2 AND (rid > $2 OR $3) ORDER BY rid LIMIT $4`),
-		[16]byte(table), [16]byte(after), after == model.RowID{}, limit+1)
+	rows, err := s.write.Query(ctx, of(id, `SELECT rid, CASE WHEN n <= $4 AND before < $5 THEN value END FROM (
+		  SELECT rid, value, row_number() OVER w AS n, coalesce(sum(octet_length(value)) OVER (w ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before
+		  FROM (SELECT rid, value FROM records@ WHERE tbl = $1 AND rid >= $2 AND (rid > $2 OR $3) ORDER BY rid LIMIT $4 + 1) r WINDOW w AS (ORDER BY rid)
+		) r ORDER BY rid`), [16]byte(table), [16]byte(after), after == model.RowID{}, limit, tableBytes)
 	if err != nil {
 		return nil, false, failed(id, "read table", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
-		if len(found) == limit {
+		v := rows.RawValues()
+		if v[1] == nil {
 			more = true
 			continue
 		}
-		v := rows.RawValues()
 		rec, err := record.Read(string(v[1]))
 		if err != nil {
 			return nil, false, failed(id, "read table", err)
@@ -78,6 +84,15 @@ func (s *Store) Table(ctx context.Context, id model.StreamID, table model.TableI
 // records writes and removes records: those that are known to stay the same are
 // left alone, many that are known to be new are copied.
 func (w *commit) records(ctx context.Context, conn *pgx.Conn, known map[model.RowKey]string) error {
+	for i := range w.c.Gone {
+		r := &w.c.Gone[i]
+		maps.DeleteFunc(known, func(k model.RowKey, _ string) bool { return r.Has(k) })
+		// Now, before rows are copied.
+		if _, err := conn.Exec(ctx, of(w.c.Stream, `DELETE FROM records@ WHERE tbl = $1 AND rid >= $2 AND (rid > $2 OR $3) AND rid <= $4`),
+			[16]byte(r.Table), [16]byte(r.After), r.After == model.RowID{}, [16]byte(r.UpTo)); err != nil {
+			return err
+		}
+	}
 	var fresh, changed []recordRow
 	var gone []model.RowKey
 	for i := range w.c.Rows {

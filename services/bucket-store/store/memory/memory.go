@@ -263,6 +263,9 @@ func (s *Store) Commit(_ context.Context, c *ledger.Commit) error {
 		b.changes++
 		st.index(name, b, was)
 	}
+	for _, r := range c.Gone {
+		maps.DeleteFunc(st.records, func(k model.RowKey, _ *ledger.Record) bool { return r.Has(k) })
+	}
 	for _, r := range c.Rows {
 		if r.Record == nil {
 			delete(st.records, r.Key)

@@ -45,7 +45,7 @@ func Run(t *testing.T, open func(*testing.T) Instance) {
 	}{
 		{"Catalog", testCatalog}, {"Layers", testLayers}, {"Clear", testClear}, {"Fencing", testFencing}, {"Deploys", testDeploys},
 		{"Commit", testCommit}, {"Refused", testRefused}, {"Redelivered", testRedelivered}, {"LongTransaction", testLongTransaction},
-		{"AnotherLog", testAnotherLog}, {"Records", testRecords}, {"Table", testTable}, {"Checksums", testChecksums}, {"Ops", testOps},
+		{"AnotherLog", testAnotherLog}, {"Records", testRecords}, {"Table", testTable}, {"Gone", testGone}, {"LargeTable", testLargeTable}, {"Checksums", testChecksums}, {"Ops", testOps},
 		{"Lookups", testLookups}, {"Versions", testVersions}, {"CompactLookups", testCompactLookups},
 		{"WriteCheckpoints", testWriteCheckpoints}, {"CreateAtOnce", testCreateAtOnce}, {"CustomCheckpoints", testCustomCheckpoints}, {"ExpireRequests", testExpireRequests},
 		{"Scan", testScan}, {"Replace", testReplace}, {"ReplaceRefused", testReplaceRefused}, {"Dirtiest", testDirtiest}, {"Finished", testFinished},
