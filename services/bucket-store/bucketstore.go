@@ -223,6 +223,9 @@ func newNode(cfg Config, s store.Store, conns Conns, env service.Env) (*node, er
 // serve serves calls until ctx ends.
 func (n *node) serve(ctx context.Context, register func(grpc.ServiceRegistrar)) error {
 	links := freshness.NewLinks(n.env.Log, nil).Add("nats", freshness.NATS(n.conns.NATS))
+	if remote, ok := n.store.(interface{ Ping(context.Context) error }); ok { // an embedded one has no link
+		links.Add("storage", remote.Ping)
+	}
 	if err := n.metrics.add(freshness.Beats(n.beats), links); err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sluicesync/sluice/libs/core/compact"
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	"github.com/sluicesync/sluice/libs/kit/rpc"
 	"github.com/sluicesync/sluice/libs/kit/service"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
@@ -130,7 +131,8 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		return fmt.Errorf("compactor config: %w", err)
 	}
 	cfg = cfg.withDefaults()
-	m, err := newMetrics(env.Metrics)
+	links := freshness.NewLinks(env.Log, nil).Add("bucket-store", freshness.GRPC(conns.Store))
+	m, err := newMetrics(env.Metrics, links)
 	if err != nil {
 		return err
 	}
@@ -157,6 +159,7 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 			})
 		})
 	}
+	eg.Go(func() error { return links.Run(ctx) })
 	env.Health.Start()
 	eg.Go(func() error {
 		schedule.Run(ctx, idle, c.sweep, env.Health.Touch)

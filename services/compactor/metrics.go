@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicesync/sluice/libs/kit/freshness"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
 	"github.com/sluicesync/sluice/services/compactor/internal/scan"
 )
@@ -19,7 +20,7 @@ type metrics struct {
 	lastDone, interval                                 prometheus.Gauge
 }
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, links *freshness.Links) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: "sluice_compactor_" + name, Help: help})
 	}
@@ -55,7 +56,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	for _, result := range []string{"ok", "stopped"} {
 		m.runs.WithLabelValues(result)
 	}
-	for _, c := range []prometheus.Collector{m.read, m.moved, m.cleared, m.untracked, m.reemits, m.reemitBytes, m.lookups, m.requests, m.buckets, m.runs, m.seconds, m.lastDone, m.interval} {
+	for _, c := range []prometheus.Collector{m.read, m.moved, m.cleared, m.untracked, m.reemits, m.reemitBytes, m.lookups, m.requests, m.buckets, m.runs, m.seconds, m.lastDone, m.interval, links} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register compactor metrics: %w", err)
 		}
@@ -65,7 +66,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 
 // RegisterMetrics registers what Run does, for whoever documents it.
 func RegisterMetrics(r prometheus.Registerer) error {
-	_, err := newMetrics(r)
+	_, err := newMetrics(r, freshness.NewLinks(nil, nil))
 	return err
 }
 

@@ -306,3 +306,6 @@ func (s *Store) Size(ctx context.Context) (size store.Size, err error) {
 	}
 	return size, nil
 }
+
+// Ping asks the database for a sign of life.
+func (s *Store) Ping(ctx context.Context) error { return s.read.Ping(ctx) }
