@@ -205,7 +205,8 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
 		Handler: server, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 		IdleTimeout: 75 * time.Second, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(env.Log.Handler(), slog.LevelDebug),
 		// Connections that are taken over have their own way to notice who vanished.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: transport.PingAfter, PingTimeout: transport.PingTimeout},
+		ConnContext: transport.WithConn,
 	}
 	serve := h.Serve
 	if shown != nil {

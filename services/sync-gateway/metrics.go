@@ -71,6 +71,8 @@ func (g *gateway) register(r prometheus.Registerer, server *transport.Server, ve
 	counter("sluice_gateway_slow_clients_total", "Streams cut off because the client did not read.", &s.Dropped)
 	counter("sluice_gateway_limited_total", "Requests and streams refused because the user or the address has had its part.", &g.limited)
 	counter("sluice_gateway_vanished_clients_total", "Connections given up because the client was not heard any more.", &s.Vanished)
+	gauge("sluice_gateway_silent_clients", "Connections of clients of which nothing has been heard for 11 s: those that are there acknowledge something every 8 s.",
+		func() float64 { return float64(server.Silent()) })
 	for i, reason := range transport.Refusals {
 		split("sluice_gateway_refused_requests_total", "Requests and sockets refused, by reason: unauthorized, limit, invalid, unavailable.", "reason", reason,
 			func() float64 { return float64(server.Refused()[i]) })

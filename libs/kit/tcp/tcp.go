@@ -13,9 +13,23 @@ import (
 )
 
 // KeepAlive asks an idle peer for a sign of life so that one that has vanished is
-// noticed within limit.
+// noticed within limit. It asks at least twice before it gives it up: one packet may
+// be lost.
 func KeepAlive(limit time.Duration) net.KeepAliveConfig {
-	return net.KeepAliveConfig{Enable: true, Idle: unacknowledged(limit), Interval: limit / 8, Count: 2}
+	return net.KeepAliveConfig{Enable: true, Idle: limit / 4, Interval: limit / 10, Count: 2}
+}
+
+// Heard is how seldom something is heard of a peer that is there, on a connection
+// with KeepAlive(limit): it has a tenth of limit to answer.
+func Heard(limit time.Duration) time.Duration { return limit * 11 / 30 }
+
+// Silence is how long ago something was last heard of conn's peer, be it that it
+// acknowledged; 0 if that is not known.
+func Silence(conn net.Conn) time.Duration {
+	if c, ok := conn.(*net.TCPConn); ok {
+		return silence(c)
+	}
+	return 0
 }
 
 // unacknowledged is how long what was sent may wait to be acknowledged.

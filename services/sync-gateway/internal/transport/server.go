@@ -86,6 +86,7 @@ type Server struct {
 	draining atomic.Bool
 	checks   *queue.Queue
 	refusals [len(Refusals)]atomic.Uint64
+	clients  clients
 	ctx      context.Context // ends sockets
 	stop     context.CancelFunc
 	running  sync.WaitGroup // goroutines that read from taken-over connections
@@ -94,6 +95,12 @@ type Server struct {
 // vanished is how soon a client that is gone without a word is given up. It has 12
 // of these seconds to acknowledge something: phones lose the network for a while.
 const vanished = 30 * time.Second
+
+// These are vanished for HTTP/2, which has a keepalive of its own.
+const (
+	PingAfter   = vanished / 4
+	PingTimeout = vanished * 3 / 5
+)
 
 // Refusals are the reasons for which requests of clients are refused: a token that
 // is not good, a limit that is reached, a request that is not right, and that
@@ -439,6 +446,7 @@ func (s *Server) stream(c *call) error {
 // takeOver serves the session on a connection that is now ours.
 func (s *Server) takeOver(conn net.Conn, session *fanout.Session, form chunk.Form) {
 	tcp.Tune(plain(conn), vanished)
+	s.clients.add(conn)
 	sink := &chunked{conn: conn, timeout: s.o.Timeout, coded: coded{coding: form.Coding}, header: responseHeader(form.Line, form.Coding, cors)}
 	s.running.Add(1)
 	session.Start(sink)
@@ -454,6 +462,7 @@ const maxUnasked = 64 << 10
 // only goroutine of an idle stream.
 func (s *Server) watch(conn net.Conn, session *fanout.Session, sink *chunked) {
 	defer s.running.Done()
+	defer s.clients.remove(conn)
 	defer sink.Abort()
 	total := 0
 	for {
@@ -487,6 +496,10 @@ func (s *Server) gone(err error) {
 func (s *Server) serve(c *call, control *http.ResponseController, session *fanout.Session, form chunk.Form) {
 	ctx, cancel := context.WithCancel(c.r.Context())
 	defer cancel()
+	if conn, ok := ctx.Value(connKey{}).(net.Conn); ok {
+		s.clients.add(conn)
+		defer s.clients.remove(conn)
+	}
 	h := c.w.Header()
 	h.Set("Content-Type", form.Line.ContentType())
 	h.Set("X-Accel-Buffering", "no")

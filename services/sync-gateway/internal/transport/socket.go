@@ -73,6 +73,7 @@ func (s *Server) socket(c *call) {
 		return
 	}
 	tcp.Tune(plain(ws.Conn), vanished)
+	s.clients.add(ws.Conn)
 	k := &socket{s: s, id: c.id, ws: ws, streams: map[uint32]*socketStream{}, parts: map[uint32]*rsocket.Frame{}, agent: agent(c.r), from: c.from}
 	s.running.Add(1)
 	k.stop = context.AfterFunc(s.ctx, k.abort)
@@ -88,6 +89,7 @@ func (s *Server) socket(c *call) {
 // end ends the socket and waits for its streams.
 func (k *socket) end() {
 	k.stop()
+	k.s.clients.remove(k.ws.Conn)
 	_ = k.ws.Close()
 	k.mu.Lock()
 	for _, t := range k.streams {
