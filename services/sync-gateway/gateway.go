@@ -476,7 +476,7 @@ func (g *gateway) start(ctx context.Context, s model.Stream) (*active, error) {
 		from = s.Head.Checkpoint
 	}
 	ctx, stop := context.WithCancel(ctx)
-	a := &active{stream: s, store: backend.NewStore(g.conns.Store, s.ID), live: ctx, stop: stop}
+	a := &active{stream: s, store: backend.NewStore(g.conns.Store, s.ID, &g.stats.Reads), live: ctx, stop: stop}
 	a.chunks = chunk.New(ctx, a.store, chunk.Options{MaxBytes: g.cfg.ChunkCacheBytes, Reads: g.cfg.API.MaxDataFetch, Counts: &g.chunks})
 	a.hub = fanout.NewHub(ctx, fanout.Options{
 		Stream: s.ID, Plan: planner{plan}, From: from, Reader: a.store, Chunks: a.chunks,

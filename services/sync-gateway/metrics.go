@@ -64,6 +64,7 @@ func (g *gateway) register(r prometheus.Registerer, server *transport.Server, ve
 	counter("powersync_operations_synced_total", "Operations sent to clients.", &s.Ops)
 	gauge("powersync_concurrent_connections", "Sync streams now.", func() float64 { return float64(s.Sessions.Load()) })
 	counter("sluice_gateway_notices_total", "Checkpoint notices heard.", &s.Notices)
+	counter("sluice_gateway_store_reads_total", "Calls of bucket-store to read what sessions need: they are made for all of them together, and do not grow with the clients of a bucket.", &s.Reads)
 	counter("sluice_gateway_comparisons_total", "Comparisons of everything, after a gap or silence.", &s.Compared)
 	counter("sluice_gateway_wakeups_total", "Sessions woken by checkpoints.", &s.Wakeups)
 	counter("sluice_gateway_deliveries_total", "Checkpoints completed for clients.", &s.Deliveries)

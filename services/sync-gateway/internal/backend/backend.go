@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 
@@ -24,9 +25,26 @@ type Store struct {
 	writes pb.WriteCheckpointsClient
 }
 
-// NewStore returns the reads of a stream.
-func NewStore(conn grpc.ClientConnInterface, stream model.StreamID) *Store {
+// NewStore returns the reads of a stream; reads counts the calls.
+func NewStore(conn grpc.ClientConnInterface, stream model.StreamID, reads *atomic.Uint64) *Store {
+	conn = counted{conn, reads}
 	return &Store{stream: stream, reader: pb.NewReaderClient(conn), writes: pb.NewWriteCheckpointsClient(conn)}
+}
+
+// counted counts calls.
+type counted struct {
+	grpc.ClientConnInterface
+	calls *atomic.Uint64
+}
+
+func (c counted) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	c.calls.Add(1)
+	return c.ClientConnInterface.Invoke(ctx, method, args, reply, opts...)
+}
+
+func (c counted) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	c.calls.Add(1)
+	return c.ClientConnInterface.NewStream(ctx, desc, method, opts...)
 }
 
 // Head is the newest checkpoint and the notice that belongs to it.

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -144,7 +145,8 @@ func (o *other) was(t *testing.T, want proto.Message) {
 // does not fit the question is an error, never a shifted result.
 func TestReads(t *testing.T) {
 	o := &other{}
-	s := NewStore(serve(t, o), 5)
+	var reads atomic.Uint64
+	s := NewStore(serve(t, o), 5, &reads)
 	ctx := t.Context()
 
 	h, err := s.Head(ctx)
@@ -236,7 +238,8 @@ func TestOps(t *testing.T) {
 		{Bucket: "a", After: 1, NextAfter: 2, HasMore: true, Count: 1, Target: 9, Ops: op},
 		{Bucket: "b", Invalid: true},
 	}}
-	s := NewStore(serve(t, o), 5)
+	var reads atomic.Uint64
+	s := NewStore(serve(t, o), 5, &reads)
 	var got []chunk.Raw
 	err := s.Ops(t.Context(), 7, []chunk.Position{{Bucket: "a", After: 1}, {Bucket: "b"}}, 3, func(r chunk.Raw) error {
 		got = append(got, r)
@@ -257,6 +260,9 @@ func TestOps(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	<-o.ended
+	if n := reads.Load(); n != 2 {
+		t.Errorf("%d reads are counted, want 2", n)
+	}
 }
 
 func TestWatchStreams(t *testing.T) {

@@ -87,6 +87,7 @@ type Limits struct {
 type Stats struct {
 	Sessions   atomic.Int64
 	Notices    atomic.Uint64
+	Reads      atomic.Uint64 // calls of bucket-store
 	Compared   atomic.Uint64 // comparisons of everything
 	Wakeups    atomic.Uint64 // of sessions, by notices
 	Deliveries atomic.Uint64 // checkpoints completed
