@@ -48,7 +48,8 @@ func (d *disk) room() error {
 	return fmt.Errorf("the disk of folder %s has %d MiB left, less than the %d MiB that are kept free: %w", d.dir, usage.AvailBytes>>20, d.reserve>>20, store.ErrFull)
 }
 
-// giveUp fails the writes that wait for space, and those that would.
+// giveUp fails the writes that wait for space, and those that would. If one of them
+// is to end a log, Pebble ends the process at once.
 func (d *disk) giveUp() { d.once.Do(func() { close(d.ended) }) }
 
 func (d *disk) givenUp() bool {

@@ -164,6 +164,9 @@ func TestFullDisk(t *testing.T) {
 
 	// The end of the process does not wait for space.
 	fs.left.Store(-1)
+	if err := s.db.Flush(); err != nil { // the next write begins no log
+		t.Fatal(err)
+	}
 	fs.full.Store(true)
 	tried := fs.wrote.Load()
 	done := make(chan error, 1)
