@@ -45,6 +45,7 @@ func (w *stream) committed(before model.StreamHead, c *ledger.Commit) {
 	if last > after.Persisted {
 		w.failf("D2: op id %d was used, the highest is %d", last, after.Persisted)
 	}
+	w.layersCopied(c.Layer)
 	w.logf("committed up to %s, ops up to %d, checkpoint %d", after.Applied, after.Persisted, after.Checkpoint.Op)
 	w.count("commits")
 }
@@ -68,10 +69,12 @@ func (w *stream) published(c model.Checkpoint) {
 	}
 	want := w.contentAt(c.Position)
 	for name := range w.known {
-		w.checkBucket(name, c, want[name])
+		if w.visible(name) {
+			w.checkBucket(name, c, want[name])
+		}
 	}
 	for name := range want {
-		if !w.known[name] {
+		if !w.known[name] && w.visible(name) {
 			w.failf("D1: bucket %s has rows at %s, and never had an op", name, c.Position)
 		}
 	}

@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/rules"
@@ -14,6 +15,8 @@ type batch struct {
 	epoch         model.Epoch
 	previous, end model.Cursor
 	changes       []change
+	layer         uint32 // the last for which they are
+	alone         bool   // and the only one
 	meta          model.BatchMeta
 }
 
@@ -28,7 +31,15 @@ type replicator struct {
 	// Streaming: transactions up to next-1 are published, and so are offset
 	// changes of the first after them that has any.
 	next, offset int
+	// layers are those of the stream when the session began, of which the first
+	// copied are copied; and progress what is published of the copies of each table.
+	layers, copied uint32
+	progress       [tableCount]model.TableProgress
 }
+
+// offsetBits are those of a cursor's offset below the changes of a transaction:
+// they count pieces that were copied in between.
+const offsetBits = 16
 
 // snapshot is the initial copy in progress.
 type snapshot struct {
@@ -41,25 +52,24 @@ type snapshot struct {
 func (w *stream) openSession() *replicator {
 	head, err := w.store.OpenSession(w.ctx, w.id)
 	w.must(err, "open session")
-	r := &replicator{w: w, epoch: head.Epoch, cursor: head.Applied}
+	r := &replicator{w: w, epoch: head.Epoch, cursor: head.Applied, layers: uint32(w.layers), copied: w.layered}
+	tables, err := w.store.Tables(w.ctx, w.id)
+	w.must(err, "tables")
+	for _, t := range tables {
+		r.progress[slices.Index(tableNames[:], t.Table.Name)] = t
+	}
 	switch {
 	case head.SnapshotDone:
-		r.next, r.offset = indexOf(head.Applied.Position)+1, int(head.Applied.Offset)
+		r.next, r.offset = indexOf(head.Applied.Position)+1, int(head.Applied.Offset>>offsetBits)
 	case head.Applied == model.Cursor{}:
 		// Nothing is stored: the slot is made anew.
 		r.snapshot = &snapshot{slot: w.source.head()}
 	default:
 		r.snapshot = &snapshot{slot: indexOf(head.Applied.Position)}
-		tables, err := w.store.Tables(w.ctx, w.id)
-		w.must(err, "tables")
-		done := map[model.TableID]model.TableProgress{}
-		for _, t := range tables {
-			done[t.Table.ID] = t
-		}
-		for ; r.snapshot.table < tableCount && done[tableID(r.snapshot.table)].Done; r.snapshot.table++ {
+		for ; r.snapshot.table < tableCount && r.progress[r.snapshot.table].Done; r.snapshot.table++ {
 		}
 		if r.snapshot.table < tableCount {
-			r.snapshot.after = string(done[tableID(r.snapshot.table)].LastKey)
+			r.snapshot.after = string(r.progress[r.snapshot.table].LastKey)
 		}
 	}
 	if r.snapshot != nil {
@@ -76,9 +86,11 @@ func (w *stream) openSession() *replicator {
 // so how the log is cut into batches, is chance.
 func (r *replicator) publish() {
 	w := r.w
-	b := &batch{epoch: r.epoch, previous: r.cursor}
+	b := &batch{epoch: r.epoch, previous: r.cursor, layer: r.layers}
 	if r.snapshot != nil {
 		r.copy(b)
+	} else if r.copied < r.layers && r.offset == 0 && (r.next == len(w.source.log) || w.rnd.IntN(4) == 0) {
+		r.piece(b)
 	} else if !r.stream(b, 1+w.rnd.IntN(8)) {
 		return
 	}
@@ -114,6 +126,37 @@ func (r *replicator) copy(b *batch) {
 	}
 }
 
+// piece copies the next rows for the first layer that is not copied, as the source
+// is now, or says that it is copied.
+func (r *replicator) piece(b *batch) {
+	w, source := r.w, r.w.source
+	b.layer = r.copied + 1
+	b.end = model.Cursor{Position: r.cursor.Position, Offset: r.cursor.Offset + 1}
+	for table := range r.progress {
+		p := &r.progress[table]
+		if w.config.evaluators[b.layer][table] == nil || p.Layer > b.layer || p.Layer == b.layer && p.Done {
+			continue
+		}
+		if p.Layer < b.layer {
+			*p = model.TableProgress{Table: sourceTable(table), Layer: b.layer}
+		}
+		b.alone = true
+		limit := 1 + w.rnd.IntN(4)
+		rows := source.rows(table, string(p.LastKey), limit)
+		for _, row := range rows {
+			b.changes = append(b.changes, change{op: model.SnapshotRow, table: table, row: row})
+			p.LastKey = []byte(row[0])
+		}
+		p.Rows += uint64(len(rows))
+		p.Done = len(rows) < limit
+		b.meta.Progress = []model.TableProgress{*p}
+		return
+	}
+	b.meta.Layer, b.meta.NoCheckpointBefore = b.layer, position(source.head())
+	b.layer, r.copied = r.layers, b.layer
+	source.write(0) // a mark, so that there is something to say for the log
+}
+
 // stream takes up to n changes of the log: whole transactions, or a part of
 // one, whose last part may be followed by whole ones.
 func (r *replicator) stream(b *batch, n int) bool {
@@ -130,7 +173,7 @@ func (r *replicator) stream(b *batch, n int) bool {
 			}
 			b.changes = rest[:n]
 			r.offset += n
-			b.end.Offset += uint64(n)
+			b.end.Offset += uint64(n) << offsetBits
 			return true
 		}
 		b.changes = append(b.changes, rest...)
@@ -168,7 +211,7 @@ func (w *stream) deliver() {
 	e := &model.EvaluatedBatch{Stream: w.id, Epoch: m.batch.epoch, Previous: m.batch.previous, End: m.batch.end, Meta: m.batch.meta}
 	var out rules.RowResult
 	for _, c := range m.batch.changes {
-		e.Rows = append(e.Rows, w.evaluate(c, &out))
+		e.Rows = append(e.Rows, w.evaluate(c, m.batch, &out))
 	}
 	if len(out.Errors) > 0 {
 		w.failf("evaluate: %v", out.Errors)

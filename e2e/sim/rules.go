@@ -43,6 +43,32 @@ event_definitions:
 // they are.
 var configs = [2]string{config, strings.NewReplacer("public = '1'", "public = '0'", "notes AS todos", "notes").Replace(config)}
 
+// additions are definitions that are added to a config, each as a layer: of rows
+// that the config reads as well, one with an index of its own.
+var additions = [maxLayers]struct{ name, definition string }{
+	{"kin", `
+    parameters: SELECT list AS kin FROM members WHERE member = request.user_id()
+    data:
+      - SELECT id, name FROM lists WHERE id = bucket.kin
+      - SELECT id, text FROM notes WHERE list = bucket.kin
+`},
+	{"aid", `
+    parameters: SELECT request.user_id() AS other
+    data:
+      - SELECT id, other FROM todos WHERE other = bucket.other
+`},
+}
+
+const maxLayers = 2
+
+// with is a config with the first n additions.
+func with(config string, n int) string {
+	for _, a := range additions[:n] {
+		config = strings.Replace(config, "event_definitions:\n", "  "+a.name+":"+a.definition+"event_definitions:\n", 1)
+	}
+	return config
+}
+
 var columns = [tableCount][]string{
 	lists:   {"id", "owner", "public", "name"},
 	todos:   {"id", "list", "owner", "other", "text"},
@@ -52,8 +78,11 @@ var columns = [tableCount][]string{
 
 // deployed is a config as a stream has it.
 type deployed struct {
-	evaluators [tableCount]*rules.TableEvaluator // of the tables, in order
+	// evaluators are of the tables, in order, by layer; nil for a table that a
+	// layer does not read.
+	evaluators [1 + maxLayers][tableCount]*rules.TableEvaluator
 	servings   []*served
+	added      [maxLayers]*served // of all layers up to each
 }
 
 type deployedKey struct {
@@ -67,17 +96,31 @@ var deployments sync.Map // of func() *deployed by deployedKey
 func deployment(id model.StreamID, variant int) *deployed {
 	made, _ := deployments.LoadOrStore(deployedKey{id, variant}, sync.OnceValue(func() *deployed {
 		d := &deployed{servings: servings(id, configs[variant])}
-		for i := range d.evaluators {
-			t := sourceTable(i)
-			d.evaluators[i] = d.servings[0].plan.Table(&t)
+		var plans []*rules.Plan
+		for layer := range d.evaluators {
+			text := with(configs[variant], layer)
+			plan := compile(id, text, uint32(layer))
+			less := plan
+			if layer > 0 {
+				less = plan.Less(plans...)
+			}
+			plans = append(plans, plan)
+			for i := range tableCount {
+				t := sourceTable(i)
+				d.evaluators[layer][i] = less.Table(&t)
+			}
+			if layer > 0 {
+				name := "all and " + additions[layer-1].name
+				d.added[layer-1] = &served{name: name, plan: over(compile(id, text, 0), name, plans...), layers: layer}
+			}
 		}
 		return d
 	}))
 	return made.(func() *deployed)()
 }
 
-func compile(id model.StreamID, text string) *rules.Plan {
-	p, problems := rules.Compile(text, rules.Options{DefaultSchema: "public", Version: int64(id)})
+func compile(id model.StreamID, text string, layer uint32) *rules.Plan {
+	p, problems := rules.Compile(text, rules.Options{DefaultSchema: "public", Version: int64(id), Layer: layer})
 	if len(problems) > 0 {
 		panic(fmt.Sprintf("the sync config: %+v", problems))
 	}
@@ -132,6 +175,26 @@ func (w *stream) bucketsOf(table int, r row) (buckets []string, objectType strin
 	return buckets, "todos"
 }
 
+// addedOf is the oracle of the additions: what they make of a row.
+func (w *stream) addedOf(table int, r row, put func(bucket, objectType, data string)) {
+	switch table {
+	case lists:
+		put(addedBucket(w.id, 1, r[0]), "lists", fmt.Sprintf(`{"id":%q,"name":%q}`, r[0], r[3]))
+	case todos:
+		put(addedBucket(w.id, 2, r[3]), "todos", fmt.Sprintf(`{"id":%q,"other":%q}`, r[0], r[3]))
+	case notes:
+		put(addedBucket(w.id, 1, r[1]), "notes", fmt.Sprintf(`{"id":%q,"text":%q}`, r[0], r[4]))
+	}
+}
+
+func addedBucket(stream model.StreamID, layer int, value string) string {
+	return fmt.Sprintf("%s%s[%q]", addedPrefix(stream, layer), additions[layer-1].name, value)
+}
+
+func addedPrefix(stream model.StreamID, layer int) string {
+	return fmt.Sprintf("%d.%d#", stream, layer)
+}
+
 // data is the oracle's JSON of a row.
 func data(table int, r row) string {
 	var b strings.Builder
@@ -141,9 +204,9 @@ func data(table int, r row) string {
 	return "{" + b.String()[1:] + "}"
 }
 
-// evaluate makes the row that the rules-evaluator makes of a change. It keeps
-// out's memory.
-func (w *stream) evaluate(c change, out *rules.RowResult) model.EvaluatedRow {
+// evaluate makes the row that the rules-evaluator makes of a change in a batch. It
+// keeps out's memory.
+func (w *stream) evaluate(c change, in *batch, out *rules.RowResult) model.EvaluatedRow {
 	e := model.EvaluatedRow{Key: key(c.table, c.row[0])}
 	switch c.op {
 	case model.Truncate:
@@ -151,7 +214,9 @@ func (w *stream) evaluate(c change, out *rules.RowResult) model.EvaluatedRow {
 	case model.Delete:
 		return model.EvaluatedRow{Kind: model.RowDelete, Key: key(c.table, c.before)}
 	case model.SnapshotRow:
-		e.Kind = model.RowSnapshot
+		if e.Kind = model.RowSnapshot; in.alone {
+			e.Kind = model.RowLayer
+		}
 	default:
 		e.Kind = model.RowPut
 		if c.before != "" && c.before != c.row[0] {
@@ -164,7 +229,11 @@ func (w *stream) evaluate(c change, out *rules.RowResult) model.EvaluatedRow {
 		values[i] = model.TextValue(c.row[i])
 	}
 	puts, lookups := len(out.Puts), len(out.Lookups)
-	w.config.evaluators[c.table].EvaluateRow(values, out)
+	for i, layer := range w.config.evaluators[:in.layer+1] {
+		if te := layer[c.table]; te != nil && (!in.alone || i == int(in.layer)) {
+			te.EvaluateRow(values, out)
+		}
+	}
 	e.Puts, e.Lookups = out.Puts[puts:len(out.Puts):len(out.Puts)], out.Lookups[lookups:len(out.Lookups):len(out.Lookups)]
 	return e
 }
@@ -250,13 +319,17 @@ type content map[string]map[objectKey]string
 func (w *stream) contentOf(s state) content {
 	c := content{}
 	for k, r := range s {
+		put := func(bucket, objectType, data string) {
+			if c[bucket] == nil {
+				c[bucket] = map[objectKey]string{}
+			}
+			c[bucket][objectKey{objectType, r[0], key(k.table, k.id)}] = data
+		}
 		buckets, objectType := w.bucketsOf(k.table, r)
 		for _, b := range buckets {
-			if c[b] == nil {
-				c[b] = map[objectKey]string{}
-			}
-			c[b][objectKey{objectType, r[0], key(k.table, k.id)}] = data(k.table, r)
+			put(b, objectType, data(k.table, r))
 		}
+		w.addedOf(k.table, r, put)
 	}
 	return c
 }
@@ -268,9 +341,15 @@ func (w *stream) bucketsFor(s state, user string, by *served) map[string]bool {
 	for _, b := range staticBuckets(w.id, user) {
 		all[b] = true
 	}
+	if by.layers > 1 {
+		all[addedBucket(w.id, 2, user)] = true
+	}
 	for k, r := range s {
 		if k.table == members && r[1] == user {
 			all[dynamicBucket(w.id, r[2])] = true
+			if by.layers > 0 {
+				all[addedBucket(w.id, 1, r[2])] = true
+			}
 		}
 	}
 	maps.DeleteFunc(all, func(b string, _ bool) bool { return !by.gives(w.id, b) })

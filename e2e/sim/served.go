@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sluicesync/sluice/libs/model"
@@ -15,17 +16,14 @@ type served struct {
 	plan *rules.Plan
 	// without is the definition that it has not, "" = it has them all.
 	without string
+	layers  int // of additions, that it has
 }
 
 // servings are a config of a stream itself and others in its place.
 func servings(id model.StreamID, config string) []*served {
-	all := []*served{{name: "all", plan: compile(id, config)}}
+	all := []*served{{name: "all", plan: compile(id, config, 0)}}
 	add := func(name, text, without string) {
-		over, ok := compile(id, text).Over(all[0].plan)
-		if !ok {
-			panic(fmt.Sprintf("the sync config %s needs more than there is", name))
-		}
-		all = append(all, &served{name, over, without})
+		all = append(all, &served{name: name, plan: over(compile(id, text, 0), name, all[0].plan), without: without})
 	}
 	for _, d := range []string{"global", "own", "list"} {
 		var rest strings.Builder
@@ -44,6 +42,15 @@ func servings(id model.StreamID, config string) []*served {
 	return all
 }
 
+// over is a config over what others make.
+func over(p *rules.Plan, name string, others ...*rules.Plan) *rules.Plan {
+	o, ok := p.Over(others...)
+	if !ok {
+		panic(fmt.Sprintf("the sync config %s needs more than there is", name))
+	}
+	return o
+}
+
 // gives tells whether clients are given the bucket.
 func (s *served) gives(stream model.StreamID, bucket string) bool {
 	return s.without == "" || !strings.HasPrefix(bucket, fmt.Sprintf("%d#%s[", stream, s.without))
@@ -52,7 +59,9 @@ func (s *served) gives(stream model.StreamID, bucket string) bool {
 // serve deploys another config that needs nothing new. Gateways learn of it one
 // by one, and end the streams of the one before.
 func (w *stream) serve() {
-	w.served = w.config.servings[w.rnd.IntN(len(w.config.servings))]
+	all := slices.Concat(w.config.servings, w.config.added[:w.layered])
+	w.withdraw()
+	w.served = all[w.rnd.IntN(len(all))]
 	w.logf("clients are served by %s", w.served.name)
 	w.count("configs served")
 }

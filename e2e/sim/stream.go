@@ -19,6 +19,9 @@ type stream struct {
 	slot    int               // the transaction after which streaming begins
 	config  *deployed
 	served  *served // by which clients that connect are served
+	layers  int     // that were added
+	layered uint32  // of which so many are copied
+	adding  bool    // clients are to be served by all of them when they are copied
 
 	replicators []*replicator // the last one is current
 	queue       []*message    // in the buffer between replicator and evaluators
@@ -149,6 +152,9 @@ func (w *World) rollback() {
 	case next != nil:
 		w.count("rollbacks before activation")
 		w.change(store.Change{States: map[model.StreamID]model.StreamState{next.id: model.Stopped}}, 0)
+		now.withdraw()
+	case now.adding:
+		now.withdraw()
 	case len(w.streams) > 1:
 		w.count("rollbacks")
 		w.deploy(1 - now.variant)

@@ -4,7 +4,7 @@
 // that happens: what is written, how the log is cut into batches, which batch
 // is delivered when and how often, what fails, crashes, restarts, is compacted,
 // connects, disconnects and resumes; which config is deployed, given up or rolled
-// back to, when a slot is lost or the source's history is another one, and when
+// back to, as a stream of its own or as a layer of the one that is served, when a slot is lost or the source's history is another one, and when
 // the data of a stream that was replaced is cleared.
 //
 // What is checked, and where:
@@ -151,6 +151,7 @@ func newTemperament(rnd *rand.Rand) temperament {
 		{4, (*World).failover},
 		{2, serving((*stream).serve)},
 		{1, func(w *World) { w.deploy(w.rnd.IntN(2)) }},
+		{2, (*World).add},
 		{1, (*World).rollback},
 		{1, (*World).loseSlot},
 		{5, (*World).clear},
@@ -260,6 +261,11 @@ func (r *replicator) turn() {
 		if r == r.w.current() && r.w.replicated() {
 			r.w.replace()
 		}
+		return
+	}
+	if r == r.w.current() && r.snapshot == nil && r.outdated() && r.w.replicated() && (!r.w.faults || r.w.rnd.IntN(3) == 0) {
+		r.w.logf("the replicator hears of a layer")
+		r.w.replace()
 		return
 	}
 	r.publish()
@@ -429,6 +435,13 @@ func (w *stream) settle() bool {
 		w.replicators = w.replicators[len(w.replicators)-1:]
 		return false
 	}
+	if r.caughtUp() && w.head().Applied == r.cursor && w.head().Checkpoint.Position >= position(w.source.head()) && r.layers > w.layered {
+		// A writer that knew that a layer is copied restarted before that was shown.
+		// Its sessions end with it, and the next one says so again.
+		w.replace()
+		w.replicators = w.replicators[len(w.replicators)-1:]
+		return false
+	}
 	w.current().turn()
 	w.deliver()
 	for range 4 {
@@ -438,7 +451,7 @@ func (w *stream) settle() bool {
 		c.step()
 	}
 	w.compactions = slices.DeleteFunc(w.compactions, func(c *compaction) bool { return c.done })
-	return r.caughtUp() && w.head().Applied == r.cursor && len(w.queue) == 0 && len(w.compactions) == 0
+	return r.caughtUp() && r.layers == w.layered && w.head().Applied == r.cursor && len(w.queue) == 0 && len(w.compactions) == 0
 }
 
 func (w *stream) settled() {
@@ -471,7 +484,7 @@ func (w *stream) settled() {
 }
 
 func (r *replicator) caughtUp() bool {
-	return !r.dead && r.snapshot == nil && r.next == len(r.w.source.log)
+	return !r.dead && r.snapshot == nil && r.next == len(r.w.source.log) && r.copied == r.layers && !r.outdated()
 }
 
 func (w *stream) head() model.StreamHead {
