@@ -300,7 +300,7 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 	if o := log.Origin(); o != stream.Head.Origin {
 		chain.From(o)
 	}
-	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Parallel: j.r.src.Parallel(), Compare: applied.Position.Log() > 0, Rows: j.r.metrics.snapshotRows, Layer: uint32(len(stream.Layers))}
+	snap := &snapshot.Snapshot{Log: log, Chain: chain, Position: j.r.src.Position, Logger: j.log, Parallel: j.r.src.Parallel(), Compare: applied.Position.Log() > 0, Rows: j.r.metrics.snapshotRows, Layer: uint32(len(stream.Layers)), Layered: stream.Layered}
 	layers := &snapshot.Layers{Snapshot: snap, All: stream.Layers, Done: stream.Layered, Mark: j.r.head.Mark, Failed: func(err error) {
 		j.log.Warn("cannot copy what was added to the stream; trying again", "error", errs.Cause(err))
 		j.report(ctx, epoch, fmt.Errorf("copy what was added: %w", err))
@@ -338,7 +338,6 @@ func (j *job) replicate(ctx context.Context, stream *model.Stream, epoch model.E
 			if err := snap.All(ctx); err != nil {
 				return err
 			}
-			layers.Done = snap.Layer
 		} else {
 			if err := layers.Begin(ctx, tables); err != nil {
 				return err

@@ -87,6 +87,62 @@ func layersCopied(t *testing.T, keyed bool) {
 	}
 }
 
+// TestLayersBetween: what is compared with what is stored, and a table that has
+// appeared, has no layer that was added after a session had begun to copy it. That
+// is copied for the layer alone.
+func TestLayersBetween(t *testing.T) {
+	for _, compare := range []bool{true, false} {
+		d := newDatabase(true, 5, 95, 40)
+		s := newStore(1000)
+		for i := range d.tables {
+			p := model.TableProgress{Table: d.tables[i].SourceTable, LastKey: d.tables[i].Place, Done: true}
+			s.known[p.Table.ID] = &p
+		}
+		copies := func(layer uint32) error {
+			snap := snapshot(d, s)
+			snap.Compare, snap.Parallel, snap.Layer = compare, 1, layer
+			if !compare {
+				return snap.Table(t.Context(), &d.tables[1])
+			}
+			if layer == 0 {
+				if err := snap.Begin(t.Context()); err != nil {
+					return err
+				}
+			}
+			return snap.All(t.Context())
+		}
+		if !compare {
+			delete(s.known, d.tables[1].ID)
+		}
+		s.left = 4
+		if err := copies(0); !errors.Is(err, errCrash) {
+			t.Fatal(err)
+		}
+		if p := s.known[d.tables[1].ID]; p.Done || len(p.LastKey) == 0 {
+			t.Fatalf("nothing is half copied: %+v", p)
+		}
+		s.left = 1000
+		if err := copies(1); err != nil {
+			t.Fatal(err)
+		}
+		if s.layer != 0 {
+			t.Errorf("compare %t: layer %d is said to be copied", compare, s.layer)
+		}
+		all := &Layers{Snapshot: snapshot(d, s), All: []model.Layer{{Tables: []model.TablePattern{{Name: d.tables[1].Name}, {Name: d.tables[2].Name}}}}, Mark: func() {}}
+		for !all.over() {
+			if err := all.Step(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			all.rest = time.Time{}
+		}
+		for _, i := range []int{1, 2} {
+			if id := d.tables[i].ID; len(s.alone[1][id]) != d.sizes[id] {
+				t.Errorf("compare %t: %d rows of table %d for the layer, not %d", compare, len(s.alone[1][id]), i, d.sizes[id])
+			}
+		}
+	}
+}
+
 // TestLayersLeave: tables that have come or gone since are for the log to say.
 func TestLayersLeave(t *testing.T) {
 	d := newDatabase(true, 5, 5, 5, 5)

@@ -7,6 +7,8 @@
 //     restart goes on behind the last row stored (TestResume).
 //   - What was copied of a table that cannot be gone on with is removed before
 //     the table is copied again (TestResumeWithoutKey).
+//   - What a session copies of a table that another one has begun to copy makes no
+//     layer of it that was added in between (TestLayersBetween).
 //   - What is stored of an earlier log is compared: a row is removed only when its
 //     table is copied to the end and has not shown it (TestCompare).
 package snapshot
@@ -53,8 +55,8 @@ type Snapshot struct {
 	Compare bool
 	// Rows is told of rows copied.
 	Rows func(n int)
-	// Layer is the last one of the stream.
-	Layer uint32
+	// Layer is the last one of the stream, and Layered the last that is copied.
+	Layer, Layered uint32
 }
 
 // All makes the initial copy: every table that the stream reads, less what the
@@ -114,7 +116,7 @@ func (s *Snapshot) All(ctx context.Context) error {
 		return err
 	}
 	s.Logger.Info("snapshot done", "tables", len(tables), "position", end)
-	return s.Chain.Insert(ctx, &source.Rows{}, model.BatchMeta{SnapshotDone: true, NoCheckpointBefore: end, Layer: s.Layer})
+	return s.Chain.Insert(ctx, &source.Rows{}, model.BatchMeta{SnapshotDone: true, NoCheckpointBefore: end})
 }
 
 // Begin says that of no table that is stored anything is copied. It is the first
@@ -185,6 +187,11 @@ func (s *Snapshot) table(ctx context.Context, t *source.Table, p *model.TablePro
 		c.extra++
 	}
 	c.progress.Done, c.progress.Layer = true, s.Layer
+	if after != nil || s.Compare && !inline {
+		// An earlier session may have copied some of it, before layers were added
+		// that this one knows: what is not copied yet is copied for each alone.
+		c.progress.Layer = s.Layered
+	}
 	if err := c.Flush(ctx, t.Place); err != nil {
 		return err
 	}
