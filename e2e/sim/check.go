@@ -45,6 +45,7 @@ func (w *stream) committed(before model.StreamHead, c *ledger.Commit) {
 	if last > after.Persisted {
 		w.failf("D2: op id %d was used, the highest is %d", last, after.Persisted)
 	}
+	w.logBegun(before.Applied.Position, after.Applied.Position)
 	w.layersCopied(c.Layer)
 	w.logf("committed up to %s, ops up to %d, checkpoint %d", after.Applied, after.Persisted, after.Checkpoint.Op)
 	w.count("commits")
@@ -103,7 +104,7 @@ func (w *stream) checkBucket(name string, c model.Checkpoint, want map[objectKey
 }
 
 func (w *stream) checkLookups(c model.Checkpoint) {
-	s := w.source.at(indexOf(c.Position))
+	s := w.stateAt(c.Position)
 	for u := range users {
 		user := string(rune('a' + u))
 		buckets, err := w.resolve(user, w.served, c.Op)
@@ -150,7 +151,7 @@ func (w *stream) sameStates(name string, from model.OpID, before map[model.OpID]
 func (w *stream) contentAt(p model.Position) content {
 	c, ok := w.contents[p]
 	if !ok {
-		c = w.contentOf(w.source.at(indexOf(p)))
+		c = w.contentOf(w.stateAt(p))
 		w.contents[p] = c
 	}
 	return c

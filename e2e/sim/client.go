@@ -150,7 +150,7 @@ func (c *client) expect(b session.Bucket) {
 func (c *client) checkpoint(op model.OpID, write uint64, at model.Position) {
 	c.last, c.write, c.position, c.complete = op, write, at, false
 	if c.w.custom {
-		if most := c.conn.w.source.carriedIn(c.user, 0, indexOf(at)); write > most {
+		if most := c.conn.w.carriedUpTo(c.user, at); write > most {
 			c.w.failf("D1, INV-27: client %d: write checkpoint %d at checkpoint %d at %s, up to which rows carry %d", c.id, write, op, at, most)
 		}
 	} else if write > 0 && c.w.writes[c.user][write] > model.PlaceIn(c.conn.w.era, at) {
@@ -177,7 +177,7 @@ func (c *client) completed(op model.OpID, priority int) {
 		w.sameContent(want[name], h.rows, "D6: client %d, bucket %s at checkpoint %d (%s)", c.id, name, op, c.position)
 		h.at = op
 	}
-	if oracle := c.conn.w.bucketsFor(c.conn.w.source.at(indexOf(c.position)), c.user, c.conn.served); !maps.Equal(names, oracle) {
+	if oracle := c.conn.w.bucketsFor(c.conn.w.stateAt(c.position), c.user, c.conn.served); !maps.Equal(names, oracle) {
 		w.failf("INV-25: client %d at checkpoint %d (%s) has buckets %v, want %v", c.id, op, c.position, sorted(names), sorted(oracle))
 	}
 }

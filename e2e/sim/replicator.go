@@ -24,6 +24,10 @@ type batch struct {
 // one begins where the store is. A replaced one may live on for a while.
 type replicator struct {
 	w        *stream
+	source   *source
+	mark     model.Position // of the log that it reads
+	asking   bool           // it has found that the log is lost, and waits for an answer
+	asked    int            // turns since
 	epoch    model.Epoch
 	cursor   model.Cursor // end of the last batch published
 	dead     bool
@@ -32,7 +36,7 @@ type replicator struct {
 	// changes of the first after them that has any.
 	next, offset int
 	// layers are those of the stream when the session began, of which the first
-	// copied are copied; and progress what is published of the copies of each table.
+	// copied are copied; and progress is what is published of the copy of each table.
 	layers, copied uint32
 	progress       [tableCount]model.TableProgress
 }
@@ -41,29 +45,34 @@ type replicator struct {
 // they count pieces that were copied in between.
 const offsetBits = 16
 
-// snapshot is the initial copy in progress.
+// snapshot is the initial copy in progress, or that which is compared with what is
+// stored.
 type snapshot struct {
 	slot  int // the transaction after which streaming will begin
 	table int
 	after string
+	begin bool // it is to be said first that nothing of any table is copied
 }
 
 // openSession starts the replicator as if its process came up now.
 func (w *stream) openSession() *replicator {
 	head, err := w.store.OpenSession(w.ctx, w.id)
 	w.must(err, "open session")
-	r := &replicator{w: w, epoch: head.Epoch, cursor: head.Applied, layers: uint32(w.layers), copied: w.layered}
+	at := head.Applied.Position
+	loss := w.findLoss(at)
+	r := &replicator{w: w, source: w.sources[at.Mark()], mark: at.Mark(), epoch: head.Epoch, cursor: head.Applied, layers: uint32(w.layers), copied: w.layered}
 	tables, err := w.store.Tables(w.ctx, w.id)
 	w.must(err, "tables")
 	for _, t := range tables {
 		r.progress[slices.Index(tableNames[:], t.Table.Name)] = t
 	}
 	switch {
+	case loss != model.NoLoss:
 	case head.SnapshotDone:
 		r.next, r.offset = indexOf(head.Applied.Position)+1, int(head.Applied.Offset>>offsetBits)
-	case head.Applied == model.Cursor{}:
-		// Nothing is stored: the slot is made anew.
-		r.snapshot = &snapshot{slot: w.source.head()}
+	case at.Source() == "":
+		// Nothing of the log is stored: the slot is made anew.
+		r.snapshot = &snapshot{slot: r.source.head(), begin: r.mark != ""}
 	default:
 		r.snapshot = &snapshot{slot: indexOf(head.Applied.Position)}
 		for ; r.snapshot.table < tableCount && r.progress[r.snapshot.table].Done; r.snapshot.table++ {
@@ -79,6 +88,9 @@ func (w *stream) openSession() *replicator {
 	for _, b := range w.writers {
 		b.sessionOpened()
 	}
+	if loss != model.NoLoss {
+		r.tell(loss)
+	}
 	return r
 }
 
@@ -89,7 +101,7 @@ func (r *replicator) publish() {
 	b := &batch{epoch: r.epoch, previous: r.cursor, layer: r.layers}
 	if r.snapshot != nil {
 		r.copy(b)
-	} else if r.copied < r.layers && r.offset == 0 && (r.next == len(w.source.log) || w.rnd.IntN(4) == 0) {
+	} else if r.copied < r.layers && r.offset == 0 && (r.next == len(r.source.log) || w.rnd.IntN(4) == 0) {
 		r.piece(b)
 	} else if !r.stream(b, 1+w.rnd.IntN(8)) {
 		return
@@ -104,11 +116,20 @@ func (r *replicator) publish() {
 
 // copy takes the next chunk of the initial copy, as the source is now.
 func (r *replicator) copy(b *batch) {
-	s, source := r.snapshot, r.w.source
+	s, source := r.snapshot, r.source
+	b.end = model.Cursor{Position: r.mark + position(s.slot), Offset: r.cursor.Offset + 1}
+	if s.begin {
+		s.begin = false
+		for table := range r.progress {
+			r.progress[table] = model.TableProgress{Table: sourceTable(table)}
+		}
+		b.meta.Progress = slices.Clone(r.progress[:])
+		return
+	}
 	if s.table == tableCount {
 		b.meta.SnapshotDone = true
-		b.meta.NoCheckpointBefore = position(source.head())
-		b.end = model.Cursor{Position: position(s.slot) + "s"}
+		b.meta.NoCheckpointBefore = r.mark + position(source.head())
+		b.end = model.Cursor{Position: r.mark + position(s.slot) + "s"}
 		r.snapshot, r.next, r.offset = nil, s.slot+1, 0
 		return
 	}
@@ -119,8 +140,17 @@ func (r *replicator) copy(b *batch) {
 		s.after = row[0]
 	}
 	done := len(rows) < limit
-	b.meta.Progress = []model.TableProgress{{Table: sourceTable(s.table), LastKey: []byte(s.after), Rows: uint64(len(rows)), Done: done}}
-	b.end = model.Cursor{Position: position(s.slot), Offset: r.cursor.Offset + 1}
+	if done && r.mark != "" {
+		b.changes = append(b.changes, change{op: model.Sweep, table: s.table})
+	}
+	// For how many layers more an earlier session has copied what it has is not
+	// known: those that are not copied yet are copied each by itself.
+	p := &r.progress[s.table]
+	p.Table, p.LastKey, p.Rows, p.Done = sourceTable(s.table), []byte(s.after), p.Rows+uint64(len(rows)), done
+	if done {
+		p.Layer = r.copied
+	}
+	b.meta.Progress = []model.TableProgress{*p}
 	if done {
 		s.table, s.after = s.table+1, ""
 	}
@@ -129,7 +159,7 @@ func (r *replicator) copy(b *batch) {
 // piece copies the next rows for the first layer that is not copied, as the source
 // is now, or says that it is copied.
 func (r *replicator) piece(b *batch) {
-	w, source := r.w, r.w.source
+	w, source := r.w, r.source
 	b.layer = r.copied + 1
 	b.end = model.Cursor{Position: r.cursor.Position, Offset: r.cursor.Offset + 1}
 	for table := range r.progress {
@@ -152,7 +182,7 @@ func (r *replicator) piece(b *batch) {
 		b.meta.Progress = []model.TableProgress{*p}
 		return
 	}
-	b.meta.Layer, b.meta.NoCheckpointBefore = b.layer, position(source.head())
+	b.meta.Layer, b.meta.NoCheckpointBefore = b.layer, r.mark+position(source.head())
 	b.layer, r.copied = r.layers, b.layer
 	source.write(0) // a mark, so that there is something to say for the log
 }
@@ -160,7 +190,7 @@ func (r *replicator) piece(b *batch) {
 // stream takes up to n changes of the log: whole transactions, or a part of
 // one, whose last part may be followed by whole ones.
 func (r *replicator) stream(b *batch, n int) bool {
-	log := r.w.source.log
+	log := r.source.log
 	b.end = r.cursor
 	for r.next < len(log) {
 		rest := log[r.next].changes
@@ -181,7 +211,7 @@ func (r *replicator) stream(b *batch, n int) bool {
 		if len(log[r.next].changes) > 0 {
 			r.offset = 0
 		}
-		b.end = model.Cursor{Position: position(r.next)}
+		b.end = model.Cursor{Position: r.mark + position(r.next)}
 		b.meta.Transactions++
 		r.next++
 		if n <= 0 {

@@ -211,6 +211,8 @@ func (w *stream) evaluate(c change, in *batch, out *rules.RowResult) model.Evalu
 	switch c.op {
 	case model.Truncate:
 		return model.EvaluatedRow{Kind: model.RowTruncate, Key: model.RowKey{Table: tableID(c.table)}}
+	case model.Sweep:
+		return model.EvaluatedRow{Kind: model.RowSweep, Key: model.RowKey{Table: tableID(c.table)}}
 	case model.Delete:
 		return model.EvaluatedRow{Kind: model.RowDelete, Key: key(c.table, c.before)}
 	case model.SnapshotRow:

@@ -115,7 +115,7 @@ func TestSim(t *testing.T) {
 		"commits", "refused commits", "completes", "compaction steps", "overtaken compactions", "reemissions", "invalid chunks",
 		"invalidated views", "replicators that live on", "writers that live on", "batches committed", "batches obsolete", "batches retry",
 		"configs served", "streams of a config before", "deploys", "deploys over a deploy", "activations", "rollbacks", "rollbacks before activation",
-		"slots lost", "histories lost", "streams cleared", "streams that end under a client",
+		"slots lost", "histories lost", "logs", "refused logs", "logs that begin while a layer is copied", "logs that begin while a deploy is processed", "streams cleared", "streams that end under a client",
 		"layers added", "layers copied", "layers withdrawn",
 	} {
 		if n >= 1000 && total[k] == 0 && len(failed) == 0 {

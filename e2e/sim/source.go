@@ -68,10 +68,10 @@ func (s *source) at(i int) state { return s.log[i].after }
 // there is room for the point at which a snapshot ends.
 func position(i int) model.Position { return model.Position(fmt.Sprintf("%06d", i)) }
 
-// indexOf is the number of the last transaction at or before p.
+// indexOf is the number of the last transaction at or before p, in its history.
 func indexOf(p model.Position) int {
 	var i int
-	if _, err := fmt.Sscanf(string(p[:6]), "%06d", &i); err != nil {
+	if _, err := fmt.Sscanf(string(p.Source()[:6]), "%06d", &i); err != nil {
 		panic(fmt.Sprintf("position %q: %v", p, err))
 	}
 	return i

@@ -15,13 +15,17 @@ type stream struct {
 	variant int // of the config
 	era     uint32
 	state   model.StreamState // as the store has it
-	source  *source           // its history
 	slot    int               // the transaction after which streaming begins
-	config  *deployed
-	served  *served // by which clients that connect are served
-	layers  int     // that were added
-	layered uint32  // of which so many are copied
-	adding  bool    // clients are to be served by all of them when they are copied
+	// sources are those of the stream's logs, by the mark of their positions; and
+	// carried are the custom write checkpoints of users before each log.
+	sources  map[model.Position]*source
+	carried  map[model.Position]map[string]uint64
+	slotLost bool // and nobody knows yet
+	config   *deployed
+	served   *served // by which clients that connect are served
+	layers   int     // that were added
+	layered  uint32  // of which so many are copied
+	adding   bool    // clients are to be served by all of them when they are copied
 
 	replicators []*replicator // the last one is current
 	queue       []*message    // in the buffer between replicator and evaluators
@@ -51,7 +55,8 @@ func (w *World) change(c store.Change, variant int) *stream {
 		}
 		d := deployment(made.ID, variant)
 		st = &stream{
-			World: w, id: made.ID, variant: variant, era: made.Era, state: made.State, source: w.source, config: d, served: d.servings[0],
+			World: w, id: made.ID, variant: variant, era: made.Era, state: made.State, config: d, served: d.servings[0],
+			sources: map[model.Position]*source{}, carried: map[model.Position]map[string]uint64{},
 			contents: map[model.Position]content{}, known: map[string]bool{},
 		}
 		w.streams = append(w.streams, st)
@@ -108,7 +113,7 @@ func (w *World) in(states ...model.StreamState) *stream {
 
 // serving is the stream that clients who connect are served from; nil if there is
 // none yet.
-func (w *World) serving() *stream { return w.in(model.Active, model.Errored) }
+func (w *World) serving() *stream { return w.in(model.Active) }
 
 // newest is the stream that is to serve in the end.
 func (w *World) newest() *stream { return w.in(model.Processing, model.Active) }
@@ -128,7 +133,7 @@ func (w *World) anyStream() *stream {
 // deploy makes another config the one to be served, beside the one that is. The
 // one that was to be, before, is given up.
 func (w *World) deploy(variant int) {
-	if len(w.streams) >= maxStreams {
+	if len(w.streams) >= maxStreams || !w.historyKnown() {
 		return
 	}
 	c := store.Change{States: map[model.StreamID]model.StreamState{}, New: newStream(variant, w.era)}
@@ -159,37 +164,6 @@ func (w *World) rollback() {
 		w.count("rollbacks")
 		w.deploy(1 - now.variant)
 	}
-}
-
-// loseSlot: what a stream needs of the source's log is gone. Another one begins
-// with a copy; clients are served the old data until it is there. Sometimes the
-// source's history goes on from an earlier point: it was restored.
-func (w *World) loseSlot() {
-	if len(w.streams) >= maxStreams {
-		return
-	}
-	restored := w.rnd.IntN(3) == 0
-	c := store.Change{States: map[model.StreamID]model.StreamState{}}
-	next, now := w.in(model.Processing), w.in(model.Active)
-	old := next
-	if next != nil && (now == nil || restored || w.rnd.IntN(2) == 0) {
-		c.States[next.id] = model.Stopped
-		next = nil
-	}
-	if now != nil && (old == nil || restored || next != nil) {
-		c.States[now.id] = model.Errored
-		old = now
-	}
-	if restored {
-		w.count("histories lost")
-		w.era++
-		w.source = w.source.fork(w.rnd.IntN(w.source.head() + 1))
-	}
-	w.count("slots lost")
-	if next == nil {
-		c.New = newStream(old.variant, w.era)
-	}
-	w.change(c, old.variant)
 }
 
 // clear removes the data of a stopped stream. Whoever works on it or reads it

@@ -4,8 +4,10 @@
 // that happens: what is written, how the log is cut into batches, which batch
 // is delivered when and how often, what fails, crashes, restarts, is compacted,
 // connects, disconnects and resumes; which config is deployed, given up or rolled
-// back to, as a stream of its own or as a layer of the one that is served, when a slot is lost or the source's history is another one, and when
-// the data of a stream that was replaced is cleared.
+// back to, as a stream of its own or as a layer of the one that is served; when a
+// slot is lost or the source is put back to an earlier state, so that what is
+// stored is compared with it (loss.go); and when the data of a stream that was
+// replaced is cleared.
 //
 // What is checked, and where:
 //
@@ -52,8 +54,8 @@ type World struct {
 	ctx    context.Context
 	seed   uint64
 	rnd    *rand.Rand
-	source *source // its present history; streams of an earlier one keep that
-	era    uint32  // how often it was replaced
+	source *source // its present history
+	era    uint32  // how often it was replaced, as is known
 	store  store.Store
 	faults bool // whether things may fail
 	custom bool // whether rows carry the write checkpoints
@@ -153,7 +155,7 @@ func newTemperament(rnd *rand.Rand) temperament {
 		{1, func(w *World) { w.deploy(w.rnd.IntN(2)) }},
 		{2, (*World).add},
 		{1, (*World).rollback},
-		{1, (*World).loseSlot},
+		{2, (*World).lose},
 		{5, (*World).clear},
 	}}
 	for i := range t.actions {
@@ -257,6 +259,9 @@ func (w *World) clientTurn(c *client) {
 }
 
 func (r *replicator) turn() {
+	if r.asks() {
+		return
+	}
 	if r.dead {
 		if r == r.w.current() && r.w.replicated() {
 			r.w.replace()
@@ -369,8 +374,8 @@ func (w *World) writeCheckpoint(c *client) {
 	if w.custom || st.state == model.Terminated {
 		return // what it writes carries it, or it does not get through
 	}
-	// The place is of the newest stream: one whose history the source has no more
-	// does not reach it.
+	// The place is of the newest log: what is served of a history that the source
+	// has no more does not reach it.
 	head := model.PlaceIn(w.era, position(w.source.head()))
 	got, err := w.store.CreateWriteCheckpoints(w.ctx, model.PlaceIn(st.era, st.head().Checkpoint.Position), []store.WriteCheckpointRequest{{UserKey: c.user, Head: head}})
 	w.must(err, "create write checkpoint")
@@ -430,12 +435,12 @@ func (w *World) Settle() {
 // settle goes on with what is under way, and says whether nothing is.
 func (w *stream) settle() bool {
 	r := w.current()
-	if r.dead || len(w.queue) == 0 && w.writers[0].pending == nil && r.caughtUp() && w.head().Applied != r.cursor {
+	if r.dead && !r.asking || len(w.queue) == 0 && w.writers[0].pending == nil && r.caughtUp() && w.head().Applied != r.cursor {
 		w.replace() // it has noticed that its batches are gone
 		w.replicators = w.replicators[len(w.replicators)-1:]
 		return false
 	}
-	if r.caughtUp() && w.head().Applied == r.cursor && w.head().Checkpoint.Position >= position(w.source.head()) && r.layers > w.layered {
+	if r.caughtUp() && w.head().Applied == r.cursor && w.head().Checkpoint.Position >= r.mark+position(r.source.head()) && r.layers > w.layered {
 		// A writer that knew that a layer is copied restarted before that was shown.
 		// Its sessions end with it, and the next one says so again.
 		w.replace()
@@ -456,7 +461,7 @@ func (w *stream) settle() bool {
 
 func (w *stream) settled() {
 	head := w.head()
-	if head.Checkpoint.Position < position(w.source.head()) {
+	if head.Checkpoint.Position < head.Applied.Position.Mark()+position(w.source.head()) || w.otherHistory(head.Checkpoint.Position) {
 		w.failf("INV-8: checkpoint at %s, source at %s", head.Checkpoint.Position, position(w.source.head()))
 	}
 	for _, c := range w.clients {
@@ -470,7 +475,7 @@ func (w *stream) settled() {
 		most := least
 		if w.custom {
 			// Of what was there before the copy, a part was there to be copied.
-			least, most = w.source.carriedIn(c.user, w.slot, w.source.head()), w.source.carriedIn(c.user, 0, w.source.head())
+			least, most = w.source.carriedIn(c.user, w.slot, w.source.head()), w.carriedUpTo(c.user, head.Checkpoint.Position)
 		}
 		c.conn.everything, c.conn.told = true, true
 		for range 100 {
@@ -484,7 +489,7 @@ func (w *stream) settled() {
 }
 
 func (r *replicator) caughtUp() bool {
-	return !r.dead && r.snapshot == nil && r.next == len(r.w.source.log) && r.copied == r.layers && !r.outdated()
+	return !r.dead && r.snapshot == nil && r.next == len(r.source.log) && r.copied == r.layers && !r.outdated()
 }
 
 func (w *stream) head() model.StreamHead {

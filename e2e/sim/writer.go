@@ -68,6 +68,8 @@ func (b *writer) step(e ledger.Event) {
 			if a.Ops > 0 {
 				w.count("reemissions")
 			}
+		case ledger.Relogged:
+			w.relogged(a)
 		case ledger.Broken:
 			w.loseLease(a.Epoch, a.Reason)
 		default:
