@@ -64,10 +64,16 @@ func (d *Driver) Use(t testing.TB) { use(&d.t, t) }
 // StartDriver starts the process; it ends with the test.
 func StartDriver(t testing.TB, dir string) *Driver {
 	t.Helper()
-	return startDriver(t, dir, exec.Command(filepath.Join(Repo(), "e2e", "client", "run"), "client.mjs"))
+	return StartDriverAt(t, dir, nil)
 }
 
-func startDriver(t testing.TB, dir string, cmd *exec.Cmd) *Driver {
+// StartDriverAt starts it in a place.
+func StartDriverAt(t testing.TB, dir string, at Place) *Driver {
+	t.Helper()
+	return startDriver(t, dir, at, exec.Command(filepath.Join(Repo(), "e2e", "client", "run"), "client.mjs"))
+}
+
+func startDriver(t testing.TB, dir string, at Place, cmd *exec.Cmd) *Driver {
 	t.Helper()
 	d := &Driver{t: t, dir: dir, cmd: cmd, waiting: map[int]chan answer{}, clients: map[string]*Client{}, done: make(chan struct{})}
 	d.cmd.Stderr = &d.log
@@ -78,7 +84,7 @@ func startDriver(t testing.TB, dir string, cmd *exec.Cmd) *Driver {
 	if d.in, err = d.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.cmd.Start(); err != nil {
+	if err := start(at, d.cmd); err != nil {
 		t.Fatalf("start the client driver: %v", err)
 	}
 	go d.read(out)

@@ -5,7 +5,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"strings"
 )
 
@@ -63,7 +65,7 @@ sync_config:
   path: sync.yaml
 %s`, cmp.Or(o.Source, p.URL), Audience, keyID, encodedKey(), AdminToken, gateway, in.storage)
 	if in.mode == Dev {
-		in.gateways = []string{fmt.Sprintf("127.0.0.1:%d", gateway)}
+		in.gateways = []string{in.listens(All, gateway)}
 		in.metrics[All] = FreePort(in.t)
 		return text + fmt.Sprintf("telemetry:\n  prometheus_port: %d\nsluice:\n  compactor: {address: \"127.0.0.1:%d\"%s}\n",
 			in.metrics[All], FreePort(in.t), interval)
@@ -72,22 +74,30 @@ sync_config:
 	evaluators, gateways := freeRun(in.t, in.replicas), freeRun(in.t, in.replicas)
 	replicators, replicatorMetrics := freeRun(in.t, 2), freeRun(in.t, 2)
 	for i := range in.replicas {
-		in.gateways = append(in.gateways, fmt.Sprintf("127.0.0.1:%d", gateway+i))
-		in.inner[fmt.Sprintf("sync-gateway-%d", i+1)] = in.gateways[i]
+		name := fmt.Sprintf("sync-gateway-%d", i+1)
+		in.inner[name] = in.listens(name, gateway+i)
+		in.gateways = append(in.gateways, in.inner[name])
 		in.metrics[fmt.Sprintf("rules-evaluator-%d", i+1)] = evaluators + i
-		in.metrics[fmt.Sprintf("sync-gateway-%d", i+1)] = gateways + i
+		in.metrics[name] = gateways + i
 	}
 	in.metrics[BucketStore], in.metrics[Compactor] = ports[3], ports[4]
 	in.metrics[Replicator], in.metrics[Replicator2] = replicatorMetrics, replicatorMetrics+1
-	in.inner[NATS], in.inner[BucketStore], in.inner[Replicator], in.inner[Compactor] = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1]), fmt.Sprintf("127.0.0.1:%d", replicators), fmt.Sprintf("127.0.0.1:%d", ports[2])
+	for name, port := range map[string]int{NATS: ports[0], BucketStore: ports[1], Replicator: replicators, Compactor: ports[2]} {
+		in.inner[name] = in.listens(name, port)
+	}
 	return text + fmt.Sprintf(`sluice:
-  nats: {url: "nats://127.0.0.1:%d"}
-  bucket_store: {address: "127.0.0.1:%d", metrics_port: %d}
-  replicator: {address: "127.0.0.1:%d", metrics_port: %d}
-  compactor: {address: "127.0.0.1:%d", metrics_port: %d%s}
+  nats: {url: "nats://%s"}
+  bucket_store: {address: %q, metrics_port: %d}
+  replicator: {address: %q, metrics_port: %d}
+  compactor: {address: %q, metrics_port: %d%s}
   rules_evaluator: {metrics_port: %d}
   gateway: {metrics_port: %d}
-`, ports[0], ports[1], ports[3], replicators, replicatorMetrics, ports[2], ports[4], interval, evaluators, gateways)
+`, in.inner[NATS], in.inner[BucketStore], ports[3], in.inner[Replicator], replicatorMetrics, in.inner[Compactor], ports[4], interval, evaluators, gateways)
+}
+
+// listens is where others find a process that listens on a port.
+func (in *Instance) listens(process string, port int) string {
+	return net.JoinHostPort(address(in.place(process)), strconv.Itoa(port))
 }
 
 func encodedKey() string { return base64.RawURLEncoding.EncodeToString(signingKey) }

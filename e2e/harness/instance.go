@@ -3,8 +3,8 @@ package harness
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -40,6 +40,8 @@ const (
 	Gateway2    = "sync-gateway-2"
 	// All is the one process of Dev mode.
 	All = "sluice"
+	// Test is the test, as an Option's Place is asked for it.
+	Test = "test"
 )
 
 // Options are of one instance.
@@ -63,6 +65,9 @@ type Options struct {
 	Source string
 	// Only are the processes that run in Suite mode; nil = all.
 	Only []string
+	// Place says where a process runs, and, for Test, from where the test looks at
+	// them; nil = all in the test's own network. Then there is no balancer.
+	Place func(process string) Place
 	// Env has variables for a process in Suite mode; nil = none.
 	Env func(in *Instance, process string) []string
 }
@@ -84,6 +89,8 @@ type Instance struct {
 	inner    map[string]string // process → address for other processes
 	only     []string
 	vars     func(in *Instance, process string) []string
+	place    func(process string) Place
+	client   http.Client // of private ports
 }
 
 // devProcess is `sluice dev`; done is closed when it has ended.
@@ -99,8 +106,12 @@ func StartInstance(t testing.TB, dir string, p *Postgres, o Options) *Instance {
 	in := &Instance{
 		t: t, mode: o.Mode, replicas: o.Replicas, bin: Binaries(t), dir: dir,
 		data: filepath.Join(dir, "data"), config: filepath.Join(dir, "powersync.yaml"),
-		metrics: map[string]int{}, inner: map[string]string{}, only: o.Only, vars: o.Env,
+		metrics: map[string]int{}, inner: map[string]string{}, only: o.Only, vars: o.Env, place: o.Place,
 	}
+	if in.place == nil {
+		in.place = func(string) Place { return nil }
+	}
+	in.client = http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: Dial(in.place(Test)), DisableKeepAlives: true}}
 	if in.replicas == 0 {
 		in.replicas = 2
 	}
@@ -130,7 +141,9 @@ func StartInstance(t testing.TB, dir string, p *Postgres, o Options) *Instance {
 			return !slices.ContainsFunc(in.only, func(name string) bool { return in.inner[name] == address })
 		})
 	}
-	in.balancer = StartBalancer(t, in.gateways...)
+	if o.Place == nil {
+		in.balancer = StartBalancer(t, in.gateways...)
+	}
 	for _, g := range in.gateways {
 		Eventually(t, 60*time.Second, "gateway "+g+" accepts connections", func() error {
 			if in.dev != nil {
@@ -140,7 +153,9 @@ func StartInstance(t testing.TB, dir string, p *Postgres, o Options) *Instance {
 				default:
 				}
 			}
-			conn, err := net.DialTimeout("tcp", g, time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			conn, err := Dial(in.place(Test))(ctx, "tcp", g)
 			if err == nil {
 				conn.Close()
 			}
@@ -153,8 +168,14 @@ func StartInstance(t testing.TB, dir string, p *Postgres, o Options) *Instance {
 // Use is like Driver.Use.
 func (in *Instance) Use(t testing.TB) { use(&in.t, t) }
 
-// URL is where clients connect; it balances over the gateways.
-func (in *Instance) URL() string { return in.balancer.URL() }
+// URL is where clients connect; it balances over the gateways, or is the first one's
+// where there is no balancer.
+func (in *Instance) URL() string {
+	if in.balancer == nil {
+		return in.URLs()[0]
+	}
+	return in.balancer.URL()
+}
 
 // Certificates is the folder of the certificates of the services.
 func (in *Instance) Certificates() string { return filepath.Join(in.dir, "certificates") }
@@ -278,11 +299,16 @@ func (in *Instance) CLI(args ...string) (string, error) {
 	in.t.Helper()
 	cmd := exec.CommandContext(in.t.Context(), filepath.Join(in.bin, "sluice"), append(args, "--config", in.config)...)
 	cmd.Env = append(in.env(), "SLUICE_DATA="+in.data)
-	out, err := cmd.CombinedOutput()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := start(in.place(Test), cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if err != nil {
 		err = fmt.Errorf("sluice %s: %w", strings.Join(args, " "), err)
 	}
-	return string(out), err
+	return out.String(), err
 }
 
 func (in *Instance) env() []string {
@@ -304,7 +330,7 @@ func (in *Instance) startDev() {
 	cmd.Env = in.env()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C at the test must not reach it before the cleanup
-	if err := cmd.Start(); err != nil {
+	if err := start(in.place(All), cmd); err != nil {
 		in.t.Fatal(err)
 	}
 	d := &devProcess{cmd: cmd, done: make(chan struct{})}
@@ -318,11 +344,15 @@ func (in *Instance) startDev() {
 func (in *Instance) suite(args ...string) {
 	in.t.Helper()
 	env := in.env()
+	var at Place
+	if args[0] == "start" {
+		at = in.place(args[1])
+	}
 	if in.vars != nil && args[0] == "start" {
 		env = append(env, in.vars(in, args[1])...)
 	}
 	all := append(args, "--replicas", fmt.Sprint(in.replicas), "--config", in.config, "--data", in.data)
-	if _, err := script(in.t, env, "suite", all...); err != nil {
+	if _, err := script(in.t, at, env, "suite", all...); err != nil {
 		in.t.Fatal(err)
 	}
 }
@@ -487,15 +517,14 @@ func (in *Instance) private(process, path string) (body string, status int, err 
 }
 
 func (in *Instance) privateAs(process, path, accept string) (body string, status int, err error) {
-	r, err := http.NewRequest(http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d%s", in.metrics[process], path), nil)
+	r, err := http.NewRequest(http.MethodGet, fmt.Sprintf("http://%s:%d%s", address(in.place(process)), in.metrics[process], path), nil)
 	if err != nil {
 		return "", 0, err
 	}
 	if accept != "" {
 		r.Header.Set("Accept", accept)
 	}
-	client := http.Client{Timeout: 5 * time.Second}
-	resp, err := client.Do(r)
+	resp, err := in.client.Do(r)
 	if err != nil {
 		return "", 0, err
 	}
@@ -521,7 +550,7 @@ func (in *Instance) end() {
 				<-in.dev.done
 			}
 		}
-	} else if _, err := script(in.t, in.env(), "suite", "down", "--config", in.config, "--data", in.data); err != nil {
+	} else if _, err := script(in.t, nil, in.env(), "suite", "down", "--config", in.config, "--data", in.data); err != nil {
 		in.t.Error(err)
 	}
 	in.judgeLogs()

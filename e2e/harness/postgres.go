@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 type Postgres struct {
 	t   testing.TB
 	dir string
+	at  Place // nil = the test's own network
 	URL string
 }
 
@@ -23,7 +25,13 @@ type Postgres struct {
 // processes, not the machine.
 func StartPostgres(t testing.TB, dir string) *Postgres {
 	t.Helper()
-	p := &Postgres{t: t, dir: filepath.Join(dir, "postgres")}
+	return StartPostgresAt(t, dir, nil)
+}
+
+// StartPostgresAt starts one in a place, whose others may connect.
+func StartPostgresAt(t testing.TB, dir string, at Place) *Postgres {
+	t.Helper()
+	p := &Postgres{t: t, dir: filepath.Join(dir, "postgres"), at: at}
 	t.Cleanup(func() { p.Stop("immediate") })
 	p.Start()
 	return p
@@ -35,10 +43,19 @@ func (p *Postgres) Use(t testing.TB) { use(&p.t, t) }
 // Start starts the server, on the port it had before if it had one.
 func (p *Postgres) Start() {
 	p.t.Helper()
-	out, err := script(p.t, nil, "postgres", "up", p.dir, "0", "-c", "fsync=off", "-c", "max_connections=200")
+	args := []string{"up", p.dir, "0", "-c", "fsync=off", "-c", "max_connections=200"}
+	if p.at != nil {
+		access := p.dir + "-access.conf"
+		if err := os.WriteFile(access, []byte("local all all trust\nhost all,replication all all trust\n"), 0o644); err != nil {
+			p.t.Fatal(err)
+		}
+		args = append(args, "-c", "listen_addresses=*", "-c", "hba_file="+access)
+	}
+	out, err := script(p.t, p.at, nil, "postgres", args...)
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	out = strings.Replace(out, "127.0.0.1", address(p.at), 1)
 	// The port stays what it was, so that whoever reads URL meanwhile is right.
 	if url := strings.TrimSpace(out); url != p.URL {
 		p.URL = url
@@ -48,7 +65,7 @@ func (p *Postgres) Start() {
 // Stop stops the server: "fast" disconnects everybody, "immediate" is a crash.
 func (p *Postgres) Stop(mode string) {
 	p.t.Helper()
-	if _, err := script(p.t, nil, "postgres", "down", p.dir, mode); err != nil {
+	if _, err := script(p.t, p.at, nil, "postgres", "down", p.dir, mode); err != nil {
 		p.t.Error(err)
 	}
 }
@@ -72,12 +89,24 @@ func (p *Postgres) Save() (restore func()) {
 	}
 }
 
+// Dial returns a new connection.
+func (p *Postgres) Dial(ctx context.Context) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(p.URL)
+	if err != nil {
+		return nil, err
+	}
+	if p.at != nil {
+		config.DialFunc = Dial(p.at)
+	}
+	return pgx.ConnectConfig(ctx, config)
+}
+
 // Connect returns a connection that is closed with the test.
 func (p *Postgres) Connect() *pgx.Conn {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, p.URL)
+	conn, err := p.Dial(ctx)
 	if err != nil {
 		p.t.Fatalf("connect to the source: %v", err)
 	}
@@ -97,7 +126,7 @@ func (p *Postgres) Exec(sql string, args ...any) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 60*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, p.URL)
+	conn, err := p.Dial(ctx)
 	if err != nil {
 		p.t.Fatalf("connect to the source: %v", err)
 	}
@@ -117,7 +146,7 @@ func (p *Postgres) Exec(sql string, args ...any) {
 func (p *Postgres) Rows(sql string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(p.t.Context(), 30*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, p.URL)
+	conn, err := p.Dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the source: %w", err)
 	}

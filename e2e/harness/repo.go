@@ -104,14 +104,19 @@ func NeedsServers(t testing.TB) string {
 	return dir
 }
 
-// script runs one of scripts/ and returns what it prints.
-func script(t testing.TB, env []string, name string, args ...string) (string, error) {
+// script runs one of scripts/ in a place (nil = the test's own network) and returns what
+// it prints.
+func script(t testing.TB, at Place, env []string, name string, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(Repo(), "scripts", name), args...)
 	cmd.Env = append(os.Environ(), env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	err := start(at, cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
 		return stdout.String(), fmt.Errorf("scripts/%s %v: %w\n%s%s", name, args, err, stdout.Bytes(), stderr.Bytes())
 	}
 	return stdout.String(), nil

@@ -25,13 +25,13 @@ func StartWebDriver(t testing.TB, dir string) *Driver {
 	if err := web(); err != nil {
 		t.Fatal(err)
 	}
-	browser, err := script(t, nil, "chromium")
+	browser, err := script(t, nil, nil, "chromium")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("node", filepath.Join(Repo(), "e2e", "web", "driver.mjs"))
 	cmd.Env = append(os.Environ(), "SLUICE_CHROMIUM="+strings.TrimSpace(browser))
-	return startDriver(t, dir, cmd)
+	return startDriver(t, dir, nil, cmd)
 }
 
 // Offline unplugs the network of the tab's whole profile, or plugs it in again.
