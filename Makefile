@@ -14,7 +14,7 @@ IMAGE    ?= sluice:local
 PLATFORMS ?= linux/$(shell go env GOARCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build client generate lint arrows tidy breaking released monitoring alerts test race unit e2e fuzz sim bench chart images postgres-versions conformance demo verify up down clean
+.PHONY: help build client generate lint arrows tidy breaking released monitoring alerts test race unit e2e fuzz sim bench bench-scale chart images postgres-versions conformance demo verify up down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -112,6 +112,9 @@ fuzz: ## every fuzz target for FUZZTIME each
 
 bench: ## the speed of every path; prints JSON
 	scripts/bench
+
+bench-scale: ## 1, 2 and 4 gateways, 250 to 4,000 clients: fails if cost grows; prints JSON
+	scripts/bench Scale
 
 chart: bin/tools/helm bin/tools/kubeconform bin/schemas ## the Helm chart: lint, Kubernetes' schemas, policies; builds helm first
 	@for d in $(CHART); do $(call untidy,$$d); done

@@ -215,7 +215,7 @@ func BenchmarkSharedBucket(b *testing.B) {
 			Kind
 			goal float64
 		}{{ndjson, 400}, {socket, 500}} {
-			f := w.by(k.Kind).fan(clients, transactions)
+			f := w.by(k.Kind).fan(k.Name, clients, transactions)
 			l := f.run()
 			f.crowd.close()
 			half[i] = percentile(l, 0.5)
@@ -243,7 +243,7 @@ func BenchmarkTenThousand(b *testing.B) {
 				before := w.settled()
 				warm.close()
 				begin := time.Now()
-				f := w.fan(clients, transactions)
+				f := w.fan("fan", clients, transactions)
 				w.report(Result{Metric: "connected within", Value: time.Since(begin).Seconds(), Unit: "s", Better: "less"})
 				idle := w.settled()
 				l := f.run()
@@ -263,16 +263,16 @@ func BenchmarkTenThousand(b *testing.B) {
 type fan struct {
 	w     *world
 	crowd *crowd
+	user  string // whose bucket it is
 	// By transaction, from 1: when the last client held it, and how many do.
 	last, count []atomic.Int64
 	done        chan int64 // the number of each one that all hold, which is put once
 }
 
-// fan connects the clients.
-func (w *world) fan(clients, transactions int) *fan {
+// fan connects the clients, to a bucket that has no numbers of another fan.
+func (w *world) fan(user string, clients, transactions int) *fan {
 	w.Helper()
-	f := &fan{w: w, last: make([]atomic.Int64, transactions+1), count: make([]atomic.Int64, transactions+1), done: make(chan int64, transactions)}
-	user := "fan-" + w.kind.Name // whose bucket has no numbers of another fan
+	f := &fan{w: w, user: user, last: make([]atomic.Int64, transactions+1), count: make([]atomic.Int64, transactions+1), done: make(chan int64, transactions)}
 	f.crowd = w.connect(clients, func(int) string { return user }, func(_ int, s *Stream, at time.Time) {
 		seq := s.Seq
 		if seq < 1 || seq > int64(transactions) {
@@ -294,25 +294,31 @@ func (w *world) fan(clients, transactions int) *fan {
 // run commits the transactions, one a second, and returns how long after each
 // the last client held it.
 func (f *fan) run() []time.Duration {
-	w := f.w
-	w.Helper()
+	f.w.Helper()
 	var l []time.Duration
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for seq := 1; seq < len(f.last); seq++ {
 		<-tick.C
-		committed := w.commit("fan-"+w.kind.Name, int64(seq))
-		const within = 20 * time.Second
-		select {
-		case <-f.done:
-		case <-time.After(within):
-			w.Fatalf("transaction %d reached %d of %d clients within %s", seq, f.count[seq].Load(), len(f.crowd.streams), within)
-		case <-w.ctx.Done():
-			w.Fatalf("transaction %d reached %d of %d clients: %v", seq, f.count[seq].Load(), len(f.crowd.streams), context.Cause(w.ctx))
-		}
-		l = append(l, time.Unix(0, f.last[seq].Load()).Sub(committed))
+		l = append(l, f.step(seq))
 	}
 	return l
+}
+
+// step commits a transaction, and returns how long after it the last client held it.
+func (f *fan) step(seq int) time.Duration {
+	w := f.w
+	w.Helper()
+	committed := w.commit(f.user, int64(seq))
+	const within = 20 * time.Second
+	select {
+	case <-f.done:
+	case <-time.After(within):
+		w.Fatalf("transaction %d reached %d of %d clients within %s", seq, f.count[seq].Load(), len(f.crowd.streams), within)
+	case <-w.ctx.Done():
+		w.Fatalf("transaction %d reached %d of %d clients: %v", seq, f.count[seq].Load(), len(f.crowd.streams), context.Cause(w.ctx))
+	}
+	return time.Unix(0, f.last[seq].Load()).Sub(committed)
 }
 
 // BenchmarkReconnect breaks the streams of 2,000 clients at once, and lets them

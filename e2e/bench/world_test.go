@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -79,6 +80,8 @@ type world struct {
 	*testing.B
 	ctx    context.Context // ends when the scenario has taken too long, or at an interrupt
 	kind   Kind            // of the streams it opens
+	urls   []string        // of the gateways that they are opened at in turn; nil = the first one
+	turn   *atomic.Int64
 	pg     *harness.Postgres
 	sluice *harness.Instance
 	conn   *pgx.Conn
@@ -102,7 +105,7 @@ func newWorld(b *testing.B, seed string) *world {
 			results.fail(scenario(b))
 		}
 	})
-	w := &world{B: b, ctx: ctx, kind: ndjson, pg: harness.StartPostgres(b, dir)}
+	w := &world{B: b, ctx: ctx, kind: ndjson, turn: new(atomic.Int64), pg: harness.StartPostgres(b, dir)}
 	w.pg.Exec(schema + seed)
 	w.pg.Exec("VACUUM ANALYZE")
 	w.pg.Exec("CHECKPOINT")
@@ -136,7 +139,11 @@ func (w *world) start(more ...func(*harness.Options)) {
 
 func (w *world) client(user, id string, buffer int) Client {
 	w.Helper()
-	return Client{URL: w.sluice.URLs()[0], Token: harness.Token(w, user, time.Hour, nil), ID: id, Kind: w.kind, Buffer: buffer}
+	url := w.sluice.URLs()[0]
+	if len(w.urls) > 0 {
+		url = w.urls[int(w.turn.Add(1))%len(w.urls)]
+	}
+	return Client{URL: url, Token: harness.Token(w, user, time.Hour, nil), ID: id, Kind: w.kind, Buffer: buffer}
 }
 
 // stream opens the stream of a user and reads its first complete checkpoint.
