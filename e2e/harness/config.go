@@ -70,7 +70,17 @@ sync_config:
 		return text + fmt.Sprintf("telemetry:\n  prometheus_port: %d\nsluice:\n  compactor: {address: \"127.0.0.1:%d\"%s}\n",
 			in.metrics[All], FreePort(in.t), interval)
 	}
-	ports := freePorts(in.t, 5)
+	ports := freePorts(in.t, 3)
+	stores, storeMetrics := freeRun(in.t, max(1, o.Stores)), freeRun(in.t, max(1, o.Stores))
+	var addresses []string
+	for i := range max(1, o.Stores) {
+		name := BucketStore
+		if i > 0 {
+			name = fmt.Sprintf("%s-%d", BucketStore, i+1)
+		}
+		in.inner[name], in.metrics[name] = in.listens(name, stores+i), storeMetrics+i
+		addresses = append(addresses, in.inner[name])
+	}
 	evaluators, gateways := freeRun(in.t, in.replicas), freeRun(in.t, in.replicas)
 	replicators, replicatorMetrics := freeRun(in.t, 2), freeRun(in.t, 2)
 	for i := range in.replicas {
@@ -80,9 +90,9 @@ sync_config:
 		in.metrics[fmt.Sprintf("rules-evaluator-%d", i+1)] = evaluators + i
 		in.metrics[name] = gateways + i
 	}
-	in.metrics[BucketStore], in.metrics[Compactor] = ports[3], ports[4]
+	in.metrics[Compactor] = ports[2]
 	in.metrics[Replicator], in.metrics[Replicator2] = replicatorMetrics, replicatorMetrics+1
-	for name, port := range map[string]int{NATS: ports[0], BucketStore: ports[1], Replicator: replicators, Compactor: ports[2]} {
+	for name, port := range map[string]int{NATS: ports[0], Replicator: replicators, Compactor: ports[1]} {
 		in.inner[name] = in.listens(name, port)
 	}
 	return text + fmt.Sprintf(`sluice:
@@ -92,7 +102,7 @@ sync_config:
   compactor: {address: %q, metrics_port: %d%s}
   rules_evaluator: {metrics_port: %d}
   gateway: {metrics_port: %d}
-`, in.inner[NATS], in.inner[BucketStore], ports[3], in.inner[Replicator], replicatorMetrics, in.inner[Compactor], ports[4], interval, evaluators, gateways)
+`, in.inner[NATS], strings.Join(addresses, ","), storeMetrics, in.inner[Replicator], replicatorMetrics, in.inner[Compactor], ports[2], interval, evaluators, gateways)
 }
 
 // listens is where others find a process that listens on a port.

@@ -30,7 +30,7 @@ const (
 // Names of the processes in Suite mode; those that may have several carry a number.
 const (
 	NATS        = "nats"
-	BucketStore = "bucket-store"
+	BucketStore = "bucket-store" // more of them, Options.Stores, are bucket-store-2 and so on
 	Compactor   = "compactor"
 	Replicator  = "replicator"
 	Replicator2 = "replicator-2" // a standby; Start starts it
@@ -49,6 +49,9 @@ type Options struct {
 	Mode Mode
 	// Replicas of rules-evaluator and sync-gateway in Suite mode; 0 = 2.
 	Replicas int
+	// Stores is how many bucket-stores there are in Suite mode; 0 = 1. More need
+	// Storage "postgresql".
+	Stores int
 	// SyncConfig is the sync config's text.
 	SyncConfig string
 	// TLS between the services, in Suite mode, with certificates of `sluice
