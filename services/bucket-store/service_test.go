@@ -37,6 +37,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // bus starts a NATS server and connects to it.
 func bus(t testing.TB) *nats.Conn {
 	t.Helper()
+	_, nc := busAt(t)
+	return nc
+}
+
+// busAt is bus, and where other processes find it.
+func busAt(t testing.TB) (url string, nc *nats.Conn) {
+	t.Helper()
 	s, err := server.NewServer(&server.Options{ServerName: "test", Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true})
 	if err != nil {
 		t.Fatal(err)
@@ -45,8 +52,7 @@ func bus(t testing.TB) *nats.Conn {
 	if !s.ReadyForConnections(10 * time.Second) {
 		t.Fatal("NATS does not start")
 	}
-	nc, err := nats.Connect("", nats.InProcessServer(s))
-	if err != nil {
+	if nc, err = nats.Connect("", nats.InProcessServer(s)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -54,7 +60,7 @@ func bus(t testing.TB) *nats.Conn {
 		s.Shutdown()
 		s.WaitForShutdown()
 	})
-	return nc
+	return s.ClientURL(), nc
 }
 
 // instance is a running bucket-store and its clients.
@@ -97,21 +103,8 @@ func launch(t testing.TB, cfg Config, nc *nats.Conn) *instance {
 	go func() {
 		done <- Run(ctx, cfg, Conns{NATS: nc, Listener: lis}, env)
 	}()
-	conn, err := rpc.Dial(lis.Addr().String(), certificate.BucketStore, env)
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := &instance{
-		t: t, address: lis.Addr().String(), conn: conn, health: env.Health, metrics: metrics,
-		repl: pb.NewReplicationClient(conn), catalog: pb.NewCatalogClient(conn), reader: pb.NewReaderClient(conn),
-		writes: pb.NewWriteCheckpointsClient(conn), compact: pb.NewCompactionClient(conn),
-	}
-	streamCtx, endStream := context.WithCancel(context.Background())
-	i.connect = func() {
-		if i.append, err = pb.NewAppenderClient(conn).Apply(streamCtx, grpc.WaitForReady(true)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	i, hangUp := callers(t, lis.Addr().String(), env)
+	i.health, i.metrics = env.Health, metrics
 	stopped := false
 	i.stop = func() {
 		if stopped {
@@ -122,13 +115,36 @@ func launch(t testing.TB, cfg Config, nc *nats.Conn) *instance {
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		endStream()
+		hangUp()
+	}
+	t.Cleanup(i.stop)
+	return i
+}
+
+// callers are the clients of the bucket-store at address.
+func callers(t testing.TB, address string, env service.Env) (i *instance, hangUp func()) {
+	t.Helper()
+	conn, err := rpc.Dial(address, certificate.BucketStore, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i = &instance{
+		t: t, address: address, conn: conn,
+		repl: pb.NewReplicationClient(conn), catalog: pb.NewCatalogClient(conn), reader: pb.NewReaderClient(conn),
+		writes: pb.NewWriteCheckpointsClient(conn), compact: pb.NewCompactionClient(conn),
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	i.connect = func() {
+		if i.append, err = pb.NewAppenderClient(conn).Apply(ctx, grpc.WaitForReady(true)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return i, func() {
+		cancel()
 		if err := conn.Close(); err != nil {
 			t.Error(err)
 		}
 	}
-	t.Cleanup(i.stop)
-	return i
 }
 
 // labelled returns the values of the label of a metric.
