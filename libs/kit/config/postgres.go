@@ -67,7 +67,9 @@ const vanished = 20 * time.Second
 
 // Dialer refuses addresses in reject_ip_ranges, and its connections end when the
 // server has vanished.
-func (c *Postgres) Dialer() *net.Dialer {
+func (c *Postgres) Dialer() *net.Dialer { return dialer(c.Reject) }
+
+func dialer(reject Ranges) *net.Dialer {
 	return &net.Dialer{KeepAliveConfig: tcp.KeepAlive(vanished), Control: func(_, address string, raw syscall.RawConn) error {
 		tcp.Control(raw, vanished)
 		// Here, where the name is resolved, so that no answer of DNS slips by.
@@ -75,7 +77,7 @@ func (c *Postgres) Dialer() *net.Dialer {
 		if err != nil {
 			return fmt.Errorf("dial %s: %w", address, err)
 		}
-		if c.Reject.Rejects(at.Addr()) {
+		if reject.Rejects(at.Addr()) {
 			return errs.New(errs.S2203, "address %s is in reject_ip_ranges", at.Addr())
 		}
 		return nil
