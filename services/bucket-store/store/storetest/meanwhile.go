@@ -19,7 +19,10 @@ import (
 // last written.
 func testMeanwhile(t *suite) {
 	st := t.deploy()
-	const transactions = 200
+	transactions := 200
+	if raced {
+		transactions = 100
+	}
 	type published struct {
 		n  int
 		op model.OpID
