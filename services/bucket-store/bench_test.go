@@ -18,9 +18,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sluicesync/sluice/libs/core/ledger"
+	"github.com/sluicesync/sluice/libs/kit/config"
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/mongodb"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/pebble"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/pgtest"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/postgres"
@@ -67,7 +69,8 @@ func encoded(b *testing.B, stream model.StreamID, epoch model.Epoch, at model.Cu
 }
 
 // openStore opens an empty store: the embedded one, or with
-// SLUICE_BENCH_STORAGE=postgresql one on Postgres.
+// SLUICE_BENCH_STORAGE=postgresql one on Postgres, with mongodb one on the server
+// that SLUICE_TEST_MONGODB_URI names.
 func openStore(b *testing.B) store.Store {
 	b.Helper()
 	s := openStoreIn(b, b.TempDir())
@@ -85,13 +88,26 @@ func openStoreIn(b *testing.B, dir string) store.Store {
 	b.Helper()
 	var s store.Store
 	var err error
-	if os.Getenv("SLUICE_BENCH_STORAGE") == "postgresql" {
+	switch os.Getenv("SLUICE_BENCH_STORAGE") {
+	case "mongodb":
+		c := &config.MongoDB{URI: os.Getenv("SLUICE_TEST_MONGODB_URI"), Database: fmt.Sprint("sluice_bench_", time.Now().UnixNano())}
+		var m *mongodb.Store
+		if m, err = mongodb.Open(b.Context(), c, mongodb.Options{}); err == nil {
+			s = m
+			_, err = m.Own(b.Context(), "", func(error) {})
+		}
+		b.Cleanup(func() {
+			if err := mongodb.Migrate(context.Background(), c, mongodb.Options{}, true, true); err != nil {
+				b.Error(err)
+			}
+		})
+	case "postgresql":
 		var pg *postgres.Store
 		if pg, err = postgres.Open(b.Context(), pgtest.Start(b).Config(), postgres.Options{}); err == nil {
 			s = pg
 			_, err = pg.Own(b.Context(), "", func(error) {})
 		}
-	} else {
+	default:
 		s, err = pebble.Open(dir, pebble.Options{})
 	}
 	if err != nil {

@@ -9,7 +9,7 @@
 //   - Nothing runs when Run has returned (TestMain checks it for every test).
 //
 // One process writes. The embedded store belongs to the process that opened
-// its folder; a second one fails at once and says so. On Postgres every process
+// its folder; a second one fails at once and says so. On a database every process
 // serves reads, calls that write reach the owner from any of them, and another
 // takes over when it is gone (TestReplicas).
 package bucketstore
@@ -40,6 +40,7 @@ import (
 	"github.com/sluicesync/sluice/libs/wire"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/api"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/lease"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/mongodb"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/pebble"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/postgres"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/writer"
@@ -50,10 +51,11 @@ import (
 
 // Config of bucket-store; zero means default.
 type Config struct {
-	// Dir is the folder of the embedded store. Required without Postgres.
+	// Dir is the folder of the embedded store. Required without a database.
 	Dir string
-	// Postgres is where the data is instead.
+	// Postgres or MongoDB is where the data is instead.
 	Postgres *Postgres
+	MongoDB  *MongoDB
 	// Advertise is where the other processes on the same database reach this one
 	// (host:port). "" = where it listens, with the host's name if that is
 	// everywhere.
@@ -92,14 +94,34 @@ func (p *Postgres) options(log *slog.Logger) postgres.Options {
 	}
 }
 
+// MongoDB is storage in a MongoDB database.
+type MongoDB struct {
+	Connection *config.MongoDB
+	// NoMigration leaves it to Migrate to make the collections.
+	NoMigration bool
+}
+
+func (m *MongoDB) options(log *slog.Logger) mongodb.Options {
+	return mongodb.Options{NoMigration: m.NoMigration, Log: log}
+}
+
 // Validate returns every problem of the config at once.
 func (c Config) Validate() error {
 	var problems []error
-	if (c.Dir == "") == (c.Postgres == nil) {
-		problems = append(problems, errors.New("bucket-store needs a folder or a database to keep its data in, and not both"))
+	places := 0
+	for _, given := range []bool{c.Dir != "", c.Postgres != nil, c.MongoDB != nil} {
+		if given {
+			places++
+		}
+	}
+	if places != 1 {
+		problems = append(problems, errors.New("bucket-store needs a folder or a database to keep its data in, and one of them"))
 	}
 	if c.Postgres != nil && c.Postgres.Connection == nil {
 		problems = append(problems, errors.New("bucket-store: Postgres needs a connection"))
+	}
+	if c.MongoDB != nil && c.MongoDB.Connection == nil {
+		problems = append(problems, errors.New("bucket-store: MongoDB needs a connection"))
 	}
 	if c.CacheBytes < 0 || c.BufferBytes < 0 || c.GroupBytes < 0 || c.GroupRows < 0 || c.Stall < 0 {
 		problems = append(problems, errors.New("bucket-store: sizes and times cannot be negative"))
@@ -121,6 +143,9 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) (err err
 	}
 	if cfg.Postgres != nil {
 		return runPostgres(ctx, cfg, conns, env)
+	}
+	if cfg.MongoDB != nil {
+		return runMongoDB(ctx, cfg, conns, env)
 	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
@@ -166,10 +191,13 @@ func Run(ctx context.Context, cfg Config, conns Conns, env service.Env) (err err
 // Migrate brings the storage that cfg names up to date, or takes the last step
 // back if down is set: unless there is data, or dropData is set.
 func Migrate(ctx context.Context, cfg Config, log *slog.Logger, down, dropData bool) error {
-	if cfg.Postgres == nil {
-		return nil // the embedded store has one form
+	switch {
+	case cfg.Postgres != nil:
+		return postgres.Migrate(ctx, cfg.Postgres.Connection, cfg.Postgres.options(log), down, dropData)
+	case cfg.MongoDB != nil:
+		return mongodb.Migrate(ctx, cfg.MongoDB.Connection, cfg.MongoDB.options(log), down, dropData)
 	}
-	return postgres.Migrate(ctx, cfg.Postgres.Connection, cfg.Postgres.options(log), down, dropData)
+	return nil // the embedded store has one form
 }
 
 // opening gives a failure to open the store its code, and says what to do.

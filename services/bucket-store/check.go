@@ -1,18 +1,30 @@
 package bucketstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
+
+	"github.com/sluicesync/sluice/services/bucket-store/internal/mongodb"
 )
+
+// checkTimeout bounds the wait for a database.
+const checkTimeout = 10 * time.Second
 
 // Check says whether the store of cfg can be used from here, without using it:
 // where it is, or why not.
 func Check(cfg Config) (where string, err error) {
 	if err := cfg.Validate(); err != nil {
 		return "", err
+	}
+	if cfg.MongoDB != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+		defer cancel()
+		return cfg.MongoDB.Connection.Redacted(), mongodb.Check(ctx, cfg.MongoDB.Connection)
 	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {

@@ -62,6 +62,9 @@ func place(cfg *Config) (_ string, err error) {
 	if err := cfg.Validate(); err != nil {
 		return "", err
 	}
+	if m := cfg.MongoDB; m != nil {
+		return "", errs.New(errs.S2001, "storage on MongoDB (%s) is neither copied nor copied to: what is on it is copied from the source anew", m.Connection.Redacted())
+	}
 	if p := cfg.Postgres; p != nil {
 		return fmt.Sprintf("schema %s of %s", p.options(nil).Place(), p.Connection.Redacted()), nil
 	}

@@ -24,6 +24,8 @@ func FromFile(f *config.File) (Config, error) {
 			p.Source = source.Hostname == s.Postgres.Hostname && source.Port == s.Postgres.Port
 		}
 		return Config{Postgres: p, Advertise: f.Sluice.BucketStore.Advertise, GroupBytes: int(s.BatchLimits.MaxEstimatedSize), GroupRows: s.BatchLimits.MaxRecordCount}, nil
+	case "mongodb":
+		return Config{MongoDB: &MongoDB{Connection: s.MongoDB, NoMigration: f.DisableAutoMigration}, Advertise: f.Sluice.BucketStore.Advertise}, nil
 	}
-	return Config{}, errs.New(errs.S3201, "storage of type %s is not available; leave storage out, or use type embedded or postgresql", s.Type)
+	return Config{}, errs.New(errs.S3201, "storage of type %s is not available; leave storage out, or use type embedded, postgresql or mongodb", s.Type)
 }

@@ -37,7 +37,14 @@ storage: `+storage), "c.yaml", "/", func(string) (string, bool) { return "", fal
 	if c, err = FromFile(parse(`{path: /x}`)); err != nil || c.Dir != "/x" || c.Postgres != nil || c.GroupRows != 0 {
 		t.Errorf("%+v %v", c, err)
 	}
-	if _, err = FromFile(parse(`{type: mongodb, uri: "mongodb://h/d"}`)); err == nil {
-		t.Error("mongodb is taken")
+	c, err = FromFile(parse(`{type: mongodb, uri: "mongodb://u:secret@h:27018/other?tls=true", database: d, max_pool_size: 5}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := c.MongoDB; c.Dir != "" || c.Postgres != nil || !m.NoMigration || m.Connection.Database != "d" || m.Connection.MaxPoolSize != 5 || m.Connection.Redacted() != "mongodb://h:27018/d" {
+		t.Errorf("%+v %+v", c, m)
+	}
+	if err := c.Validate(); err != nil {
+		t.Error(err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/sluicesync/sluice/libs/model"
 	"github.com/sluicesync/sluice/libs/wire"
 	pb "github.com/sluicesync/sluice/proto/sluice/v1"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/mongotest"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/pgtest"
 )
 
@@ -77,9 +78,20 @@ func (i *instance) insist(b *model.EvaluatedBatch) {
 // TestReplicas: each of several processes on one storage serves reads, fresh,
 // and takes writes, whoever the owner is; and when that one is gone another
 // takes over, with nothing lost and nothing twice, and the same session.
-func TestReplicas(t *testing.T) {
-	pg, nc := pgtest.Start(t), bus(t)
-	cfg := Config{Postgres: &Postgres{Connection: pg.Config()}}
+func TestReplicas(t *testing.T) { onEach(t, testReplicas) }
+
+// onEach runs a test on each kind of storage that several processes share.
+func onEach(t *testing.T, test func(*testing.T, Config)) {
+	t.Run("Postgres", func(t *testing.T) {
+		test(t, Config{Postgres: &Postgres{Connection: pgtest.Start(t).Config()}})
+	})
+	t.Run("MongoDB", func(t *testing.T) {
+		test(t, Config{MongoDB: &MongoDB{Connection: mongotest.Start(t).Config("replicas")}})
+	})
+}
+
+func testReplicas(t *testing.T, cfg Config) {
+	nc := bus(t)
 	all := make([]*instance, 3)
 	for n := range all {
 		all[n] = launch(t, cfg, nc)
@@ -226,9 +238,10 @@ func TestReplaced(t *testing.T) {
 }
 
 // TestFresh: what is committed, every process tells within 100 ms.
-func TestFresh(t *testing.T) {
-	pg, nc := pgtest.Start(t), bus(t)
-	cfg := Config{Postgres: &Postgres{Connection: pg.Config()}}
+func TestFresh(t *testing.T) { onEach(t, testFresh) }
+
+func testFresh(t *testing.T, cfg Config) {
+	nc := bus(t)
 	all := []*instance{launch(t, cfg, nc), launch(t, cfg, nc)}
 	for _, i := range all {
 		i.reason(nil)

@@ -17,6 +17,7 @@ import (
 	"github.com/sluicesync/sluice/libs/kit/service"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/follow"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/forward"
+	"github.com/sluicesync/sluice/services/bucket-store/internal/mongodb"
 	"github.com/sluicesync/sluice/services/bucket-store/internal/postgres"
 	"github.com/sluicesync/sluice/services/bucket-store/store"
 )
@@ -32,6 +33,14 @@ func runPostgres(ctx context.Context, cfg Config, conns Conns, env service.Env) 
 	p := cfg.Postgres
 	return runShared(ctx, cfg, p.Connection.Redacted(), conns, env, func() (store.Shared, error) {
 		return postgres.Open(ctx, p.Connection, p.options(env.Log))
+	})
+}
+
+// runMongoDB is the same on the other database.
+func runMongoDB(ctx context.Context, cfg Config, conns Conns, env service.Env) error {
+	m := cfg.MongoDB
+	return runShared(ctx, cfg, m.Connection.Redacted(), conns, env, func() (store.Shared, error) {
+		return mongodb.Open(ctx, m.Connection, m.options(env.Log))
 	})
 }
 

@@ -71,7 +71,7 @@ type SyncConfig struct {
 
 // Connection is a source database; the field of its Type is set.
 type Connection struct {
-	// `postgresql`. The file may also describe [others](#other-sources-and-stores); replication from those
+	// `postgresql`. The file may also describe [others](#other-sources); replication from those
 	// is not available
 	Type string `keys:"type"`
 	// names for people. There is one connection, so every table of a sync config is of it, also
@@ -184,9 +184,7 @@ type Convex struct {
 
 // Storage says where bucket-store keeps its data.
 type Storage struct {
-	// a folder; `pebble` is another name for it. Or `postgresql`, a database.
-	// [`mongodb`](#other-sources-and-stores) is understood and refused at the start: that store is not
-	// available
+	// a folder; `pebble` is another name for it. Or a database: `postgresql`, `mongodb`
 	Type string `keys:"type" default:"'embedded'"`
 	// of the embedded store, relative to this file
 	Path string `keys:"path" default:"'store' in the data folder"`
@@ -198,10 +196,14 @@ type Storage struct {
 	// later (else PSYNC_S1144)
 	Postgres *Postgres `keys:"uri, hostname, port, username, password, database, sslmode, cacert, client_certificate, client_private_key, tls_servername, reject_ip_ranges, connect_timeout" default:"as above, but 'connect_timeout' 30"`
 	// that has the tables; it is made if it is not there. Two instances of Sluice need two
-	Schema             string `keys:"schema" default:"'sluice'"`
-	BatchLimits        BatchLimits
-	MongoDB            *MongoDB
-	BulkReadPreference string  // default primary
+	Schema      string `keys:"schema" default:"'sluice'"`
+	BatchLimits BatchLimits
+	// `mongodb://host,…/database?options` or `mongodb+srv://…`, with the driver's options (`replicaSet`, `tls`,
+	// `authSource` …); the other keys go before it. `reject_ip_ranges` as of a source. Two instances of
+	// Sluice need two databases
+	MongoDB *MongoDB `keys:"uri, database, username, password, reject_ip_ranges" default:""`
+	// understood, and of no use: all reads are of the primary, and what is cleared is dropped at once
+	BulkReadPreference string  `keys:"bulk_read_preference, clear_batch_throttle_rate, post_images" default:"'primary', 0.2, 'off'"`
 	ClearThrottle      float64 // 0–20; default 0.2
 }
 

@@ -33,7 +33,7 @@ func migrate(c *cli, t terminal, down, dropData bool) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Postgres == nil {
+	if cfg.Postgres == nil && cfg.MongoDB == nil {
 		fmt.Fprintln(t.out, "the embedded store needs no migrations")
 		return nil
 	}
@@ -45,6 +45,10 @@ func migrate(c *cli, t terminal, down, dropData bool) error {
 	done := "is up to date"
 	if down {
 		done = "has one migration less"
+	}
+	if cfg.MongoDB != nil {
+		fmt.Fprintf(t.out, "the storage database %s %s\n", cfg.MongoDB.Connection.Redacted(), done)
+		return nil
 	}
 	fmt.Fprintf(t.out, "the schema %s of %s %s\n", cfg.Postgres.Schema, cfg.Postgres.Connection.Redacted(), done)
 	return nil

@@ -52,7 +52,7 @@ func Run(ctx context.Context, f *config.File, log *slog.Logger) error {
 	if err := os.MkdirAll(f.Sluice.Data, 0o700); err != nil {
 		return fmt.Errorf("make the data folder: %w", err)
 	}
-	if storeCfg.Postgres == nil {
+	if storeCfg.Dir != "" {
 		if storeCfg.Dir, err = filepath.Abs(storeCfg.Dir); err != nil {
 			return fmt.Errorf("find the data folder: %w", err)
 		}

@@ -164,7 +164,6 @@ func TestCannotStart(t *testing.T) {
 	for want, f := range map[string]*config.File{
 		"address already in use":   file(t, lis.Addr().(*net.TCPAddr).Port, ""),
 		"the sync config is inval": file(t, 0, "sync_config: {content: 'bucket_definitions: {a: {data: [SELECT]}}'}"),
-		"storage of type mongodb":  file(t, 0, "storage: {type: mongodb, uri: 'mongodb://h/d'}"),
 	} {
 		if err := Run(context.Background(), f, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)
