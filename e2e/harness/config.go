@@ -15,8 +15,11 @@ import (
 const storageDatabase = "sluice_storage"
 
 // storageText is the config's section for a kind of storage.
-func storageText(p *Postgres, kind string) string {
-	if kind == "postgresql" {
+func (in *Instance) storageText(p *Postgres, kind string) string {
+	switch kind {
+	case "mongodb":
+		return mongoStorage(in.t, in.bin)
+	case "postgresql":
 		return fmt.Sprintf("storage: {type: postgresql, sslmode: disable, uri: %q, database: %s}\n", p.URL, storageDatabase)
 	}
 	return "storage: {type: " + kind + "}\n"
@@ -33,7 +36,7 @@ func (in *Instance) OtherStorage(p *Postgres, kind string) string {
 	if err != nil {
 		in.t.Fatal(err)
 	}
-	return in.File(kind+".yaml", strings.Replace(string(text), in.storage, storageText(p, kind), 1))
+	return in.File(kind+".yaml", strings.Replace(string(text), in.storage, in.storageText(p, kind), 1))
 }
 
 // UseConfig makes another config the instance's, from its next start on.
@@ -46,7 +49,7 @@ func configText(in *Instance, p *Postgres, o Options) string {
 	if o.CompactOnDemand {
 		interval = `, interval: "0s"`
 	}
-	in.storage = storageText(p, o.Storage)
+	in.storage = in.storageText(p, o.Storage)
 	gateway := freeRun(in.t, in.replicas)
 	text := fmt.Sprintf(`replication:
   connections:

@@ -59,8 +59,9 @@ type Options struct {
 	TLS bool
 	// CompactOnDemand turns the compactor's schedule off.
 	CompactOnDemand bool
-	// Storage is that of the config's storage.type: "embedded", or "postgresql", a
-	// database of the source's server; "" = what SLUICE_E2E_STORAGE says.
+	// Storage is that of the config's storage.type: "embedded", "postgresql", a
+	// database of the source's server, or "mongodb", the server that
+	// SLUICE_TEST_MONGODB_URI names or a fake; "" = what SLUICE_E2E_STORAGE says.
 	Storage string
 	// Extra is appended to the `sluice:` section of the config, indented by two.
 	Extra string

@@ -34,6 +34,7 @@ var build = sync.OnceValues(func() (string, error) {
 	for _, s := range services {
 		args = append(args, "./services/"+s+"/cmd/"+s)
 	}
+	args = append(args, "./services/bucket-store/internal/mongotest/mongofake")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}

@@ -27,7 +27,18 @@ func TestDevPostgresStorage(t *testing.T) {
 	runSync(t, newWorld(t, harness.Dev, seed, storage("postgresql")))
 }
 
-func runSync(t *testing.T, w *world) {
+// TestDevMongoStorage runs what touches storage most with it on MongoDB, or on a
+// fake of that, also over a crash.
+func TestDevMongoStorage(t *testing.T) {
+	w := newWorld(t, harness.Dev, seed, storage("mongodb"))
+	runSync(t, w, "InitialSync", "LiveChanges", "MembershipThroughParameterTable", "WriteLoop", "Truncate", "LargeTransactionIsAtomic", "CompactionWhileConnected")
+	w.sluice.Kill(harness.All)
+	w.sluice.Start(harness.All)
+	runSync(t, w, "RowMovesBetweenUsers", "ResumeWithoutDownload", "DeployAnotherConfig")
+}
+
+// runSync runs the tests, or only those named.
+func runSync(t *testing.T, w *world, only ...string) {
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *world)
@@ -47,6 +58,9 @@ func runSync(t *testing.T, w *world) {
 		{"TokenOfAnother", refusedToken},
 		{"DeployAnotherConfig", deploy}, // the last: it replaces the config of the others
 	} {
+		if len(only) > 0 && !slices.Contains(only, test.name) {
+			continue
+		}
 		if !w.run(t, test.name, func(t *testing.T) { test.run(t, w) }) && !alive(w) {
 			t.Fatalf("nothing after %s can work: the instance is gone", test.name)
 		}
