@@ -46,6 +46,7 @@ var cases = map[string][]string{
 	"ingress-nginx":    {"-f", example("config"), "-f", example("ingress-nginx")},
 	"ingress-traefik":  {"-f", example("config"), "-f", example("ingress-traefik")},
 	"postgres-storage": {"-f", example("config"), "-f", example("postgres-storage")},
+	"mongodb-storage":  {"-f", example("config"), "-f", example("mongodb-storage")},
 	"mutual-tls":       {"-f", example("config"), "-f", example("try"), "--set", "mutualTLS.secretPrefix=tls-"},
 	"secret-config": {"--set", "config.existingSecret=config", "--set", "secrets.existingSecret=secrets", "--set", "nats.url=nats://n:4222",
 		"--set", "syncGateway.tls.existingSecret=tls", "--set", "syncGateway.pathPrefix=/sync-service"},
@@ -642,13 +643,19 @@ func TestAvailability(t *testing.T) {
 // are each called by those who look for the service, and one another. Migrations
 // are done before.
 func TestStorage(t *testing.T) {
-	r := template(t, cases["postgres-storage"]...)
+	for name, port := range map[string]int32{"postgres-storage": 5432, "mongodb-storage": 27017} {
+		t.Run(name, func(t *testing.T) { testStorage(t, name, port) })
+	}
+}
+
+func testStorage(t *testing.T, name string, port int32) {
+	r := template(t, cases[name]...)
 	d, ok := r.deployments["bucket-store"]
 	if u := d.Spec.Strategy.RollingUpdate; !ok || *d.Spec.Replicas != 2 || u.MaxUnavailable.IntVal != 0 || u.MaxSurge.IntVal != 1 {
 		t.Errorf("%+v", d.Spec)
 	}
-	if s := r.services["bucket-store"].Spec; s.ClusterIP != corev1.ClusterIPNone {
-		t.Errorf("the service is not of all pods: %+v", s)
+	if _, ok := r.headless["bucket-store"]; !ok {
+		t.Error("the service is not of all pods")
 	}
 	pod := r.pods["bucket-store"]
 	at := -1
@@ -671,7 +678,7 @@ func TestStorage(t *testing.T) {
 	}
 	reached := false
 	for _, e := range r.policies["bucket-store"].Spec.Egress {
-		reached = reached || open(e.Ports, 5432) && e.To[0].IPBlock.CIDR == "10.20.0.0/16"
+		reached = reached || open(e.Ports, port) && e.To[0].IPBlock.CIDR == "10.20.0.0/16"
 	}
 	if !reached {
 		t.Error("it may not reach its database")
