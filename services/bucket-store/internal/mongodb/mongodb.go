@@ -287,6 +287,9 @@ func inBatches[T any](list []T, size int, do func([]T) error) error {
 	return nil
 }
 
+// Ping asks the server for a sign of life.
+func (s *Store) Ping(ctx context.Context) error { return s.client.Ping(ctx, nil) }
+
 // Size asks for the bytes on disk, indexes and all.
 func (s *Store) Size(ctx context.Context) (size store.Size, err error) {
 	st, err := s.load(ctx)
