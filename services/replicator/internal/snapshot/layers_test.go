@@ -37,7 +37,7 @@ func layersCopied(t *testing.T, keyed bool) {
 	}
 	layers := []model.Layer{{Tables: names(0, 2)}, {Tables: names(2, 3)}}
 	failed, crashes := 0, 0
-	d.fails = 2
+	d.fails.Store(2)
 	for s.layer < 2 {
 		marks := make(chan struct{}, 10)
 		l := &Layers{Snapshot: snapshot(d, s), All: layers, Done: s.layer, Mark: func() { marks <- struct{}{} }, Failed: func(error) { failed++ }}
@@ -47,12 +47,12 @@ func layersCopied(t *testing.T, keyed bool) {
 		}
 		err := l.Begin(t.Context(), names(0, 1))
 		for n := 0; err == nil && !l.over(); n++ {
-			before := d.copies
-			if err = l.Step(t.Context()); d.copies > before+1 {
-				t.Fatalf("%d pieces at once", d.copies-before)
+			before := d.copies.Load()
+			if err = l.Step(t.Context()); d.copies.Load() > before+1 {
+				t.Fatalf("%d pieces at once", d.copies.Load()-before)
 			}
-			if before := d.copies; err == nil {
-				if err = l.Step(t.Context()); d.copies != before {
+			if before := d.copies.Load(); err == nil {
+				if err = l.Step(t.Context()); d.copies.Load() != before {
 					t.Fatal("the log has no time between pieces")
 				}
 				<-marks
@@ -169,7 +169,7 @@ func TestLayersLeave(t *testing.T) {
 		}
 		l.rest = time.Time{}
 	}
-	if d.copies != 0 || s.layer != 1 {
-		t.Errorf("%d copies, layer %d", d.copies, s.layer)
+	if d.copies.Load() != 0 || s.layer != 1 {
+		t.Errorf("%d copies, layer %d", d.copies.Load(), s.layer)
 	}
 }

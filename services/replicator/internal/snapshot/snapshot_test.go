@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -85,8 +86,8 @@ type database struct {
 	tables []source.Table
 	sizes  map[model.TableID]int
 	keyed  map[model.TableID]bool
-	fails  int // how often Copy fails before it reads anything
-	copies int
+	fails  atomic.Int64 // how often Copy fails before it reads anything
+	copies atomic.Int64
 }
 
 func (d *database) Tables(context.Context, map[model.TableID]*model.TableProgress) ([]source.Table, error) {
@@ -110,10 +111,10 @@ func (d *database) Resumable(t *source.Table, after []byte) bool {
 }
 
 func (d *database) Copy(ctx context.Context, t *source.Table, after []byte, c source.Copier) error {
-	if d.fails--; d.fails >= 0 {
+	if d.fails.Add(-1) >= 0 {
 		return errors.New("permission denied")
 	}
-	d.copies++
+	d.copies.Add(1)
 	from := 0
 	if after != nil {
 		from = int(binary.BigEndian.Uint64(after))
