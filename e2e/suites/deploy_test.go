@@ -193,7 +193,7 @@ func TestDeploys(t *testing.T) {
 func TestDeployAdds(t *testing.T) {
 	w := newWorld(t, harness.Suite, "", func(o *harness.Options) { o.Replicas = 1 })
 	user := w.user()
-	const many = 45_000
+	const many = 3_000
 	w.pg.Exec("INSERT INTO lists(id, owner_id, name) SELECT 'l' || i, $1, repeat('name ', 400) FROM generate_series(1, 300) i", user)
 	w.pg.Exec("INSERT INTO counters VALUES ('c1', $1, 0)", user)
 	w.pg.Exec("INSERT INTO unrelated SELECT 'other' || i, 'x' FROM generate_series(2, $1::int) i", many)
