@@ -70,9 +70,9 @@ func TestNeighbours(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 
-	// Another config, with a copy of its own.
+	// Another config, with a copy of its own: values are converted in another way.
 	pg.Exec(`INSERT INTO announcements VALUES ('a1', 'soft')`)
-	w.sluice.File("sync.yaml", strings.Replace(syncConfig, "SELECT * FROM announcements", "SELECT id, upper(body) AS body FROM announcements", 1))
+	w.sluice.File("sync.yaml", strings.Replace(syncConfig, "SELECT * FROM announcements", "SELECT id, upper(body) AS body FROM announcements", 1)+"\nconfig:\n  timestamps_iso8601: true\n")
 	harness.Eventually(t, time.Minute, "the other config is active", func() error {
 		rows, err := c.Rows("SELECT body FROM announcements")
 		if err != nil {
