@@ -6,7 +6,7 @@
 //   - The place in the notice feed that Head returns is not later than the
 //     checkpoint that it returns: the notice was heard before the head was read,
 //     and is published after the checkpoint is durable (TestHeadAfterNotice).
-//   - What is followed never goes back.
+//   - What is followed never goes back (TestFollow).
 package follow
 
 import (

@@ -331,6 +331,64 @@ func takeOver(t *testing.T, s *Store) *opened {
 	return &opened{s, owner}
 }
 
+// TestCommands: a commit of a thousand rows in one bucket has about as many commands
+// as one of a single row, and its ops are in four chunks.
+func TestCommands(t *testing.T) {
+	server := mongotest.Start(t)
+	s := open(t, server.Config("commands"), Options{})
+	defer s.Close()
+	id, head := deploy(t, s)
+	commands := func(rows int) (n int32) {
+		t.Helper()
+		c := next(id, head, 0)
+		first := c.Ops[0].Op.ID
+		c.Rows = c.Rows[:1]
+		for i := 1; i < rows; i++ {
+			more := next(id, head, i)
+			op := more.Ops[0]
+			op.Op.ID = first + model.OpID(i)
+			c.Ops, c.Rows = append(c.Ops, op), append(c.Rows, more.Rows[0])
+		}
+		last := first + model.OpID(rows-1)
+		c.Buckets[0].Checksum, c.Buckets[0].Count, c.Buckets[0].Last = model.Checksum(rows), uint64(rows), last
+		c.Head.Persisted, c.Head.Checkpoint.Op = last, last
+		var seen atomic.Int32
+		server.Intercept(func(mongotest.Command) mongotest.Cut {
+			seen.Add(1)
+			return mongotest.Done
+		})
+		err := s.Commit(t.Context(), c)
+		server.Intercept(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head = c.Head
+		return seen.Load()
+	}
+	commands(1) // the first has indexes to make
+	one, many := commands(1), commands(1000)
+	if many > one+5 {
+		t.Errorf("%d commands commit one row, %d a thousand", one, many)
+	}
+	if n := chunks(t, s, id); n != 2+4 {
+		t.Errorf("%d chunks of ops", n)
+	}
+}
+
+// chunks is how many there are.
+func chunks(t *testing.T, s *opened, id model.StreamID) int {
+	t.Helper()
+	var all []chunk
+	cursor, err := s.of(id, opsName).Find(t.Context(), bson.D{})
+	if err == nil {
+		err = cursor.All(t.Context(), &all)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
 // TestMerge: what small commits leave is made few chunks, and reads stay as they
 // were; what a merge that was cut short left is passed over, and removed.
 func TestMerge(t *testing.T) {
@@ -348,18 +406,6 @@ func TestMerge(t *testing.T) {
 			head = c.Head
 		}
 	}
-	chunks := func() int {
-		t.Helper()
-		var all []chunk
-		cursor, err := s.of(id, opsName).Find(t.Context(), bson.D{})
-		if err == nil {
-			err = cursor.All(t.Context(), &all)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(all)
-	}
 	finish := func() {
 		t.Helper()
 		if _, err := s.Replace(t.Context(), id, store.Replacement{Bucket: "b", Checkpoint: head.Checkpoint.Op, Finished: true}); err != nil {
@@ -368,7 +414,7 @@ func TestMerge(t *testing.T) {
 	}
 	commit(20)
 	finish()
-	if n := chunks(); n != 1 {
+	if n := chunks(t, s, id); n != 1 {
 		t.Errorf("%d chunks of 20 ops", n)
 	}
 	intact(t, s, id, head.Persisted, 0)
@@ -390,7 +436,7 @@ func TestMerge(t *testing.T) {
 		}
 		finish()
 		server.Intercept(nil)
-		if n := chunks(); n != 22 {
+		if n := chunks(t, s, id); n != 22 {
 			t.Errorf("%d chunks after a merge that failed at %s", n, name)
 		}
 		intact(t, s, id, head.Persisted, 0)
@@ -406,7 +452,7 @@ func TestMerge(t *testing.T) {
 		}
 	}
 	finish()
-	if n := chunks(); n != 1 {
+	if n := chunks(t, s, id); n != 1 {
 		t.Errorf("%d chunks of 40 ops", n)
 	}
 	intact(t, s, id, head.Persisted, 0)

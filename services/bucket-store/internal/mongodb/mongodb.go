@@ -21,7 +21,7 @@
 //   - D5: the change that decides compares the owner's epoch, so a former owner
 //     changes nothing, however long it was stalled (TestStalled).
 //   - The ops of a bucket are in chunks of hundreds; no command is sent for one op
-//     or row alone where there may be many, and none without a bound.
+//     or row alone where there may be many (TestCommands), and none without a bound.
 //
 // It was tested against the fake of package mongotest, and against a server only
 // where somebody has one (TestServer); see docs/operations.md.

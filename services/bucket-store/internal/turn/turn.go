@@ -10,7 +10,7 @@
 //   - The dirtiest bucket that nobody holds and that does not rest comes next, as
 //     of the last second (TestNext).
 //   - Memory: a page of names, and a turn for each bucket that was given out and
-//     whose time or rest is not over.
+//     whose time or rest is not over (TestNext).
 package turn
 
 import (
